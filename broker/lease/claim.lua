@@ -1,0 +1,25 @@
+-- Claim: leases whose time has come become revoking, and are returned. They
+-- are due again later, in case this broker does not finish them.
+--
+-- KEYS  1 due  2 quarantine
+-- ARGV  1 prefix of lease keys  2 now  3 when due again, both ms since 1970
+--       4 how many at most
+local out = {}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[2], 'LIMIT', 0, ARGV[4])) do
+	local key = ARGV[1] .. id
+	local kind = redis.call('TYPE', key)['ok']
+	local state = kind == 'hash' and redis.call('HGET', key, 'state')
+	if state == 'pending' then redis.call('HSET', key, 'state', 'revoking', 'why', 'lapsed', 'unsure', '1') end
+	if state == 'active' then redis.call('HSET', key, 'state', 'revoking', 'why', 'expired') end
+	if state == 'pending' or state == 'active' or state == 'revoking' then
+		redis.call('ZADD', KEYS[1], ARGV[3], id)
+		out[#out + 1] = {id, redis.call('HGETALL', key)}
+	else
+		-- No lease of ours: a record that was deleted or overwritten. It is kept
+		-- where an operator finds it.
+		redis.call('ZREM', KEYS[1], id)
+		redis.call('SADD', KEYS[2], id)
+		out[#out + 1] = {id, {}}
+	end
+end
+return out

@@ -1,0 +1,149 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/brevet-dev/brevet/broker"
+)
+
+// End implements [broker.LeaseEnder].
+func (s *Store) End(ctx context.Context, sessionID string, leaseIDs []string, why string) ([]*broker.Lease, error) {
+	k, err := keysOfSession(sessionID)
+	if err != nil {
+		return nil, err
+	}
+	args := []any{k.lease(""), why, ms(time.Now().Add(claimFor))}
+	for _, id := range leaseIDs {
+		args = append(args, id)
+	}
+	reply, err := s.scripts.end.Run(ctx, s.redis, []string{k.session(sessionID), k.due()}, args...).Slice()
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	return s.decodeReply(reply)
+}
+
+// ClaimDue implements [broker.LeaseEnder]. Beside an error it returns what it
+// could claim.
+func (s *Store) ClaimDue(ctx context.Context, now time.Time) ([]*broker.Lease, error) {
+	cmds := make([]*redis.Cmd, broker.Shards)
+	send := func(run func(k shardKeys, p redis.Pipeliner) *redis.Cmd) error {
+		_, err := s.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for shard := range cmds {
+				cmds[shard] = run(keysOf(shard), p)
+			}
+			return nil
+		})
+		return err
+	}
+	args := func(k shardKeys) ([]string, []any) {
+		return []string{k.due(), k.quarantine()}, []any{k.lease(""), ms(now), ms(now.Add(claimFor)), claimBatch}
+	}
+	err := send(func(k shardKeys, p redis.Pipeliner) *redis.Cmd {
+		keys, args := args(k)
+		return s.scripts.claim.EvalSha(ctx, p, keys, args...)
+	})
+	if redis.HasErrorPrefix(err, "NOSCRIPT") { // Redis was restarted, or its scripts flushed
+		err = send(func(k shardKeys, p redis.Pipeliner) *redis.Cmd {
+			keys, args := args(k)
+			return s.scripts.claim.Eval(ctx, p, keys, args...)
+		})
+	}
+	err = unavailable(err)
+	var claimed []*broker.Lease
+	for _, cmd := range cmds {
+		reply, cmdErr := cmd.Slice()
+		if cmdErr != nil {
+			continue // err holds the first of these
+		}
+		leases, decodeErr := s.decodeReply(reply)
+		claimed, err = append(claimed, leases...), errors.Join(err, decodeErr)
+	}
+	return claimed, err
+}
+
+// decodeReply reads the {id, {field, value, …}} pairs that scripts return.
+// Beside an error it returns the leases that could be read.
+func (s *Store) decodeReply(reply []any) ([]*broker.Lease, error) {
+	var out []*broker.Lease
+	var errs []error
+	for _, item := range reply {
+		pair, ok := item.([]any)
+		if !ok || len(pair) != 2 {
+			return out, errors.New("a lease script gave an answer of the wrong form")
+		}
+		id, _ := pair[0].(string)
+		flat, _ := pair[1].([]any)
+		if len(flat) == 0 {
+			errs = append(errs, fmt.Errorf("lease %q: its record is gone or overwritten: quarantined", id))
+			continue
+		}
+		l, err := s.decodeLease(id, unflatten(flat))
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		out = append(out, l)
+	}
+	return out, errors.Join(errs...)
+}
+
+func unflatten(flat []any) map[string]string {
+	fields := make(map[string]string, len(flat)/2)
+	for i := 0; i+1 < len(flat); i += 2 {
+		name, _ := flat[i].(string)
+		fields[name], _ = flat[i+1].(string)
+	}
+	return fields
+}
+
+// Finish implements [broker.LeaseEnder].
+func (s *Store) Finish(ctx context.Context, l *broker.Lease, final broker.State) error {
+	k, err := keysOfLease(l.ID)
+	if err != nil {
+		return err
+	}
+	keys := []string{k.lease(l.ID), k.due(), k.stuck()}
+	return unavailable(s.scripts.finish.Run(ctx, s.redis, keys, l.ID, string(final), keepEnded.Milliseconds()).Err())
+}
+
+// Postpone implements [broker.LeaseEnder].
+func (s *Store) Postpone(ctx context.Context, l *broker.Lease, next time.Time) error {
+	k, err := keysOfLease(l.ID)
+	if err != nil {
+		return err
+	}
+	return unavailable(s.scripts.postpone.Run(ctx, s.redis, []string{k.lease(l.ID), k.due()}, l.ID, ms(next)).Err())
+}
+
+// All calls each with every lease that lives: pending, active, being revoked or
+// stuck. It reads shard by shard; leases that come and go meanwhile may be
+// missed or told of twice.
+func (s *Store) All(ctx context.Context, each func(*broker.Lease) error) error {
+	for shard := range broker.Shards {
+		k := keysOf(shard)
+		due, err := s.redis.ZRange(ctx, k.due(), 0, -1).Result()
+		if err != nil {
+			return unavailable(err)
+		}
+		stuck, err := s.redis.SMembers(ctx, k.stuck()).Result()
+		if err != nil {
+			return unavailable(err)
+		}
+		leases, err := s.leases(ctx, k, append(due, stuck...))
+		if err != nil {
+			return err
+		}
+		for _, l := range leases {
+			if err := each(l); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,237 @@
+// Package lease keeps sessions and leases in Redis, where any broker finds
+// them: a broker holds no state that another could not take over.
+//
+// A lease is one hash. A sorted set a shard orders the leases that live by the
+// time when something is to be done about them: a pending lease when its broker
+// must have died, an active one at its end, one that is being revoked when the
+// next attempt is due. Sweepers take from its head. Every key of a session
+// carries the same hash tag, {shard}, and each change is one script, so it
+// happens wholly or not at all, on a Redis Cluster too.
+//
+// What an attacker finds here is who leased what until when. Credentials are
+// not stored; what is needed to revoke one is stored sealed.
+package lease
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/brevet-dev/brevet/broker"
+)
+
+const (
+	// pendingFor is how long a lease may stay pending: longer than a broker
+	// takes to mint (30 s) and to clean up (15 s), so that a sweeper ends only
+	// what a dead broker left behind.
+	pendingFor = time.Minute
+
+	// claimFor is how long one broker has to end a lease it has claimed, before
+	// another may try. Targets get 15 s.
+	claimFor = 30 * time.Second
+
+	// keepEnded is how long an ended lease can still be looked at. The audit log
+	// is the permanent record.
+	keepEnded = time.Hour
+
+	// clockSkew between brokers and issuers that replay marks allow for.
+	clockSkew = time.Minute
+
+	// claimBatch bounds one script on one shard, so that a sweep never blocks
+	// Redis for longer than about a millisecond.
+	claimBatch = 100
+)
+
+// A Sealer encrypts revocation handles at rest. name, the lease's id, is
+// authenticated with them, so that a handle cannot be moved to another lease.
+type Sealer interface {
+	Seal(handle, name string) (string, error)
+	Open(sealed, name string) (string, error)
+}
+
+// A Store implements [broker.LeaseStore] on Redis.
+type Store struct {
+	redis   redis.UniversalClient
+	sealer  Sealer
+	scripts scripts
+}
+
+// New returns a store on client. sealer may be nil: then a lease with a
+// revocation handle is refused, as it could be kept in clear only.
+func New(client redis.UniversalClient, sealer Sealer) *Store {
+	return &Store{redis: client, sealer: sealer, scripts: newScripts()}
+}
+
+// Check reports whether Redis answers.
+func (s *Store) Check(ctx context.Context) error {
+	return unavailable(s.redis.Ping(ctx).Err())
+}
+
+// unavailable marks every failure of Redis as one to try again: none is the
+// caller's fault.
+func unavailable(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: redis: %w", broker.ErrUnavailable, err)
+}
+
+// Reserve implements [broker.LeaseStore].
+func (s *Store) Reserve(ctx context.Context, session *broker.Session, use broker.TokenUse) error {
+	fields, err := encodeSession(session)
+	if err != nil {
+		return err
+	}
+	k := keysOf(use.Shard())
+	keys := []string{k.replay(use), k.proof(use.ProofID), k.session(session.ID), k.due()}
+	now := time.Now()
+	args := []any{
+		string(use.Mode), session.KeyThumbprint, use.RetryKey, use.ProofID, broker.ProofMemory.Milliseconds(),
+		ms(use.Expires.Add(clockSkew)), session.ID, ms(session.Expires.Add(keepEnded)), ms(now.Add(pendingFor)),
+		ms(now), len(fields),
+	}
+	args = append(args, fields...)
+	for _, l := range session.Leases {
+		keys = append(keys, k.lease(l.ID))
+		fields := encodeLease(l)
+		args = append(append(args, l.ID, len(fields)), fields...)
+	}
+	switch answer, err := s.scripts.reserve.Run(ctx, s.redis, keys, args...).Text(); {
+	case err != nil:
+		return unavailable(err)
+	case answer == "ok":
+		return nil
+	case answer == "proof":
+		return broker.ErrProofReplayed
+	case answer == "replayed":
+		return broker.ErrReplayed
+	default:
+		return fmt.Errorf("reserve script answered %q", answer)
+	}
+}
+
+// Commit implements [broker.LeaseStore].
+func (s *Store) Commit(ctx context.Context, session *broker.Session) error {
+	k, err := keysOfSession(session.ID)
+	if err != nil {
+		return err
+	}
+	keys, args := []string{k.due()}, []any(nil)
+	for _, l := range session.Leases {
+		sealed, err := s.seal(l)
+		if err != nil {
+			return err
+		}
+		keys = append(keys, k.lease(l.ID))
+		args = append(args, l.ID, ms(l.Expires), sealed)
+	}
+	if err := endedOr(s.scripts.commit.Run(ctx, s.redis, keys, args...)); err != nil {
+		return err
+	}
+	for _, l := range session.Leases {
+		l.State = broker.Active
+	}
+	return nil
+}
+
+// Extend implements [broker.LeaseStore].
+func (s *Store) Extend(ctx context.Context, l *broker.Lease, until time.Time) error {
+	k, err := keysOfLease(l.ID)
+	if err != nil {
+		return err
+	}
+	keys := []string{k.lease(l.ID), k.due(), k.session(l.SessionID)}
+	return endedOr(s.scripts.extend.Run(ctx, s.redis, keys, l.ID, ms(until)))
+}
+
+func endedOr(cmd *redis.Cmd) error {
+	switch answer, err := cmd.Text(); {
+	case err != nil:
+		return unavailable(err)
+	case answer == "ok":
+		return nil
+	default:
+		return broker.ErrEnded
+	}
+}
+
+// Session implements [broker.LeaseStore].
+func (s *Store) Session(ctx context.Context, id string) (*broker.Session, error) {
+	k, err := keysOfSession(id)
+	if err != nil {
+		return nil, err
+	}
+	fields, err := s.redis.HGetAll(ctx, k.session(id)).Result()
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	if len(fields) == 0 {
+		return nil, broker.ErrNotFound
+	}
+	session, leaseIDs, err := decodeSession(id, fields)
+	if err != nil {
+		return nil, err
+	}
+	session.Leases, err = s.leases(ctx, k, leaseIDs)
+	return session, err
+}
+
+// leases reads leases of one shard. One that is not kept any more is left out.
+func (s *Store) leases(ctx context.Context, k shardKeys, ids []string) ([]*broker.Lease, error) {
+	cmds := make([]*redis.MapStringStringCmd, len(ids))
+	_, err := s.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, id := range ids {
+			cmds[i] = p.HGetAll(ctx, k.lease(id))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	out := make([]*broker.Lease, 0, len(ids))
+	for i, id := range ids {
+		if len(cmds[i].Val()) == 0 {
+			continue
+		}
+		l, err := s.decodeLease(id, cmds[i].Val())
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, l)
+	}
+	return out, nil
+}
+
+// UseProof implements [broker.LeaseStore].
+func (s *Store) UseProof(ctx context.Context, sessionID, proofID string) error {
+	k, err := keysOfSession(sessionID)
+	if err != nil {
+		return err
+	}
+	err = s.redis.SetArgs(ctx, k.proof(proofID), "1", redis.SetArgs{Mode: "NX", TTL: broker.ProofMemory}).Err()
+	if errors.Is(err, redis.Nil) {
+		return broker.ErrProofReplayed
+	}
+	return unavailable(err)
+}
+
+// seal returns what is stored of a lease's handle.
+func (s *Store) seal(l *broker.Lease) (string, error) {
+	if l.Handle.IsZero() {
+		return "", nil
+	}
+	if s.sealer == nil {
+		return "", fmt.Errorf("lease %s has a revocation handle, and there is no key to seal it with", l.ID)
+	}
+	sealed, err := s.sealer.Seal(l.Handle.Reveal(), l.ID)
+	if err != nil {
+		return "", fmt.Errorf("sealing the handle of lease %s: %w", l.ID, err)
+	}
+	return sealed, nil
+}
+
+func ms(t time.Time) string { return strconv.FormatInt(t.UnixMilli(), 10) }

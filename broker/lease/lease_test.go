@@ -1,0 +1,423 @@
+package lease_test
+
+import (
+	"crypto/rand"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/google/go-cmp/cmp"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/brevet-dev/brevet/broker"
+	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/broker/lease"
+	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/test/servers"
+)
+
+var _ broker.LeaseStore = (*lease.Store)(nil)
+
+// onBoth runs a test against the embedded Redis of "brevetd dev" and against a
+// real redis-server: the one must behave as the other.
+func onBoth(t *testing.T, test func(t *testing.T, s *lease.Store, r *redis.Client)) {
+	addrs := map[string]func(*testing.T) string{
+		"miniredis":    func(t *testing.T) string { return miniredis.RunT(t).Addr() },
+		"redis-server": func(t *testing.T) string { return servers.Redis(t) },
+	}
+	for name, addr := range addrs {
+		t.Run(name, func(t *testing.T) {
+			client := redis.NewClient(&redis.Options{Addr: addr(t)})
+			t.Cleanup(func() { client.Close() })
+			test(t, lease.New(client, plainSealer{}), client)
+		})
+	}
+}
+
+// plainSealer shows that what is stored went through the sealer, and that the
+// lease's id is part of it.
+type plainSealer struct{}
+
+func (plainSealer) Seal(handle, name string) (string, error) {
+	return "sealed for " + name + ":" + handle, nil
+}
+func (plainSealer) Open(sealed, name string) (string, error) {
+	handle, ok := strings.CutPrefix(sealed, "sealed for "+name+":")
+	if !ok {
+		return "", errors.New("sealed for another lease")
+	}
+	return handle, nil
+}
+
+func id(kind string, shard int) string {
+	b := make([]byte, 20)
+	rand.Read(b)
+	return fmt.Sprintf("%s%d-%s", kind, shard, strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(b)))
+}
+
+func use(mode issuers.Replay, token string) broker.TokenUse {
+	return broker.TokenUse{Issuer: "lab", ReplayID: "jti:" + token, Mode: mode, Expires: time.Now().Add(5 * time.Minute)}
+}
+
+// session returns a new session of n leases, to be reserved with u.
+func session(u broker.TokenUse, jkt string, n int) *broker.Session {
+	now := time.Now().Truncate(time.Millisecond)
+	s := &broker.Session{
+		ID: id("s", u.Shard()), RequestID: "R", KeyThumbprint: jkt, IssuedAt: now, Expires: now.Add(time.Hour),
+		Who: broker.Who{Issuer: "lab", URL: "https://lab", Subject: "sub", Claims: map[string]any{"ref": "main"}},
+	}
+	for i := range n {
+		s.Leases = append(s.Leases, &broker.Lease{
+			ID: id("l", u.Shard()), SessionID: s.ID, Credential: fmt.Sprint("c", i), Kind: "jwt",
+			Policy: "p", PolicyDigest: "sha256:0", State: broker.Pending, TTL: time.Minute,
+			IssuedAt: now, Expires: now.Add(time.Minute).Truncate(time.Second), MaxExpires: now.Add(time.Hour).Truncate(time.Second),
+		})
+	}
+	return s
+}
+
+func mustReserve(t *testing.T, s *lease.Store, session *broker.Session, u broker.TokenUse) {
+	t.Helper()
+	if err := s.Reserve(t.Context(), session, u); err != nil {
+		t.Fatalf("Reserve = %v", err)
+	}
+}
+
+func mustCommit(t *testing.T, s *lease.Store, session *broker.Session) {
+	t.Helper()
+	if err := s.Commit(t.Context(), session); err != nil {
+		t.Fatalf("Commit = %v", err)
+	}
+}
+
+func mustSession(t *testing.T, s *lease.Store, id string) *broker.Session {
+	t.Helper()
+	out, err := s.Session(t.Context(), id)
+	if err != nil {
+		t.Fatalf("Session(%s) = %v", id, err)
+	}
+	return out
+}
+
+func states(s *broker.Session) string {
+	var out []string
+	for _, l := range s.Leases {
+		out = append(out, string(l.State))
+	}
+	return strings.Join(out, " ")
+}
+
+func TestSessionIsReadBackAsItWasWritten(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *lease.Store, _ *redis.Client) {
+		u := use(issuers.Once, "t")
+		want := session(u, "key", 2)
+		mustReserve(t, s, want, u)
+		compare := cmp.Comparer(func(a, b api.Secret) bool { return a.Reveal() == b.Reveal() })
+		if diff := cmp.Diff(want, mustSession(t, s, want.ID), compare); diff != "" {
+			t.Errorf("reserved session (-want +got):\n%s", diff)
+		}
+		want.Leases[0].Handle = api.NewSecret("user-1")
+		mustCommit(t, s, want)
+		if diff := cmp.Diff(want, mustSession(t, s, want.ID), compare); diff != "" {
+			t.Errorf("committed session (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestReplay(t *testing.T) {
+	type step struct {
+		key, retry, proof string
+		want              error
+		replaces          bool // the first step's session is ended
+	}
+	tests := []struct {
+		name  string
+		mode  issuers.Replay
+		steps []step
+	}{
+		{"once: a bearer token is spent", issuers.Once, []step{{}, {want: broker.ErrReplayed}}},
+		{"once: another key", issuers.Once, []step{{key: "a"}, {key: "b", want: broker.ErrReplayed}}},
+		{"once: no key after a key", issuers.Once, []step{{key: "a"}, {want: broker.ErrReplayed}}},
+		{"once: a key after no key", issuers.Once, []step{{}, {key: "a", want: broker.ErrReplayed}}},
+		{"once: the same key repeats a lost answer", issuers.Once, []step{{key: "a"}, {key: "a", replaces: true}}},
+		{"bind: the same key goes on", issuers.Bind, []step{{key: "a"}, {key: "a"}, {key: "a"}}},
+		{"bind: another key", issuers.Bind, []step{{key: "a"}, {key: "b", want: broker.ErrReplayed}}},
+		{"bind: no key", issuers.Bind, []step{{key: "a"}, {want: broker.ErrReplayed}}},
+		{"bind: used without a key is spent", issuers.Bind, []step{{}, {key: "a", want: broker.ErrReplayed}}},
+		{"bind: the same retry key repeats", issuers.Bind, []step{{key: "a", retry: "r"}, {key: "a", retry: "r", replaces: true}}},
+		{"bind: another retry key goes on", issuers.Bind, []step{{key: "a", retry: "r"}, {key: "a", retry: "q"}}},
+		{"reuse: any key", issuers.Reuse, []step{{key: "a"}, {key: "b"}}},
+		{"reuse: a retry key is its key's own", issuers.Reuse, []step{{key: "a", retry: "r"}, {key: "b", retry: "r"}}},
+		{"a proof is used once", issuers.Bind, []step{{key: "a", proof: "p"}, {key: "a", proof: "p", want: broker.ErrProofReplayed}}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			onBoth(t, func(t *testing.T, s *lease.Store, _ *redis.Client) {
+				var first *broker.Session
+				for i, st := range tt.steps {
+					u := use(tt.mode, "token")
+					u.RetryKey, u.ProofID = st.retry, st.proof
+					session := session(u, st.key, 2)
+					if err := s.Reserve(t.Context(), session, u); !errors.Is(err, st.want) {
+						t.Fatalf("step %d: Reserve = %v, want %v", i, err, st.want)
+					}
+					if first == nil {
+						first = session
+						mustCommit(t, s, session)
+						continue
+					}
+					if _, err := s.Session(t.Context(), session.ID); st.want != nil && !errors.Is(err, broker.ErrNotFound) {
+						t.Errorf("step %d: a refused session was written", i)
+					}
+					got, want := states(mustSession(t, s, first.ID)), "active active"
+					if st.replaces {
+						want = "revoking revoking"
+					}
+					if got != want {
+						t.Errorf("step %d: the first session's leases are %s, want %s", i, got, want)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestSpentSessionIsNotRepeated(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *lease.Store, _ *redis.Client) {
+		u := use(issuers.Once, "t")
+		first := session(u, "key", 1)
+		mustReserve(t, s, first, u)
+		mustCommit(t, s, first)
+		if _, err := s.End(t.Context(), first.ID, nil, "revoked"); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Reserve(t.Context(), session(u, "key", 1), u); !errors.Is(err, broker.ErrReplayed) {
+			t.Errorf("Reserve after the session was revoked = %v, want ErrReplayed", err)
+		}
+	})
+}
+
+// A retry by the Redis client after a lost reply repeats the script.
+func TestReserveAndCommitTwiceIsOnce(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *lease.Store, _ *redis.Client) {
+		u := use(issuers.Once, "t")
+		u.ProofID = "p"
+		x := session(u, "key", 1)
+		for range 2 {
+			mustReserve(t, s, x, u)
+		}
+		for range 2 {
+			mustCommit(t, s, x)
+		}
+		if got := states(mustSession(t, s, x.ID)); got != "active" {
+			t.Errorf("lease is %s, want active", got)
+		}
+	})
+}
+
+func TestPendingLeaseLapses(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *lease.Store, _ *redis.Client) {
+		u := use(issuers.Once, "t")
+		x := session(u, "", 1)
+		mustReserve(t, s, x, u)
+		for _, tt := range []struct {
+			after time.Duration
+			want  int
+		}{{50 * time.Second, 0}, {61 * time.Second, 1}, {62 * time.Second, 0}, {95 * time.Second, 1}} {
+			due, err := s.ClaimDue(t.Context(), time.Now().Add(tt.after))
+			if err != nil || len(due) != tt.want {
+				t.Fatalf("after %s: ClaimDue = %d leases, %v; want %d", tt.after, len(due), err, tt.want)
+			}
+			if tt.want == 1 && (due[0].Why != broker.WhyLapsed || due[0].State != broker.Revoking) {
+				t.Errorf("claimed lease is %s, why %q", due[0].State, due[0].Why)
+			}
+		}
+		if err := s.Commit(t.Context(), x); !errors.Is(err, broker.ErrEnded) {
+			t.Errorf("Commit of a lapsed lease = %v, want ErrEnded", err)
+		}
+	})
+}
+
+func TestEnd(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
+		u := use(issuers.Once, "t")
+		x := session(u, "", 3)
+		mustReserve(t, s, x, u)
+		x.Leases[1].Handle = api.NewSecret("user-1")
+		mustCommit(t, s, x)
+		other := session(use(issuers.Once, "another token"), "", 1)
+
+		ended, err := s.End(t.Context(), x.ID, []string{x.Leases[1].ID, other.Leases[0].ID, "l1-x"}, "revoked")
+		if err != nil || len(ended) != 1 || ended[0].Handle.Reveal() != "user-1" || ended[0].Why != "revoked" {
+			t.Fatalf("End of one lease = %v, %v", ended, err)
+		}
+		if mustSession(t, s, x.ID).Ended {
+			t.Error("the session ended with one of its leases")
+		}
+		if again, err := s.End(t.Context(), x.ID, nil, "revoked"); err != nil || len(again) != 2 {
+			t.Fatalf("End of the rest = %d leases, %v; want 2", len(again), err)
+		}
+		if err := s.Extend(t.Context(), x.Leases[0], time.Now().Add(time.Hour)); !errors.Is(err, broker.ErrEnded) {
+			t.Errorf("Extend after End = %v, want ErrEnded", err)
+		}
+		for _, l := range x.Leases {
+			if err := s.Finish(t.Context(), l, broker.Revoked); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := states(mustSession(t, s, x.ID)); got != "revoked revoked revoked" {
+			t.Errorf("leases are %s", got)
+		}
+		key := fmt.Sprintf("brevet:{%d}:l:%s", u.Shard(), x.Leases[1].ID)
+		if ttl := r.PTTL(t.Context(), key).Val(); ttl <= 0 || ttl > time.Hour {
+			t.Errorf("an ended lease is kept for %s, want up to an hour", ttl)
+		}
+		if r.HExists(t.Context(), key, "handle").Val() {
+			t.Error("an ended lease keeps its handle")
+		}
+	})
+}
+
+// A live lease has no Redis TTL: a broker that was down for days still finds it.
+func TestLiveLeaseDoesNotVanish(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
+		u := use(issuers.Once, "t")
+		x := session(u, "", 1)
+		mustReserve(t, s, x, u)
+		mustCommit(t, s, x)
+		if ttl := r.PTTL(t.Context(), fmt.Sprintf("brevet:{%d}:l:%s", u.Shard(), x.Leases[0].ID)).Val(); ttl != -1 {
+			t.Errorf("a live lease has a TTL of %s", ttl)
+		}
+	})
+}
+
+func TestExpiredLeaseIsClaimedByOne(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *lease.Store, _ *redis.Client) {
+		for i := range 20 {
+			u := use(issuers.Once, fmt.Sprint(i))
+			x := session(u, "", 1)
+			mustReserve(t, s, x, u)
+			mustCommit(t, s, x)
+		}
+		counts := make(chan int)
+		for range 2 {
+			go func() {
+				due, err := s.ClaimDue(t.Context(), time.Now().Add(2*time.Minute))
+				if err != nil {
+					t.Error(err)
+				}
+				counts <- len(due)
+			}()
+		}
+		if n := <-counts + <-counts; n != 20 {
+			t.Errorf("two sweepers claimed %d leases, want 20", n)
+		}
+	})
+}
+
+func TestPostponeCountsAttempts(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *lease.Store, _ *redis.Client) {
+		u := use(issuers.Once, "t")
+		x := session(u, "", 1)
+		mustReserve(t, s, x, u)
+		mustCommit(t, s, x)
+		if _, err := s.End(t.Context(), x.ID, nil, "revoked"); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Postpone(t.Context(), x.Leases[0], time.Now().Add(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		if due, _ := s.ClaimDue(t.Context(), time.Now().Add(59*time.Minute)); len(due) != 0 {
+			t.Error("claimed before its time")
+		}
+		due, err := s.ClaimDue(t.Context(), time.Now().Add(61*time.Minute))
+		if err != nil || len(due) != 1 || due[0].Attempts != 1 || due[0].Why != "revoked" {
+			t.Fatalf("ClaimDue = %v, %v", due, err)
+		}
+		if err := s.Finish(t.Context(), due[0], broker.Stuck); err != nil {
+			t.Fatal(err)
+		}
+		var live []string
+		if err := s.All(t.Context(), func(l *broker.Lease) error { live = append(live, string(l.State)); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if len(live) != 1 || live[0] != "stuck" {
+			t.Errorf("All = %v, want one stuck lease", live)
+		}
+	})
+}
+
+func TestGarbageIsQuarantined(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
+		ctx := t.Context()
+		r.ZAdd(ctx, "brevet:{7}:due", redis.Z{Score: 1, Member: "l7-gone"})
+		r.ZAdd(ctx, "brevet:{8}:due", redis.Z{Score: 1, Member: "l8-list"})
+		r.LPush(ctx, "brevet:{8}:l:l8-list", "x")
+		r.ZAdd(ctx, "brevet:{9}:due", redis.Z{Score: 1, Member: "l9-future"})
+		r.HSet(ctx, "brevet:{9}:l:l9-future", "state", "dreaming")
+		due, err := s.ClaimDue(ctx, time.Now())
+		if len(due) != 0 || err == nil {
+			t.Fatalf("ClaimDue = %v, %v; want an error and no lease", due, err)
+		}
+		for shard, member := range map[int]string{7: "l7-gone", 8: "l8-list", 9: "l9-future"} {
+			if !r.SIsMember(ctx, fmt.Sprintf("brevet:{%d}:quarantine", shard), member).Val() {
+				t.Errorf("%s is not in quarantine", member)
+			}
+			if !strings.Contains(err.Error(), member) {
+				t.Errorf("the error does not name %s: %v", member, err)
+			}
+		}
+	})
+}
+
+func TestScriptsComeBackAfterAFlush(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
+		u := use(issuers.Once, "t")
+		x := session(u, "", 1)
+		mustReserve(t, s, x, u)
+		if err := r.ScriptFlush(t.Context()).Err(); err != nil {
+			t.Fatal(err)
+		}
+		mustCommit(t, s, x)
+		if due, err := s.ClaimDue(t.Context(), time.Now().Add(2*time.Minute)); err != nil || len(due) != 1 {
+			t.Errorf("ClaimDue after a flush = %d, %v; want 1 lease", len(due), err)
+		}
+	})
+}
+
+func TestRedisDownIsUnavailable(t *testing.T) {
+	client := redis.NewClient(&redis.Options{Addr: servers.FreeAddr(t), MaxRetries: -1})
+	defer client.Close()
+	s := lease.New(client, nil)
+	u := use(issuers.Once, "t")
+	x := session(u, "", 1)
+	_, sessionErr := s.Session(t.Context(), x.ID)
+	_, endErr := s.End(t.Context(), x.ID, nil, "revoked")
+	_, claimErr := s.ClaimDue(t.Context(), time.Now())
+	for name, err := range map[string]error{
+		"Reserve": s.Reserve(t.Context(), x, u), "Commit": s.Commit(t.Context(), x), "Check": s.Check(t.Context()),
+		"Session": sessionErr, "End": endErr, "ClaimDue": claimErr,
+		"UseProof": s.UseProof(t.Context(), x.ID, "p"), "Finish": s.Finish(t.Context(), x.Leases[0], broker.Revoked),
+	} {
+		if !errors.Is(err, broker.ErrUnavailable) {
+			t.Errorf("%s = %v, want ErrUnavailable", name, err)
+		}
+	}
+}
+
+func TestHandleWithoutAKeyIsRefused(t *testing.T) {
+	client := redis.NewClient(&redis.Options{Addr: miniredis.RunT(t).Addr()})
+	defer client.Close()
+	s := lease.New(client, nil)
+	u := use(issuers.Once, "t")
+	x := session(u, "", 1)
+	mustReserve(t, s, x, u)
+	x.Leases[0].Handle = api.NewSecret("user-1")
+	if err := s.Commit(t.Context(), x); err == nil {
+		t.Error("Commit kept a handle in clear")
+	}
+}

@@ -1,0 +1,8 @@
+-- Postpone: the revocation failed; it is due again later.
+--
+-- KEYS  1 lease  2 due
+-- ARGV  1 id  2 when, ms since 1970
+if redis.call('HGET', KEYS[1], 'state') ~= 'revoking' then return 'ok' end
+redis.call('HINCRBY', KEYS[1], 'attempts', 1)
+redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
+return 'ok'

@@ -1,0 +1,41 @@
+package lease
+
+import (
+	_ "embed" // for the scripts
+
+	"github.com/redis/go-redis/v9"
+)
+
+//go:embed reserve.lua
+var reserveLua string
+
+//go:embed commit.lua
+var commitLua string
+
+//go:embed extend.lua
+var extendLua string
+
+//go:embed end.lua
+var endLua string
+
+//go:embed claim.lua
+var claimLua string
+
+//go:embed finish.lua
+var finishLua string
+
+//go:embed postpone.lua
+var postponeLua string
+
+type scripts struct {
+	reserve, commit, extend, end, claim, finish, postpone *redis.Script
+}
+
+func newScripts() scripts {
+	return scripts{
+		reserve: redis.NewScript(reserveLua), commit: redis.NewScript(commitLua),
+		extend: redis.NewScript(extendLua), end: redis.NewScript(endLua),
+		claim: redis.NewScript(claimLua), finish: redis.NewScript(finishLua),
+		postpone: redis.NewScript(postponeLua),
+	}
+}
