@@ -1,0 +1,141 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/brevet-dev/brevet/broker/api"
+)
+
+// sessionTokenType is the header typ of session tokens (RFC 9068, section 2.1).
+// No credential has it, so that a minted JWT can never pass for a session.
+const sessionTokenType = "at+jwt"
+
+// sessionClaims are the payload of a session token.
+type sessionClaims struct {
+	Issuer   string        `json:"iss"`
+	Subject  string        `json:"sub"`
+	Audience string        `json:"aud"`
+	ID       string        `json:"jti"` // the session's
+	IssuedAt int64         `json:"iat"`
+	Expires  int64         `json:"exp"`
+	Confirm  *confirmation `json:"cnf,omitempty"` // RFC 7800; nil for a bearer token
+}
+
+type confirmation struct {
+	KeyThumbprint string `json:"jkt"` // RFC 9449, section 6.1
+}
+
+func (b *Broker) signSession(ctx context.Context, s *Session) (api.Secret, error) {
+	claims := sessionClaims{
+		Issuer: b.URL, Subject: s.Who.Subject, Audience: b.URL, ID: s.ID,
+		IssuedAt: s.IssuedAt.Unix(), Expires: s.Expires.Unix(),
+	}
+	if s.KeyThumbprint != "" {
+		claims.Confirm = &confirmation{s.KeyThumbprint}
+	}
+	token, err := b.Sessions.Sign(ctx, sessionTokenType, claims)
+	return api.NewSecret(token), err
+}
+
+// session checks a session token and returns its session. An expired token
+// gives [ErrSession], an ended session is returned as such.
+func (b *Broker) session(ctx context.Context, token api.Secret) (*Session, error) {
+	var claims sessionClaims
+	if err := b.Sessions.Verify(ctx, sessionTokenType, token.Reveal(), &claims); err != nil {
+		if errors.Is(err, ErrUnavailable) {
+			return nil, err
+		}
+		return nil, fmt.Errorf("%w: %v", ErrSession, err)
+	}
+	now := time.Now().Unix()
+	if claims.Issuer != b.URL || claims.Audience != b.URL || now >= claims.Expires {
+		return nil, fmt.Errorf("%w: expired, or of another broker", ErrSession)
+	}
+	s, err := b.Leases.Session(ctx, claims.ID)
+	if errors.Is(err, ErrNotFound) {
+		return nil, fmt.Errorf("%w: its session is not known any more", ErrSession)
+	}
+	return s, err
+}
+
+// Authenticate checks a session token and, if the session is bound to a key,
+// the proof made with it for this request.
+func (b *Broker) Authenticate(ctx context.Context, token api.Secret, proof *Proof) (*Session, error) {
+	s, err := b.session(ctx, token)
+	if err != nil {
+		return nil, err
+	}
+	if s.KeyThumbprint == "" {
+		return s, nil
+	}
+	switch {
+	case proof == nil:
+		return nil, fmt.Errorf("%w: bound to a key, and no DPoP proof given", ErrSession)
+	case proof.KeyThumbprint != s.KeyThumbprint:
+		return nil, fmt.Errorf("%w: bound to another key", ErrSession)
+	case !proof.covers(token.Reveal()):
+		return nil, fmt.Errorf("%w: its ath is not of this session token", ErrProof)
+	}
+	return s, b.Leases.UseProof(ctx, s.ID, proof.ID)
+}
+
+// Introspect says of a token or lease id what RFC 7662 tells, if it belongs to
+// the session s. Anything else is inactive, and nothing more is said.
+func (b *Broker) Introspect(ctx context.Context, s *Session, token api.Secret) (*api.Introspection, error) {
+	if l := s.lease(token.Reveal()); l != nil {
+		return &api.Introspection{Active: l.active(time.Now()), ID: l.ID, Expires: l.Expires.Unix()}, nil
+	}
+	asked, err := b.session(ctx, token)
+	switch {
+	case errors.Is(err, ErrSession), err == nil && (asked.ID != s.ID || asked.Ended):
+		return &api.Introspection{}, nil
+	case err != nil:
+		return nil, err
+	}
+	out := &api.Introspection{
+		Active: true, Subject: s.Who.Subject, Issuer: b.URL, Audience: b.URL, Expires: s.Expires.Unix(),
+		IssuedAt: s.IssuedAt.Unix(), ID: s.ID, TokenType: s.TokenType(), Leases: []string{},
+	}
+	for _, l := range s.Leases {
+		if l.active(time.Now()) {
+			out.Leases = append(out.Leases, l.ID)
+		}
+	}
+	return out, nil
+}
+
+// TokenType returns the token_type of the session's token: RFC 6750 or RFC
+// 9449, section 5.
+func (s *Session) TokenType() string {
+	if s.KeyThumbprint == "" {
+		return "Bearer"
+	}
+	return "DPoP"
+}
+
+func (s *Session) lease(id string) *Lease {
+	for _, l := range s.Leases {
+		if l.ID == id {
+			return l
+		}
+	}
+	return nil
+}
+
+func (l *Lease) active(now time.Time) bool { return l.State == Active && now.Before(l.Expires) }
+
+// Status returns what the owner of s may know of one of its leases.
+func (s *Session) Status(leaseID string) (*api.LeaseStatus, error) {
+	l := s.lease(leaseID)
+	if l == nil {
+		return nil, ErrNotFound
+	}
+	return &api.LeaseStatus{
+		LeaseID: l.ID, Credential: l.Credential, Kind: l.Kind, State: string(l.State),
+		IssuedAt: l.IssuedAt.UTC(), ExpiresAt: l.Expires.UTC(), MaxExpires: l.MaxExpires.UTC(),
+		Renewable: l.State == Active && l.Renewable(), Revocable: l.Revocable(), Policy: l.Policy,
+	}, nil
+}

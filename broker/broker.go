@@ -1,0 +1,169 @@
+// Package broker is the sequence that everything else serves: it turns the
+// subject token of a job into leased credentials, renews them, and ends them.
+//
+// One exchange is a straight line of eight steps, always in this order:
+//
+//	decode   the form                             broker/server
+//	verify   the subject token                    issuers
+//	decide   which grants apply; default no       policies
+//	reserve  pending leases, and burn the token   broker/lease
+//	record   the intent to mint, durably          broker/audit
+//	mint     the credentials                      broker/mint
+//	commit   the leases                           broker/lease
+//	answer                                        broker/server
+//
+// The order carries the promise: what may exist is written down, in Redis and
+// in the audit log, before it is made. After a crash between any two steps
+// there is no live credential without a lease record and an audit line, and
+// the sweeper ends every lease that nobody else ends.
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/policies"
+)
+
+// A Broker exchanges, renews and revokes. All fields are required; [New]
+// checks them.
+type Broker struct {
+	URL      string // issuer identifier of the broker and audience of its session tokens
+	Issuers  *issuers.Set
+	Policies *policies.Live
+	Leases   LeaseStore
+	Audit    AuditLog
+	Sessions TokenSigner
+	Targets  map[string]Target // by name of the credential
+}
+
+// New returns b if it is complete.
+func New(b Broker) (*Broker, error) {
+	switch {
+	case b.URL == "":
+		return nil, errors.New("a broker needs its url")
+	case b.Issuers == nil, b.Policies == nil, b.Leases == nil, b.Audit == nil, b.Sessions == nil:
+		return nil, errors.New("a broker needs issuers, policies, leases, an audit log and a token signer")
+	}
+	for name, t := range b.Targets {
+		if t.Minter == nil || t.Kind == "" {
+			return nil, fmt.Errorf("credential %s has no minter", name)
+		}
+	}
+	return &b, nil
+}
+
+// A Target is a credential of the configuration: what can be asked for.
+type Target struct {
+	Kind   string // "jwt", "aws-role", …
+	Minter Minter
+
+	// MinTTL is the shortest lifetime the target can give; 0 means any. AWS
+	// STS refuses sessions under 15 minutes.
+	MinTTL time.Duration
+
+	// Slack is added to the end of a lease whose target counts the lifetime
+	// from the moment it mints, so that the credential still ends within its
+	// lease. 0 where the target takes an end as a time.
+	Slack time.Duration
+}
+
+// A Minter makes one configured credential.
+type Minter interface {
+	// Mint makes the credential of lease l for the workload of s. It must end
+	// by l.Expires, and is named l.ID at its target where the target has
+	// names. When Mint returns an error there is no credential, or it is
+	// listed at the target under the lease's id, or it ends by l.Expires.
+	//
+	// A renewal calls Mint again for the same lease with a later end. Where
+	// the target has names this extends what is there, under the same handle;
+	// elsewhere it makes another credential, and the old one ends by its time.
+	Mint(ctx context.Context, s *Session, l *Lease) (*Credential, error)
+
+	// Revoke ends the credential that handle names. A credential that is
+	// already gone is a success. It is never called without a handle.
+	Revoke(ctx context.Context, handle api.Secret) error
+}
+
+// A Credential is what a [Minter] made.
+type Credential struct {
+	Values    map[string]api.Secret
+	Env       map[string]string // environment variable → value name
+	Sensitive []string          // value names, sorted
+	Expires   time.Time         // at most the lease's
+
+	// Handle is what the minter needs to revoke the credential at its target.
+	// It is empty where the target cannot revoke: such a lease is not
+	// revocable, and says so.
+	Handle api.Secret
+}
+
+// A LeaseStore keeps sessions and their leases. Each method is one atomic
+// change: after a crash it has happened wholly or not at all.
+type LeaseStore interface {
+	// Reserve writes s and its leases as pending and marks the subject token
+	// as used, before anything is minted. It returns [ErrReplayed] if the
+	// token's replay mode forbids another use, and [ErrProofReplayed] if the
+	// DPoP proof was seen before; then nothing was written.
+	Reserve(ctx context.Context, s *Session, use TokenUse) error
+
+	// Commit makes the leases of s active, with their ends and handles. It
+	// returns [ErrEnded], and changes nothing, if one of them is no longer
+	// pending.
+	Commit(ctx context.Context, s *Session) error
+
+	// Session returns a session with its leases, or [ErrNotFound].
+	Session(ctx context.Context, id string) (*Session, error)
+
+	// Extend moves the end of an active lease to until, before a longer-lived
+	// credential is minted. It returns [ErrEnded] if l is not active.
+	Extend(ctx context.Context, l *Lease, until time.Time) error
+
+	// UseProof records a DPoP proof for the session, or returns
+	// [ErrProofReplayed].
+	UseProof(ctx context.Context, sessionID, proofID string) error
+
+	LeaseEnder
+}
+
+// A LeaseEnder ends leases. A lease that was begun to end is due again after a
+// visibility timeout, so that another broker finishes what one left behind.
+type LeaseEnder interface {
+	// End moves those of the leases that are pending or active to revoking,
+	// notes why, and returns them. With nil for leaseIDs it ends all leases
+	// and the session itself: nothing can renew it any more.
+	End(ctx context.Context, sessionID string, leaseIDs []string, why string) ([]*Lease, error)
+
+	// ClaimDue does the same to leases whose time has come, and returns leases
+	// whose revocation is to be tried again.
+	ClaimDue(ctx context.Context, now time.Time) ([]*Lease, error)
+
+	// Finish records the final state of a lease: revoked, expired or stuck.
+	Finish(ctx context.Context, l *Lease, final State) error
+
+	// Postpone makes a lease whose revocation failed due again at next, and
+	// counts the attempt.
+	Postpone(ctx context.Context, l *Lease, next time.Time) error
+}
+
+// An AuditLog records what the broker decided and did.
+type AuditLog interface {
+	// Record returns once e is durable. If it returns an error, e may be lost
+	// and what e announces must not happen.
+	Record(ctx context.Context, e *Event) error
+}
+
+// A TokenSigner signs and checks the broker's own session tokens with the
+// epoch key.
+type TokenSigner interface {
+	// Sign returns claims as a JWT with header typ.
+	Sign(ctx context.Context, typ string, claims any) (string, error)
+
+	// Verify checks the signature of a token and its typ, and decodes its
+	// payload into claims. Times and audience are the caller's to check.
+	Verify(ctx context.Context, typ, token string, claims any) error
+}

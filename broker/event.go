@@ -1,0 +1,85 @@
+package broker
+
+import (
+	"time"
+
+	"github.com/brevet-dev/brevet/issuers"
+)
+
+// An Event is one line of the audit log. Its fields are an allow-list: what is
+// not here is not recorded, and none of them can hold a secret.
+type Event struct {
+	Time      time.Time    `json:"time"`
+	Name      EventName    `json:"event"`
+	RequestID string       `json:"request_id,omitempty"`
+	Outcome   Outcome      `json:"outcome,omitempty"`
+	Code      string       `json:"code,omitempty"`  // OAuth error code of a refusal
+	Cause     string       `json:"cause,omitempty"` // the whole reason, for operators
+	Remote    string       `json:"remote,omitempty"`
+	Who       *Who         `json:"who,omitempty"` // nil until the token was verified
+	Bound     string       `json:"jkt,omitempty"` // thumbprint of the DPoP key
+	Asked     []string     `json:"asked,omitempty"`
+	Session   string       `json:"session,omitempty"`
+	Leases    []EventLease `json:"leases,omitempty"`
+	Policies  string       `json:"policies,omitempty"` // digest of the policy set that decided
+	Shadow    []string     `json:"shadow,omitempty"`   // shadow policies that would have granted
+	Drift     []string     `json:"drift,omitempty"`    // names that no longer fit their ids
+}
+
+// An EventLease is what an event says of a lease.
+type EventLease struct {
+	ID           string    `json:"lease"`
+	Credential   string    `json:"credential"`
+	Kind         string    `json:"kind"`
+	Policy       string    `json:"policy"`
+	PolicyDigest string    `json:"policy_digest"`
+	State        State     `json:"state"`
+	Expires      time.Time `json:"expires_at"`
+	Why          string    `json:"why,omitempty"`
+}
+
+// An EventName says what happened.
+type EventName string
+
+// The events.
+const (
+	EventIntent   EventName = "intent"   // about to mint; the leases are pending
+	EventExchange EventName = "exchange" // the outcome of one exchange, refused or not: exactly one each
+	EventRenew    EventName = "renew"    // the outcome of one renewal
+	EventRevoke   EventName = "revoke"   // a lease was ended by its owner or an operator
+	EventExpire   EventName = "expire"   // a lease was ended by the sweeper
+	EventStart    EventName = "start"    // the broker started
+	EventStop     EventName = "stop"     // the broker stopped in good order
+	EventReload   EventName = "reload"   // the policies were read again
+)
+
+// An Outcome says how a request ended.
+type Outcome string
+
+// The outcomes.
+const (
+	Granted Outcome = "granted" // done as asked
+	Refused Outcome = "refused" // the caller's to fix
+	Failed  Outcome = "failed"  // the broker's or a target's to fix
+)
+
+// identify notes who asks.
+func (e *Event) identify(id *issuers.Identity) {
+	who := whoIs(id)
+	e.Who = &who
+}
+
+// hold notes the session and its leases.
+func (e *Event) hold(s *Session) {
+	e.Session, e.Bound, e.Leases = s.ID, s.KeyThumbprint, make([]EventLease, len(s.Leases))
+	for i, l := range s.Leases {
+		e.Leases[i] = eventLease(l)
+	}
+}
+
+func eventLease(l *Lease) EventLease {
+	return EventLease{
+		ID: l.ID, Credential: l.Credential, Kind: l.Kind, Policy: l.Policy,
+		PolicyDigest: l.PolicyDigest, State: l.State, Expires: l.Expires, Why: l.Why,
+	}
+}

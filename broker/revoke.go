@@ -1,0 +1,132 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/brevet-dev/brevet/broker/api"
+)
+
+// cleanupTimeout bounds what is done for a request after its client has gone.
+const cleanupTimeout = 15 * time.Second
+
+// A revocation that fails is tried again after 2 s, 4 s, … up to maxBackoff,
+// each with jitter; after maxAttempts, about an hour, the lease is stuck.
+const (
+	maxBackoff  = 10 * time.Minute
+	maxAttempts = 14
+)
+
+// RevokeSession ends the session of a token, with all its leases (RFC 7009).
+// Holding the token is enough: whoever found it may end it, and no more. A
+// token that is not a session's, or no longer, is no error.
+func (b *Broker) RevokeSession(ctx context.Context, token api.Secret, requestID string) error {
+	s, err := b.session(ctx, token)
+	if errors.Is(err, ErrSession) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return b.end(ctx, s.ID, nil, whyRevoked, requestID)
+}
+
+// RevokeLease ends one lease of the session of token. An id that is not a
+// lease of that session is no error (RFC 7009, section 2.2), and nothing is
+// done.
+func (b *Broker) RevokeLease(ctx context.Context, token api.Secret, leaseID, requestID string) error {
+	s, err := b.session(ctx, token)
+	if err != nil {
+		return err
+	}
+	if s.lease(leaseID) == nil {
+		return nil
+	}
+	return b.end(ctx, s.ID, []string{leaseID}, whyRevoked, requestID)
+}
+
+// end moves leases to revoking and finishes them. When it returns an error,
+// what it could not finish is due again later.
+func (b *Broker) end(ctx context.Context, sessionID string, leaseIDs []string, why, requestID string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	ended, err := b.Leases.End(ctx, sessionID, leaseIDs, why)
+	if err != nil {
+		return fmt.Errorf("ending leases of session %s: %w", sessionID, err)
+	}
+	for _, l := range ended {
+		err = errors.Join(err, b.finish(ctx, time.Now(), l, EventRevoke, requestID))
+	}
+	return err
+}
+
+// finish ends one lease that is revoking: at its target, in the audit log, in
+// the store, in this order. A crash before the last repeats the first two,
+// which do no harm twice.
+//
+// A credential that may exist, and that nobody knows how to revoke, ends by its
+// own time; its lease stays as long, for as long as it lives it is on record.
+func (b *Broker) finish(ctx context.Context, now time.Time, l *Lease, name EventName, requestID string) error {
+	if l.Unsure && l.Handle.IsZero() && now.Before(l.Expires) {
+		if err := b.Leases.Postpone(ctx, l, l.Expires); err != nil {
+			return fmt.Errorf("keeping lease %s until its end: %w", l.ID, err)
+		}
+		return nil
+	}
+	if err := b.revokeHandle(ctx, l.Credential, l.Handle); err != nil {
+		return errors.Join(err, b.postpone(ctx, now, l, name, requestID, err))
+	}
+	final := Revoked
+	if l.Why == WhyExpired {
+		final = Expired
+	}
+	return b.close(ctx, l, final, name, requestID, nil)
+}
+
+func (b *Broker) close(ctx context.Context, l *Lease, final State, name EventName, requestID string, cause error) error {
+	l.State = final
+	ev := &Event{
+		Time: time.Now(), Name: name, RequestID: requestID, Outcome: Granted,
+		Session: l.SessionID, Leases: []EventLease{eventLease(l)},
+	}
+	if cause != nil {
+		ev.Outcome, ev.Cause = Failed, cause.Error()
+	}
+	if err := b.Audit.Record(ctx, ev); err != nil {
+		return fmt.Errorf("recording the end of lease %s: %w", l.ID, unavailable(err))
+	}
+	if err := b.Leases.Finish(ctx, l, final); err != nil {
+		return fmt.Errorf("finishing lease %s: %w", l.ID, err)
+	}
+	return nil
+}
+
+func (b *Broker) revokeHandle(ctx context.Context, credential string, handle api.Secret) error {
+	if handle.IsZero() {
+		return nil // nothing that the target could end: it ends by its own time
+	}
+	t, ok := b.Targets[credential]
+	if !ok {
+		return fmt.Errorf("credential %s is not configured any more: its leases cannot be revoked", credential)
+	}
+	if err := t.Minter.Revoke(context.WithoutCancel(ctx), handle); err != nil {
+		return fmt.Errorf("revoking %s: %w", credential, err)
+	}
+	return nil
+}
+
+// postpone plans the next attempt, or parks the lease as stuck.
+func (b *Broker) postpone(ctx context.Context, now time.Time, l *Lease, name EventName, requestID string, cause error) error {
+	if l.Attempts+1 >= maxAttempts {
+		return b.close(ctx, l, Stuck, name, requestID, cause)
+	}
+	wait := min(maxBackoff, time.Second<<(l.Attempts+1))
+	wait = wait/2 + rand.N(wait)
+	if err := b.Leases.Postpone(ctx, l, now.Add(wait)); err != nil {
+		return fmt.Errorf("planning another revocation of lease %s: %w", l.ID, err)
+	}
+	return nil
+}

@@ -1,0 +1,152 @@
+package broker
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base32"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/issuers"
+)
+
+// A State is where a lease is in its life:
+//
+//	pending → active → revoking → revoked | expired | stuck
+type State string
+
+// The states of a lease.
+const (
+	Pending  State = "pending"  // written before its credential is minted
+	Active   State = "active"   // the credential exists
+	Revoking State = "revoking" // being ended; tried again until it succeeds or is stuck
+	Revoked  State = "revoked"  // ended before its time
+	Expired  State = "expired"  // ended by its time
+	Stuck    State = "stuck"    // could not be ended at its target: an operator must look
+)
+
+// Live reports whether a credential may exist under a lease in this state.
+func (s State) Live() bool { return s == Pending || s == Active || s == Revoking || s == Stuck }
+
+// A Session is the parent of the leases that one exchange issued.
+type Session struct {
+	ID            string
+	RequestID     string // of the exchange
+	Who           Who
+	KeyThumbprint string // RFC 7638 thumbprint of the DPoP key; "" for a bearer session
+	IssuedAt      time.Time
+	Expires       time.Time // no lease of it goes beyond
+	Ended         bool      // revoked or replaced
+	Leases        []*Lease  // in the order asked for
+}
+
+// A Lease is one credential with its end.
+type Lease struct {
+	ID           string
+	SessionID    string
+	Credential   string // its name in the configuration
+	Kind         string
+	Policy       string // name of the policy that granted it
+	PolicyDigest string // of that document
+	State        State
+	TTL          time.Duration // of the grant or as asked for; a renewal adds it again
+	IssuedAt     time.Time
+	Expires      time.Time // the credential ends by then; whole seconds
+	MaxExpires   time.Time // no renewal goes beyond
+	Handle       api.Secret
+	Attempts     int    // failed revocations so far
+	Why          string // why it is being ended; "" while it is not
+
+	// Unsure says that the lease was ended while it was pending: its credential
+	// may exist, and nobody may know its handle.
+	Unsure bool
+}
+
+// Why a lease is ended.
+const (
+	WhyExpired   = "expired"   // its time has come
+	WhyLapsed    = "lapsed"    // pending too long: the broker that made it died, or gave up
+	WhyReplaced  = "replaced"  // the exchange was repeated because its answer got lost
+	whyRevoked   = "revoked"   // by its owner
+	whyAbandoned = "abandoned" // a step of its exchange failed
+	whyWithdrawn = "withdrawn" // no policy grants it any more
+)
+
+// Revocable reports whether the credential can be ended at its target.
+func (l *Lease) Revocable() bool { return !l.Handle.IsZero() }
+
+// Renewable reports whether a renewal could move the end of l.
+func (l *Lease) Renewable() bool { return l.MaxExpires.After(l.Expires) }
+
+// Who is what a session keeps of an identity: enough to decide and mint again
+// at renewal, and nothing secret.
+type Who struct {
+	Issuer   string           `json:"issuer"`
+	URL      string           `json:"iss"`
+	Subject  string           `json:"sub"`
+	Claims   map[string]any   `json:"claims"`
+	Workload issuers.Workload `json:"workload"`
+}
+
+func whoIs(id *issuers.Identity) Who {
+	return Who{Issuer: id.Issuer, URL: id.URL, Subject: id.Subject, Claims: id.Claims, Workload: id.Workload}
+}
+
+// A TokenUse is what the replay barrier must know of the subject token and of
+// the way it was shown.
+type TokenUse struct {
+	Issuer   string // name in the configuration
+	ReplayID string // unique within the issuer
+	Mode     issuers.Replay
+	Expires  time.Time // the mark is kept until then, and skew
+	ProofID  string    // of the DPoP proof; "" without one
+	RetryKey string    // names the logical exchange; may be ""
+}
+
+// Shards is the number of hash tags that leases are spread over. All keys of
+// one session carry the same tag, so that one script may change them together
+// on a Redis Cluster; 64 keeps a dozen cluster nodes evenly loaded, and a sweep
+// over all shards is one pipeline.
+const Shards = 64
+
+// Shard returns where the leases of a use of a token live: it follows from the
+// token alone, so that every use of it meets the same replay mark.
+func (u TokenUse) Shard() int {
+	sum := sha256.Sum256([]byte(u.Issuer + "\x00" + u.ReplayID))
+	return int(sum[0]) % Shards
+}
+
+// idBits of randomness make an id unguessable.
+const idBits = 160
+
+var idEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+
+// newID returns an id such as "l17-mfrgg…": its kind ('s' session, 'l' lease),
+// its shard, and idBits random bits in base32. It is safe in URLs, in Redis
+// keys and as an AWS role session name.
+func newID(kind byte, shard int) string {
+	var b [idBits / 8]byte
+	rand.Read(b[:]) // never fails: crypto/rand.Read, Go 1.24
+	return string(kind) + strconv.Itoa(shard) + "-" + idEncoding.EncodeToString(b[:])
+}
+
+// ShardOf returns the shard of an id that a stranger gave. kind is 's' or 'l'.
+// It refuses every spelling but the one that the broker makes.
+func ShardOf(kind byte, id string) (int, error) {
+	head, tail, ok := strings.Cut(id, "-")
+	if !ok || len(id) > 64 || len(head) < 2 || head[0] != kind {
+		return 0, fmt.Errorf("%w: not an id of ours", ErrNotFound)
+	}
+	shard, err := strconv.Atoi(head[1:])
+	if err != nil || shard < 0 || shard >= Shards || strconv.Itoa(shard) != head[1:] {
+		return 0, fmt.Errorf("%w: not an id of ours", ErrNotFound)
+	}
+	raw, err := idEncoding.DecodeString(tail)
+	if err != nil || len(raw) != idBits/8 {
+		return 0, fmt.Errorf("%w: not an id of ours", ErrNotFound)
+	}
+	return shard, nil
+}
