@@ -1,0 +1,209 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/brevet-dev/brevet/broker"
+	"github.com/brevet-dev/brevet/broker/api"
+)
+
+// bad makes the refusal of a request that cannot be understood. description is
+// for strangers and must not quote them.
+func bad(code, description string) error {
+	return &broker.Refusal{
+		Public: api.Error{Code: code, Description: description},
+		Status: http.StatusBadRequest, Cause: errors.New(description),
+	}
+}
+
+// readForm decodes a form body of bounded size. Parameters in the URL are
+// refused: URLs end up in logs.
+func readForm(c echo.Context) (url.Values, error) {
+	r := c.Request()
+	if r.URL.RawQuery != "" {
+		return nil, bad(api.CodeInvalidRequest, "parameters belong into the body, not into the URL")
+	}
+	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || media != echo.MIMEApplicationForm {
+		return nil, bad(api.CodeInvalidRequest, "the body must be application/x-www-form-urlencoded")
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(c.Response(), r.Body, api.MaxBody))
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
+		return nil, &broker.Refusal{
+			Public: api.Error{Code: api.CodeInvalidRequest, Description: fmt.Sprintf("the body is over %d bytes", api.MaxBody)},
+			Status: http.StatusRequestEntityTooLarge, Cause: err,
+		}
+	}
+	if err != nil {
+		return nil, bad(api.CodeInvalidRequest, "the body ended early")
+	}
+	form, err := url.ParseQuery(string(body))
+	if err != nil {
+		return nil, bad(api.CodeInvalidRequest, "the body is not a form")
+	}
+	for name, values := range form {
+		if len(values) > 1 && name != "audience" { // RFC 6749, section 3.2
+			return nil, bad(api.CodeInvalidRequest, "a parameter that may be given once was repeated")
+		}
+	}
+	return form, nil
+}
+
+// unsupported are parameters that change what a request means. Ignoring one
+// would give a caller something else than it asked for.
+var unsupported = [...]struct{ name, code, description string }{
+	{"resource", api.CodeInvalidTarget, "resource is not supported; name credentials by audience"},
+	{"scope", api.CodeInvalidRequest, "scope is not supported; what a credential may do is fixed by its configuration"},
+	{"actor_token", api.CodeInvalidRequest, "actor_token is not supported"},
+	{"seal_key", api.CodeInvalidRequest, "seal_key is not supported by this broker"},
+}
+
+// decodeExchange is step 1 of an exchange: RFC 8693, section 2.1.
+func (s *Server) decodeExchange(c echo.Context) (*broker.Request, error) {
+	form, err := readForm(c)
+	if err != nil {
+		return nil, err
+	}
+	switch form.Get("grant_type") {
+	case api.GrantTypeTokenExchange:
+	case "":
+		return nil, bad(api.CodeInvalidRequest, "grant_type is missing")
+	default:
+		return nil, bad(api.CodeUnsupportedGrantType, "grant_type must be "+api.GrantTypeTokenExchange)
+	}
+	for _, p := range unsupported {
+		if form.Has(p.name) {
+			return nil, bad(p.code, p.description)
+		}
+	}
+	req := &broker.Request{RequestID: requestID(c), SubjectToken: api.NewSecret(form.Get("subject_token")), Credentials: form["audience"]}
+	if err := checkTypes(form); err != nil {
+		return nil, err
+	}
+	if err := checkCredentials(req.Credentials); err != nil {
+		return nil, err
+	}
+	if req.TTL, err = decodeTTL(form); err != nil {
+		return nil, err
+	}
+	if req.RetryKey, err = retryKey(c); err != nil {
+		return nil, err
+	}
+	req.Proof, err = s.proof(c)
+	return req, err
+}
+
+func checkTypes(form url.Values) error {
+	switch token := form.Get("subject_token"); {
+	case token == "":
+		return bad(api.CodeInvalidRequest, "subject_token is missing")
+	case len(token) > api.MaxSubjectToken:
+		return bad(api.CodeInvalidRequest, fmt.Sprintf("subject_token is over %d bytes", api.MaxSubjectToken))
+	}
+	switch form.Get("subject_token_type") {
+	case api.TokenTypeJWT, api.TokenTypeIDToken:
+	default:
+		return bad(api.CodeInvalidRequest, "subject_token_type must be "+api.TokenTypeJWT+" or "+api.TokenTypeIDToken)
+	}
+	switch form.Get("requested_token_type") {
+	case "", api.TokenTypeJWT, api.TokenTypeAccessToken:
+		return nil
+	default:
+		return bad(api.CodeInvalidRequest, "requested_token_type is not one that the broker issues")
+	}
+}
+
+func checkCredentials(names []string) error {
+	if len(names) == 0 {
+		return bad(api.CodeInvalidRequest, "audience is missing; it names the credential that is wanted")
+	}
+	if len(names) > api.MaxCredentials {
+		return bad(api.CodeInvalidRequest, fmt.Sprintf("more than %d credentials in one exchange", api.MaxCredentials))
+	}
+	seen := make(map[string]bool, len(names))
+	for _, name := range names {
+		if name == "" || seen[name] {
+			return bad(api.CodeInvalidRequest, "audience names no credential, or one twice")
+		}
+		seen[name] = true
+	}
+	return nil
+}
+
+func decodeTTL(form url.Values) (time.Duration, error) {
+	if !form.Has("ttl") {
+		return 0, nil
+	}
+	ttl, err := time.ParseDuration(form.Get("ttl"))
+	if err != nil || ttl < time.Second {
+		return 0, bad(api.CodeInvalidRequest, "ttl must be a duration such as 10m, of a second or more")
+	}
+	return ttl.Truncate(time.Second), nil
+}
+
+func retryKey(c echo.Context) (string, error) {
+	key, err := single(c, api.HeaderRetryKey)
+	if err != nil {
+		return "", err
+	}
+	if len(key) > 64 || strings.Trim(key, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-") != "" {
+		return "", bad(api.CodeInvalidRequest, api.HeaderRetryKey+" must be at most 64 letters, digits, _ or -")
+	}
+	return key, nil
+}
+
+// proof verifies the DPoP header, if there is one.
+func (s *Server) proof(c echo.Context) (*broker.Proof, error) {
+	header, err := single(c, "DPoP")
+	if err != nil || header == "" {
+		return nil, err
+	}
+	return broker.VerifyProof(header, c.Request().Method, s.Broker.URL+c.Request().URL.EscapedPath(), time.Now())
+}
+
+// bearer returns the session token of the Authorization header.
+func bearer(c echo.Context) (api.Secret, error) {
+	header, err := single(c, "Authorization")
+	if err != nil {
+		return api.Secret{}, err
+	}
+	scheme, token, _ := strings.Cut(header, " ")
+	if token == "" || !strings.EqualFold(scheme, "DPoP") && !strings.EqualFold(scheme, "Bearer") {
+		return api.Secret{}, fmt.Errorf("%w: no Authorization header with a DPoP or Bearer token", broker.ErrSession)
+	}
+	return api.NewSecret(token), nil
+}
+
+// authenticate is how the calls that belong to a session begin.
+func (s *Server) authenticate(c echo.Context) (*broker.Session, error) {
+	token, err := bearer(c)
+	if err != nil {
+		return nil, err
+	}
+	proof, err := s.proof(c)
+	if err != nil {
+		return nil, err
+	}
+	return s.Broker.Authenticate(c.Request().Context(), token, proof)
+}
+
+// single returns a header that may be given once.
+func single(c echo.Context, name string) (string, error) {
+	values := c.Request().Header.Values(name)
+	switch len(values) {
+	case 0:
+		return "", nil
+	case 1:
+		return values[0], nil
+	}
+	return "", bad(api.CodeInvalidRequest, "a header that may be given once was repeated")
+}

@@ -1,0 +1,176 @@
+package server
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/brevet-dev/brevet/broker"
+	"github.com/brevet-dev/brevet/broker/api"
+)
+
+// token answers POST /v1/token: RFC 8693.
+func (s *Server) token(c echo.Context) error {
+	ev := s.event(c, broker.EventExchange)
+	issued, err := s.exchange(c, ev)
+	var session *broker.Session
+	if issued != nil {
+		session = issued.Session
+	}
+	if err := s.Broker.Conclude(c.Request().Context(), ev, session, err); err != nil {
+		s.Metrics.exchange(ev)
+		return err
+	}
+	s.Metrics.exchange(ev)
+	answer := api.TokenResponse{
+		AccessToken: issued.Token, IssuedTokenType: api.TokenTypeJWT, TokenType: session.TokenType(),
+		ExpiresIn: int64(time.Until(session.Expires) / time.Second), Leases: issued.Leases,
+	}
+	body, err := answer.Encode()
+	if err != nil {
+		return err
+	}
+	return c.JSONBlob(http.StatusOK, body)
+}
+
+func (s *Server) exchange(c echo.Context, ev *broker.Event) (*broker.Issued, error) {
+	req, err := s.decodeExchange(c)
+	if err != nil {
+		return nil, err
+	}
+	return s.Broker.Exchange(c.Request().Context(), req, ev)
+}
+
+// event begins the outcome event of a request.
+func (s *Server) event(c echo.Context, name broker.EventName) *broker.Event {
+	return &broker.Event{Name: name, RequestID: requestID(c), Remote: c.Request().RemoteAddr}
+}
+
+// renew answers POST /v1/leases/{id}/renew.
+func (s *Server) renew(c echo.Context) error {
+	ev := s.event(c, broker.EventRenew)
+	lease, err := s.renewLease(c, ev)
+	if err := s.Broker.Conclude(c.Request().Context(), ev, nil, err); err != nil {
+		return err
+	}
+	body, err := lease.Encode()
+	if err != nil {
+		return err
+	}
+	return c.JSONBlob(http.StatusOK, body)
+}
+
+func (s *Server) renewLease(c echo.Context, ev *broker.Event) (*api.Lease, error) {
+	session, err := s.authenticate(c)
+	if err != nil {
+		return nil, err
+	}
+	return s.Broker.Renew(c.Request().Context(), session, c.Param("id"), ev)
+}
+
+// lease answers GET /v1/leases/{id}.
+func (s *Server) lease(c echo.Context) error {
+	session, err := s.authenticate(c)
+	if err != nil {
+		return err
+	}
+	status, err := session.Status(c.Param("id"))
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, status)
+}
+
+// revoke answers POST /v1/revoke: RFC 7009. The token is a session token, which
+// ends the session, or a lease id, which needs the session token beside it.
+// Neither needs a DPoP proof: ending something early is no gain to a thief.
+func (s *Server) revoke(c echo.Context) error {
+	token, err := s.subject(c)
+	if err != nil {
+		return err
+	}
+	ctx := c.Request().Context()
+	if _, err := broker.ShardOf('l', token.Reveal()); err != nil {
+		if err := s.Broker.RevokeSession(ctx, token, requestID(c)); err != nil {
+			return err
+		}
+		return c.NoContent(http.StatusOK)
+	}
+	owner, err := bearer(c)
+	if err != nil {
+		return err
+	}
+	if err := s.Broker.RevokeLease(ctx, owner, token.Reveal(), requestID(c)); err != nil {
+		return err
+	}
+	return c.NoContent(http.StatusOK)
+}
+
+// introspect answers POST /v1/introspect: RFC 7662.
+func (s *Server) introspect(c echo.Context) error {
+	token, err := s.subject(c)
+	if err != nil {
+		return err
+	}
+	session, err := s.authenticate(c)
+	if err != nil {
+		return err
+	}
+	out, err := s.Broker.Introspect(c.Request().Context(), session, token)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, out)
+}
+
+// subject reads the one parameter that revocation and introspection need.
+func (s *Server) subject(c echo.Context) (api.Secret, error) {
+	form, err := readForm(c)
+	if err != nil {
+		return api.Secret{}, err
+	}
+	if form.Get("token") == "" {
+		return api.Secret{}, bad(api.CodeInvalidRequest, "token is missing")
+	}
+	return api.NewSecret(form.Get("token")), nil
+}
+
+// jwksMaxAge lets verifiers keep the key set: a new epoch key is published much
+// longer than that before it signs.
+const jwksMaxAge = "public, max-age=900"
+
+func (s *Server) jwks(c echo.Context) error {
+	c.Response().Header().Set("Cache-Control", jwksMaxAge)
+	return c.Blob(http.StatusOK, "application/jwk-set+json", s.JWKS())
+}
+
+// metadata is what RFC 8414 and OpenID Connect Discovery 1.0 ask for. The
+// broker is an issuer of tokens, not a login: it has no authorization endpoint.
+type metadata struct {
+	Issuer            string   `json:"issuer"`
+	JWKS              string   `json:"jwks_uri"`
+	Token             string   `json:"token_endpoint"`
+	Revocation        string   `json:"revocation_endpoint"`
+	Introspection     string   `json:"introspection_endpoint"`
+	GrantTypes        []string `json:"grant_types_supported"`
+	ResponseTypes     []string `json:"response_types_supported"`
+	SubjectTypes      []string `json:"subject_types_supported"`
+	SigningAlgorithms []string `json:"id_token_signing_alg_values_supported"`
+	DPoPAlgorithms    []string `json:"dpop_signing_alg_values_supported"`
+	AuthMethods       []string `json:"token_endpoint_auth_methods_supported"`
+	Claims            []string `json:"claims_supported"`
+}
+
+func (s *Server) metadata(c echo.Context) error {
+	url := s.Broker.URL
+	c.Response().Header().Set("Cache-Control", jwksMaxAge)
+	return c.JSON(http.StatusOK, metadata{
+		Issuer: url, JWKS: url + api.PathJWKS, Token: url + api.PathToken,
+		Revocation: url + api.PathRevoke, Introspection: url + api.PathIntrospect,
+		GrantTypes: []string{api.GrantTypeTokenExchange}, ResponseTypes: []string{"id_token"},
+		SubjectTypes: []string{"public"}, SigningAlgorithms: []string{"ES256"},
+		DPoPAlgorithms: []string{"ES256"}, AuthMethods: []string{"none"},
+		Claims: []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti"},
+	})
+}
