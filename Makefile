@@ -1,0 +1,61 @@
+# Two commands do everything: "make demo" shows the main job, "make test" proves
+# it, and both install what they need first.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+export GOFLAGS := -buildvcs=false
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+FUZZTIME ?= 20s
+
+.PHONY: help
+help: ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+.PHONY: build
+build: ## both programs, static, into bin/
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/brevetd ./cmd/brevet
+
+.PHONY: demo
+demo: build ## play a whole CI job against a broker on this machine
+	@go run ./test/demo
+
+.PHONY: tools
+tools: ## install the servers and clients that the tests need
+	@./test/tools.sh
+
+.PHONY: test
+test: lint build ## every test
+	go test ./...
+
+.PHONY: race
+race: tools ## every test under the race detector
+	CGO_ENABLED=1 go test -race ./...
+
+.PHONY: lint
+lint: tools ## gofmt, go vet, staticcheck and the direction of imports
+	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "gofmt -w these:"; echo "$$unformatted"; exit 1; fi
+	go vet ./...
+	.tools/bin/staticcheck ./...
+	go test ./test -run '^TestImports'
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME each
+	@grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u | while read -r dir; do \
+	  go test -list '^Fuzz' "$$dir" | { grep '^Fuzz' || true; } | while read -r target; do \
+	    echo "== $$dir $$target"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$dir"; \
+	  done; done
+
+.PHONY: bench
+bench: tools ## micro-benchmarks, then exchanges per second of the whole broker
+	go test -run '^$$' -bench . -benchmem ./broker/... ./issuers/... ./policies/... ./plugins/...
+	go run ./test/bench
+
+.PHONY: cover
+cover: tools ## test coverage by package, and .cover/cover.html
+	@mkdir -p .cover
+	go test -coverpkg ./broker/...,./issuers/...,./policies/...,./plugins/...,./cmd/... -coverprofile .cover/cover.out ./...
+	@go tool cover -html .cover/cover.out -o .cover/cover.html
+	@go tool cover -func .cover/cover.out | tail -1

@@ -1,0 +1,613 @@
+package audit_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/brevet-dev/brevet/broker"
+	"github.com/brevet-dev/brevet/broker/audit"
+	"github.com/brevet-dev/brevet/issuers"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// mac stands for the epoch key's signature: what has it, the broker wrote.
+func mac(typ, payload string) string {
+	m := hmac.New(sha256.New, []byte("the broker's key"))
+	m.Write([]byte(typ + "\x00" + payload))
+	return base64.RawURLEncoding.EncodeToString(m.Sum(nil))
+}
+
+func sign(_ context.Context, typ string, claims any) (string, error) {
+	body, err := json.Marshal(claims)
+	payload := base64.RawURLEncoding.EncodeToString(body)
+	return payload + "." + mac(typ, payload), err
+}
+
+func check(typ, token string, claims any) error {
+	payload, sum, _ := strings.Cut(token, ".")
+	if !hmac.Equal([]byte(sum), []byte(mac(typ, payload))) {
+		return errors.New("not signed")
+	}
+	body, err := base64.RawURLEncoding.DecodeString(payload)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(body, claims)
+}
+
+func open(t testing.TB, path string) *audit.Log {
+	t.Helper()
+	l, err := audit.Open(path, audit.Options{Sign: sign})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func closeLog(t testing.TB, l *audit.Log) {
+	t.Helper()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func event(id string) *broker.Event {
+	return &broker.Event{Time: time.Now(), Name: broker.EventExchange, RequestID: id, Outcome: broker.Granted}
+}
+
+func record(t testing.TB, l *audit.Log, ids ...string) {
+	t.Helper()
+	for _, id := range ids {
+		if err := l.Record(t.Context(), event(id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func read(t testing.TB, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func verify(t testing.TB, data []byte) audit.Report {
+	t.Helper()
+	r, err := audit.Verify(bytes.NewReader(data), check)
+	if err != nil {
+		t.Fatalf("%v in\n%.4000s", err, data)
+	}
+	return r
+}
+
+// requests returns the request ids in a log, in their order.
+func requests(t testing.TB, data []byte) []string {
+	t.Helper()
+	var ids []string
+	for raw := range bytes.Lines(data) {
+		var line struct {
+			RequestID string `json:"request_id"`
+		}
+		if err := json.Unmarshal(raw, &line); err != nil {
+			t.Fatal(err)
+		}
+		if line.RequestID != "" {
+			ids = append(ids, line.RequestID)
+		}
+	}
+	return ids
+}
+
+// TestFormat pins the bytes of a log: order of members, times, hashes.
+func TestFormat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "audit.jsonl")
+		l := open(t, path)
+		record(t, l, "first")
+		zone := time.FixedZone("elsewhere", 3600)
+		whole := &broker.Event{
+			Time: time.Now().In(zone), Name: broker.EventExchange, RequestID: "second", Outcome: broker.Refused, Code: "invalid_request",
+			Cause: "tabs\t, lines\n{\"seq\":4}, \x1b[31m, \xff, <&>, \u2028 and \"quotes\"", Remote: "192.0.2.1:4711",
+			Who: &broker.Who{
+				Issuer: "github", URL: "https://token.actions.githubusercontent.com", Subject: "repo:acme/shop:ref:refs/heads/main",
+				Claims: map[string]any{"ref": "refs/heads/main", "run_id": "1"}, Workload: issuers.Workload{ProjectID: "456"},
+			},
+			Bound: "thumbprint", Asked: []string{"deploy"}, Session: "s1-x",
+			Leases: []broker.EventLease{{
+				ID: "l1-x", Credential: "deploy", Kind: "jwt", Policy: "shop", PolicyDigest: "d1", State: broker.Active,
+				Expires: time.Now().Add(time.Hour).In(zone), Why: "revoked",
+			}},
+			Policies: "d2", Shadow: []string{"next"}, Drift: []string{"repository"},
+		}
+		if err := l.Record(t.Context(), whole); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(audit.SealAfter + time.Second)
+		record(t, l, "third")
+		closeLog(t, l)
+		l = open(t, path)
+		closeLog(t, l)
+		got := read(t, path)
+		verify(t, got)
+		const golden = "testdata/format.jsonl"
+		if *update {
+			if err := os.WriteFile(golden, got, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if want := read(t, golden); !bytes.Equal(got, want) {
+			t.Errorf("got\n%s\nwant\n%s", got, want)
+		}
+	})
+}
+
+func TestConcurrent(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	l := open(t, path)
+	const callers, each = 64, 50
+	var all sync.WaitGroup
+	for c := range callers {
+		all.Go(func() {
+			for i := range each {
+				record(t, l, fmt.Sprintf("%d/%d", c, i))
+			}
+		})
+	}
+	all.Wait()
+	durable := requests(t, read(t, path)) // before Close: Record has returned
+	status := l.Status()
+	closeLog(t, l)
+	last := make(map[string]int)
+	for _, id := range durable {
+		var c, i int
+		if _, err := fmt.Sscanf(id, "%d/%d", &c, &i); err != nil {
+			t.Fatal(err)
+		}
+		key := fmt.Sprint(c)
+		if last[key] != i {
+			t.Errorf("caller %d: event %d where %d was due", c, i, last[key])
+		}
+		last[key]++
+	}
+	if len(durable) != callers*each {
+		t.Errorf("%d events, want %d", len(durable), callers*each)
+	}
+	r := verify(t, read(t, path))
+	if r.Checkpoints < 3 || r.Sealed != r.Last || status.Unsealed >= audit.SealLines || status.Err != nil {
+		t.Errorf("Report %+v, Status before Close %+v", r, status)
+	}
+}
+
+// TestSealAfter: a line is covered by a checkpoint within a minute, whether or
+// not others follow, and an idle log writes none.
+func TestSealAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := open(t, filepath.Join(t.TempDir(), "audit.jsonl"))
+		defer closeLog(t, l)
+		for i := range 10 {
+			time.Sleep(audit.SealAfter / 5)
+			record(t, l, fmt.Sprint(i))
+		}
+		synctest.Wait()
+		if s := l.Status(); s.Unsealed > 6 {
+			t.Errorf("%d lines without a checkpoint", s.Unsealed)
+		}
+		time.Sleep(audit.SealAfter + time.Second)
+		synctest.Wait()
+		idle := l.Status()
+		if idle.Unsealed != 0 {
+			t.Errorf("idle for a minute: %+v", idle)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if s := l.Status(); s.Seq != idle.Seq {
+			t.Errorf("an idle log grew from %d to %d lines", idle.Seq, s.Seq)
+		}
+	})
+}
+
+// TestSealFails: without a signing key events are recorded still, and the
+// checkpoint is made up for.
+func TestSealFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var away atomic.Bool
+		path := filepath.Join(t.TempDir(), "audit.jsonl")
+		l, err := audit.Open(path, audit.Options{Sign: func(ctx context.Context, typ string, claims any) (string, error) {
+			if away.Load() {
+				return "", errors.New("no key")
+			}
+			return sign(ctx, typ, claims)
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		away.Store(true)
+		record(t, l, "1")
+		time.Sleep(10 * time.Minute)
+		record(t, l, "2")
+		if s := l.Status(); s.SealErr == nil || s.Unsealed != 3 || s.Err != nil {
+			t.Errorf("without a key: %+v", s)
+		}
+		away.Store(false)
+		time.Sleep(audit.SealAfter + time.Second)
+		synctest.Wait()
+		if s := l.Status(); s.SealErr != nil || s.Unsealed != 0 {
+			t.Errorf("with a key again: %+v", s)
+		}
+		record(t, l, "3")
+		away.Store(true)
+		if err := l.Close(); err == nil {
+			t.Error("Close without a key succeeded")
+		}
+		verify(t, read(t, path))
+	})
+}
+
+func TestRestart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	for i := range 3 {
+		l := open(t, path)
+		record(t, l, fmt.Sprint(i))
+		closeLog(t, l)
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Mode() != 0o600 {
+		t.Errorf("mode %v, %v, want 0600", info.Mode(), err)
+	}
+	if r := verify(t, read(t, path)); r.Opens != 3 || r.First != 1 || r.Last != 9 || r.Sealed != 9 {
+		t.Errorf("Report %+v", r)
+	}
+}
+
+func TestLock(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	l := open(t, path)
+	if _, err := audit.Open(path, audit.Options{Sign: sign}); err == nil || !strings.Contains(err.Error(), "another broker") {
+		t.Errorf("a second Open = %v", err)
+	}
+	closeLog(t, l)
+	closeLog(t, open(t, path))
+}
+
+func TestOpenRefuses(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "audit.jsonl")
+	l := open(t, path)
+	record(t, l, "1", "2")
+	closeLog(t, l)
+	good := string(read(t, path))
+	if _, err := audit.Open(path, audit.Options{}); err == nil {
+		t.Error("Open without a way to sign succeeded")
+	}
+	for name, data := range map[string]string{
+		"another file":                  "root:x:0:0::/root:/bin/sh\n",
+		"another file without line end": "secret",
+		"a line changed":                strings.Replace(good, `"request_id":"1"`, `"request_id":"9"`, 1),
+		"a line removed":                strings.Join(strings.SplitAfter(good, "\n")[1:], ""),
+		"an empty line":                 good + "\n",
+		"a line of zeros":               good + "\x00\x00\n",
+	} {
+		if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := audit.Open(path, audit.Options{Sign: sign}); !errors.Is(err, audit.ErrBroken) {
+			t.Errorf("Open of %s = %v, want ErrBroken", name, err)
+		}
+		if string(read(t, path)) != data {
+			t.Errorf("Open of %s changed it", name)
+		}
+	}
+	for _, p := range []string{dir, os.DevNull, filepath.Join(dir, "missing", "audit.jsonl")} {
+		if _, err := audit.Open(p, audit.Options{Sign: sign}); err == nil {
+			t.Errorf("Open(%s) succeeded", p)
+		}
+	}
+}
+
+// TestTorn cuts a log at every seventh byte, as a crash might, and goes on.
+func TestTorn(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	l := open(t, path)
+	record(t, l, "1", "2")
+	closeLog(t, l)
+	good := read(t, path)
+	for n := 0; n < len(good); n += 7 {
+		for _, zeros := range []int{0, 7} { // some file systems leave zeros
+			whole := good[:bytes.LastIndexByte(good[:n], '\n')+1]
+			torn := append(bytes.Clone(good[len(whole):n]), make([]byte, zeros)...)
+			if len(whole) == 0 && zeros > 0 {
+				continue // refused: could be any file
+			}
+			crash := append(bytes.Clone(whole), torn...)
+			if err := os.WriteFile(path, crash, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			l := open(t, path)
+			record(t, l, "after")
+			closeLog(t, l)
+			got := read(t, path)
+			r := verify(t, got)
+			if !bytes.HasPrefix(got, whole) || r.Torn != int64(len(torn)) {
+				t.Fatalf("cut at %d: %+v, want %d torn", n, r, len(torn))
+			}
+			kept := base64.StdEncoding.EncodeToString(torn)
+			if len(torn) > 0 && !bytes.Contains(got, []byte(`"torn":"`+kept+`"`)) {
+				t.Fatalf("cut at %d: the torn line is lost", n)
+			}
+		}
+	}
+}
+
+// TestTornLong: of a torn line only the first 32 KiB are kept.
+func TestTornLong(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	l := open(t, path)
+	closeLog(t, l)
+	crash := append(read(t, path), bytes.Repeat([]byte("x"), 60<<10)...)
+	if err := os.WriteFile(path, crash, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l = open(t, path)
+	closeLog(t, l)
+	if r := verify(t, read(t, path)); r.Torn != 60<<10 {
+		t.Errorf("Report %+v", r)
+	}
+}
+
+// TestLongFile goes on with a log that is longer than what Open reads of it.
+func TestLongFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	l := open(t, path)
+	e := event("long")
+	e.Cause = strings.Repeat("x", 60<<10)
+	for range 30 {
+		if err := l.Record(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closeLog(t, l)
+	closeLog(t, open(t, path))
+	if r := verify(t, read(t, path)); r.Opens != 2 || r.Last != 34 {
+		t.Errorf("Report %+v", r)
+	}
+	if err := os.WriteFile(path, append(read(t, path), make([]byte, 4<<20)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := audit.Open(path, audit.Options{Sign: sign}); !errors.Is(err, audit.ErrBroken) {
+		t.Errorf("Open of a log that ends in 4 MiB of zeros = %v, want ErrBroken", err)
+	}
+}
+
+func TestRotate(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "audit.jsonl")
+	l := open(t, path)
+	record(t, l, "1")
+	if err := l.Reopen(); err != nil {
+		t.Errorf("Reopen without a rename: %v", err)
+	}
+	var parts []byte
+	for i := range 2 {
+		old := filepath.Join(dir, fmt.Sprintf("audit.%d", i))
+		if err := os.Rename(path, old); err != nil {
+			t.Fatal(err)
+		}
+		record(t, l, fmt.Sprintf("still in %d", i))
+		if err := l.Reopen(); err != nil {
+			t.Fatal(err)
+		}
+		record(t, l, fmt.Sprintf("after %d", i))
+		part := read(t, old)
+		if r := verify(t, part); r.Sealed != r.Last {
+			t.Errorf("file %d ends without a checkpoint: %+v", i, r)
+		}
+		parts = append(parts, part...)
+	}
+	closeLog(t, l)
+	last := read(t, path)
+	verify(t, last)
+	want := []string{"1", "still in 0", "after 0", "still in 1", "after 1"}
+	if got := requests(t, append(bytes.Clone(parts), last...)); fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("events %q, want %q", got, want)
+	}
+	if r := verify(t, append(bytes.Clone(parts), last...)); r.First != 1 || r.Opens != 3 {
+		t.Errorf("Report of all three: %+v", r)
+	}
+	if _, err := audit.Verify(bytes.NewReader(append(bytes.Clone(last), parts...)), check); !errors.Is(err, audit.ErrBroken) {
+		t.Errorf("Verify in the wrong order = %v, want ErrBroken", err)
+	}
+	closeLog(t, open(t, path)) // a rotated file can be gone on with, too
+}
+
+func TestReopenRefuses(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "audit.jsonl")
+	l := open(t, path)
+	old := filepath.Join(dir, "old")
+	if err := os.Rename(path, old); err != nil {
+		t.Fatal(err)
+	}
+	for name, prepare := range map[string]func() error{
+		"a file that is not empty": func() error { return os.WriteFile(path, []byte("x"), 0o600) },
+		"a folder":                 func() error { return os.Mkdir(path, 0o700) },
+	} {
+		if err := prepare(); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Reopen(); err == nil {
+			t.Errorf("Reopen of %s succeeded", name)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	record(t, l, "still there")
+	closeLog(t, l)
+	if got := requests(t, read(t, old)); len(got) != 1 {
+		t.Errorf("events %q, want one", got)
+	}
+}
+
+func TestClosed(t *testing.T) {
+	l := open(t, filepath.Join(t.TempDir(), "audit.jsonl"))
+	closeLog(t, l)
+	closeLog(t, l)
+	if err := l.Record(t.Context(), event("late")); !errors.Is(err, audit.ErrClosed) {
+		t.Errorf("Record after Close = %v, want ErrClosed", err)
+	}
+	if err := l.Reopen(); !errors.Is(err, audit.ErrClosed) {
+		t.Errorf("Reopen after Close = %v, want ErrClosed", err)
+	}
+}
+
+// TestCloseWhileRecording: every Record that returned nil is in the file.
+func TestCloseWhileRecording(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	l := open(t, path)
+	var all sync.WaitGroup
+	var recorded atomic.Int64
+	started := make(chan struct{}, 64)
+	for range 16 {
+		all.Go(func() {
+			for {
+				if err := l.Record(context.Background(), event("x")); err != nil {
+					if !errors.Is(err, audit.ErrClosed) {
+						t.Error(err)
+					}
+					return
+				}
+				recorded.Add(1)
+				select {
+				case started <- struct{}{}:
+				default:
+				}
+			}
+		})
+	}
+	for range 32 {
+		<-started
+	}
+	closeLog(t, l)
+	all.Wait()
+	if got := int64(len(requests(t, read(t, path)))); got < recorded.Load() {
+		t.Errorf("%d events in the file, %d acknowledged", got, recorded.Load())
+	}
+}
+
+func TestEncode(t *testing.T) {
+	long := strings.Repeat("é\x01", 60<<10)
+	list := make([]string, 5000)
+	for i := range list {
+		list[i] = strings.Repeat("a", 20)
+	}
+	tests := []struct {
+		name  string
+		event broker.Event
+		cut   string // of the line; "" for none
+	}{
+		{"short", broker.Event{Cause: "x"}, ""},
+		{"long cause", broker.Event{Cause: long}, `"cut":["cause"]`},
+		{"many asked", broker.Event{Asked: list}, `"cut":["cause","asked"]`},
+		{"long asked", broker.Event{Asked: []string{long}}, `"cut":["cause","asked"]`},
+		{"much drift", broker.Event{Drift: list}, `"cut":["cause","asked","drift"]`},
+		{"many shadows", broker.Event{Shadow: list}, `"cut":["cause","asked","drift","shadow"]`},
+		{"long claims", broker.Event{Who: &broker.Who{Subject: "sub", Claims: map[string]any{"x": long}}}, `"cut":["cause","asked","drift","shadow","who.claims"]`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "audit.jsonl")
+			l := open(t, path)
+			e := tt.event
+			e.Name = broker.EventExchange
+			if err := l.Record(t.Context(), &e); err != nil {
+				t.Fatal(err)
+			}
+			closeLog(t, l)
+			data := read(t, path)
+			verify(t, data)
+			if !strings.Contains(string(data), tt.cut) || tt.cut == "" && strings.Contains(string(data), `"cut"`) {
+				t.Errorf("want %s in %.300s…", tt.cut, data)
+			}
+			if e.Who != nil && e.Who.Claims == nil || len(e.Asked) != len(tt.event.Asked) {
+				t.Error("the caller's event was changed")
+			}
+		})
+	}
+	l := open(t, filepath.Join(t.TempDir(), "audit.jsonl"))
+	defer closeLog(t, l)
+	for name, e := range map[string]broker.Event{
+		"no name":            {},
+		"a name of the log":  {Name: "log-checkpoint"},
+		"too long in leases": {Name: "exchange", Leases: []broker.EventLease{{ID: long}}},
+		"no JSON":            {Name: "exchange", Who: &broker.Who{Claims: map[string]any{"x": func() {}}}},
+	} {
+		if err := l.Record(t.Context(), &e); err == nil {
+			t.Errorf("Record of an event with %s succeeded", name)
+		}
+	}
+}
+
+// TestContext: a caller that goes away does not keep its event out.
+func TestContext(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	l := open(t, path)
+	gate := &gate{sync: make(chan struct{})}
+	l.WrapFile(func(f audit.File) audit.File { gate.File = f; return gate })
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := l.Record(ctx, event("left")); !errors.Is(err, context.Canceled) {
+		t.Errorf("Record = %v, want Canceled", err)
+	}
+	close(gate.sync)
+	closeLog(t, l)
+	if got := requests(t, read(t, path)); len(got) != 1 {
+		t.Errorf("events %q, want one", got)
+	}
+}
+
+// A gate is a disk that hangs until sync is closed.
+type gate struct {
+	audit.File
+	sync chan struct{}
+}
+
+func (g *gate) Sync() error { <-g.sync; return g.File.Sync() }
+
+// TestHangingDisk: callers are turned away rather than piled up.
+func TestHangingDisk(t *testing.T) {
+	l := open(t, filepath.Join(t.TempDir(), "audit.jsonl"))
+	gate := &gate{sync: make(chan struct{})}
+	l.WrapFile(func(f audit.File) audit.File { gate.File = f; return gate })
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	turnedAway := false
+	for range 4096 + 4096 { // the batch that hangs, and the queue
+		if err := l.Record(ctx, event("x")); errors.Is(err, audit.ErrFailed) {
+			turnedAway = true
+			break
+		}
+	}
+	if !turnedAway {
+		t.Error("nobody was turned away")
+	}
+	close(gate.sync)
+	closeLog(t, l)
+}

@@ -1,0 +1,327 @@
+package keys
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"github.com/brevet-dev/brevet/broker"
+)
+
+const (
+	// lookEvery is how often a broker reads the board: how long a key of a
+	// broker that just started may be missing from the JWKS of another.
+	lookEvery = 5 * time.Second
+
+	// lookAgain is the least time between two readings that tokens with an
+	// unknown kid cause; anyone can send those.
+	lookAgain = time.Second
+
+	// lookTimeout bounds one reading or publication.
+	lookTimeout = 3 * time.Second
+
+	// checkEvery is how often the root is asked whether it could sign, so that
+	// one that is away is known hours before it is needed.
+	checkEvery = time.Minute
+
+	// checkTimeout bounds one such question; a TPM takes well under a second.
+	checkTimeout = 10 * time.Second
+)
+
+// EpochOptions are the options of [NewEpochs].
+type EpochOptions struct {
+	// URL is the broker's: the issuer of its tokens. Certificates of epochs are
+	// bound to it. All brokers that share a board have the same.
+	URL string
+
+	// Log gets a line when the root or the board fails, and when it is back.
+	// nil: none.
+	Log *slog.Logger
+}
+
+// Epochs makes epoch keys when they are due, signs with the current one, and
+// knows those of other brokers. All methods may be called at any time, by any
+// goroutine, but Start and Run.
+type Epochs struct {
+	root      Root
+	authority authority
+	board     Board
+	log       *slog.Logger
+	state     atomic.Pointer[state] // replaced, never changed: Sign and Verify do not wait
+	looking   singleflight.Group
+
+	mu       sync.Mutex // guards what follows, and replacing state
+	looked   time.Time  // when the last look began
+	refused  int        // by the last look
+	boardErr error
+	rootErr  error
+
+	// Used by the goroutine of Start and Run only.
+	end     time.Time // of the last epoch made
+	due     time.Time // when the next is to be made
+	checked time.Time
+}
+
+// A state is what Sign, Verify and JWKS need.
+type state struct {
+	own   []*epoch                // in the order in which they sign
+	known map[string]*certificate // by kid; own and others'
+	jwks  []byte
+	ends  time.Time // when a key in jwks ends
+}
+
+// NewEpochs returns Epochs that cannot sign yet: see [Epochs.Start].
+func NewEpochs(root Root, board Board, o EpochOptions) *Epochs {
+	e := &Epochs{root: root, authority: authority{root.Certificate(), o.URL}, board: board, log: o.Log}
+	if e.log == nil {
+		e.log = slog.New(slog.DiscardHandler)
+	}
+	e.state.Store(newState(nil, map[string]*certificate{}, time.Now()))
+	return e
+}
+
+// Start reads what other brokers published, and makes and publishes the current
+// epoch and the next. After an error nothing can be signed, and Start may be
+// called again.
+func (e *Epochs) Start(ctx context.Context) error {
+	if u, err := url.Parse(e.authority.url); err != nil || u.Host == "" || u.String() != e.authority.url {
+		return fmt.Errorf("starting epochs: %q is not a url", e.authority.url)
+	}
+	if err := e.look(ctx); err != nil {
+		return err
+	}
+	now := time.Now().UTC().Truncate(time.Second) // the grain of X.509; and the wall clock counts, not the monotonic one
+	current, err := e.publish(ctx, now, now.Add(-skew))
+	if err != nil {
+		return err
+	}
+	next, err := e.publish(ctx, now, current.until)
+	if err != nil {
+		return err
+	}
+	e.add(now, current, next)
+	e.plan(next.until)
+	return nil
+}
+
+// Run makes each next epoch when it is due, and follows the board, until ctx
+// ends. What fails is tried again every few seconds and reported by
+// [Epochs.Status].
+func (e *Epochs) Run(ctx context.Context) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			e.step(ctx, time.Now().UTC().Truncate(time.Second))
+		}
+	}
+}
+
+func (e *Epochs) step(ctx context.Context, now time.Time) {
+	if err := e.look(ctx); err != nil && ctx.Err() != nil {
+		return
+	}
+	e.add(now) // drops what has ended
+	switch {
+	case !now.Before(e.due):
+		e.report(&e.rootErr, "renewing the epoch key", e.renew(ctx, now))
+	case now.Sub(e.checked) >= checkEvery:
+		e.checked = now
+		e.report(&e.rootErr, "checking the root key", e.check(ctx))
+	}
+}
+
+func (e *Epochs) check(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	return e.root.Check(ctx)
+}
+
+// renew makes the epoch that follows the last one; or, if that has ended while
+// the root was away, one that signs at once.
+func (e *Epochs) renew(ctx context.Context, now time.Time) error {
+	from := e.end
+	if now.After(from) {
+		from = now.Add(-skew)
+	}
+	ep, err := e.publish(ctx, now, from)
+	if err != nil {
+		return err
+	}
+	e.add(now, ep)
+	e.plan(ep.until)
+	return nil
+}
+
+// plan sets when the epoch that follows end is made: Ahead of it, and up to
+// jitter earlier.
+func (e *Epochs) plan(end time.Time) {
+	e.end, e.due = end, end.Add(-Ahead-rand.N(jitter))
+}
+
+// publish makes an epoch and puts its certificate on the board. It is used only
+// if that succeeded: else no other broker would accept what it signs.
+func (e *Epochs) publish(ctx context.Context, now, from time.Time) (*epoch, error) {
+	ep, err := e.authority.issue(e.root, now, from)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	return ep, e.board.Publish(ctx, ep.cert.kid, ep.cert.x509.Raw, ep.cert.x509.NotAfter)
+}
+
+// add replaces the state by one with more epochs, and without those that have
+// ended: a private key does not stay in memory after its last signature.
+func (e *Epochs) add(now time.Time, more ...*epoch) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s := e.state.Load()
+	var own []*epoch
+	for _, ep := range append(s.own[:len(s.own):len(s.own)], more...) {
+		if now.Before(ep.until) {
+			own = append(own, ep)
+		}
+	}
+	if len(more) == 0 && len(own) == len(s.own) {
+		return
+	}
+	known := maps.Clone(s.known)
+	for _, ep := range more {
+		known[ep.cert.kid] = ep.cert
+	}
+	e.state.Store(newState(own, known, now))
+}
+
+// find returns the certificate with a kid that a token named.
+func (e *Epochs) find(ctx context.Context, kid string) (*certificate, error) {
+	if c := e.known(kid); c != nil {
+		return c, nil
+	}
+	if err := e.look(ctx); err != nil {
+		return nil, fmt.Errorf("%w: %w", broker.ErrUnavailable, err)
+	}
+	if c := e.known(kid); c != nil {
+		return c, nil
+	}
+	return nil, fmt.Errorf("%w: its key is not known", ErrToken)
+}
+
+func (e *Epochs) known(kid string) *certificate {
+	if c := e.state.Load().known[kid]; c != nil && c.valid(time.Now()) {
+		return c
+	}
+	return nil
+}
+
+// look reads the board and takes over what proves itself: once for all who ask
+// at the same time, and not if it was read within lookAgain. It returns what
+// the last reading returned.
+func (e *Epochs) look(ctx context.Context) error {
+	done := e.looking.DoChan("", func() (any, error) {
+		if recent, err := e.lookedRecently(); recent {
+			return nil, err
+		}
+		// Not ended by the one of many callers that happened to be first.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
+		defer cancel()
+		all, err := e.board.All(ctx)
+		e.learn(all, time.Now())
+		e.report(&e.boardErr, "reading the board of epochs", err)
+		return nil, err
+	})
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case r := <-done:
+		return r.Err
+	}
+}
+
+// lookedRecently reports whether the board was read within lookAgain, and with
+// what result. If not, it is being read from now on.
+func (e *Epochs) lookedRecently() (bool, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if time.Since(e.looked) < lookAgain {
+		return true, e.boardErr
+	}
+	e.looked = time.Now()
+	return false, nil
+}
+
+// learn adds those of the certificates that are epochs'. The rest, at most
+// MaxBoard, costs a signature check each, which is 0.1 s at every look.
+func (e *Epochs) learn(all map[string][]byte, now time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s, fresh := e.state.Load(), make(map[string]*certificate)
+	e.refused = 0
+	for kid, der := range all {
+		if c := s.known[kid]; c != nil && bytes.Equal(c.x509.Raw, der) {
+			continue
+		}
+		c, err := e.authority.accept(der, now)
+		if err != nil || c.kid != kid || s.known[kid] != nil {
+			e.refused++
+			continue
+		}
+		fresh[kid] = c
+	}
+	if len(fresh) > 0 {
+		maps.Copy(fresh, s.known)
+		e.state.Store(newState(s.own, fresh, now))
+	}
+}
+
+// report keeps how an attempt ended, and logs it if that is news.
+func (e *Epochs) report(where *error, what string, err error) {
+	e.mu.Lock()
+	before := *where
+	*where = err
+	e.mu.Unlock()
+	switch {
+	case err != nil && (before == nil || before.Error() != err.Error()):
+		e.log.Error(what+" failed", "root", e.root.Kind(), "err", err)
+	case err == nil && before != nil:
+		e.log.Info(what+" works again", "root", e.root.Kind())
+	}
+}
+
+// A Status is what metrics and readiness want to know of [Epochs].
+type Status struct {
+	RootKind string
+	KeyID    string    // of the key that signs now; "" if none does
+	Until    time.Time // nothing can be signed after that without the root; zero if nothing can be now
+	Keys     int       // known: own and others', until their last token is over
+	Refused  int       // on the board at the last look, and not an epoch of this root and URL
+	Err      error     // why the root or the board could not be used at the last attempt; nil if it could
+}
+
+// Status returns how things are now.
+func (e *Epochs) Status() Status {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s := e.state.Load()
+	out := Status{
+		RootKind: e.root.Kind(), Keys: len(s.known), Refused: e.refused,
+		Err: errors.Join(e.rootErr, e.boardErr),
+	}
+	if ep, err := e.current(time.Now()); err == nil {
+		out.KeyID, out.Until = ep.cert.kid, s.own[len(s.own)-1].until
+	}
+	return out
+}

@@ -1,0 +1,85 @@
+// Package keys holds what the broker signs with: a root key that certifies, and
+// short-lived epoch keys that work.
+//
+//	root key    in a TPM or HSM; "software" for development
+//	   │        certifies, every few hours: an X.509 signature
+//	   ▼
+//	epoch key   ECDSA P-256, in this process's memory only
+//	   │        signs, tens of thousands of times a second: ES256
+//	   ▼
+//	session tokens · jwt credentials · audit checkpoints
+//
+// A chip needs tens of milliseconds for a signature, so it does not sign
+// tokens. It says which key may, and until when. Anyone who holds the root
+// certificate checks the rest: the JWKS carries for each key the chain
+// [epoch, root] as x5c.
+//
+// # Time
+//
+// An epoch key signs for [Signs], is in the JWKS at least [Ahead] before that,
+// and for [Verifiable] after it:
+//
+//	hour        0     3     6     9    12    15    18    21    24    27    30
+//	epoch 1     [=signs====]- - - - verifiable - - -]
+//	epoch 2     p . . . . . [=signs====]- - - - verifiable - - -]
+//	epoch 3                       p . . [=signs====]- - - - verifiable - - -]
+//	epoch 4                                   p . . [=signs====]- - - - …
+//
+// p is when its certificate is made and published: always before its first
+// signature, so that a verifier that reloads the JWKS every hour never meets a
+// key it does not know. Only the first epoch of a process signs at once, since
+// nothing else could: the process before it took its keys with it. What that
+// one signed still verifies, as its certificates stay on the [Board].
+//
+// When the root is away, issued epochs go on until they end, and [Status] says
+// so. Then nothing is signed until it is back.
+//
+// # Certificates
+//
+// The root's is self-signed: subject CN "brevet root", ECDSA P-256 with
+// SHA-256, CA with path length 1 (so that an old and a new root can
+// cross-sign), key usage keyCertSign, ten years.
+//
+// An epoch's is signed by the root itself: subject CN "brevet epoch", ECDSA
+// P-256, random serial number, no CA, key usage digitalSignature, no extended
+// key usage (which could make it a TLS certificate), the broker's URL as its
+// only subject alternative name, valid from five minutes before it is made
+// until its last signature may be verified. A certificate that differs in any
+// of these is not an epoch's, even when the root signed it.
+package keys
+
+import (
+	"errors"
+	"time"
+)
+
+const (
+	// Signs is how long one epoch key signs. Shorter, and a root that is away
+	// for a night stops the broker; longer, and a key read from the memory of a
+	// broker is worth more.
+	Signs = 6 * time.Hour
+
+	// Ahead is how long before its first signature an epoch key is published.
+	// It exceeds the hour for which verifiers commonly keep a JWKS.
+	Ahead = Signs / 2
+
+	// Verifiable is how long after its last signature an epoch key is still
+	// published: the lifetime of the longest-lived token that may be signed. A
+	// session lives for 12 h at most, as does an AWS role session.
+	Verifiable = 12 * time.Hour
+
+	// skew is how far the clocks of brokers and verifiers may differ.
+	skew = 5 * time.Minute
+
+	// jitter spreads the renewals of brokers that were started together, so
+	// that they do not queue for one HSM.
+	jitter = 10 * time.Minute
+
+	// certified is the longest a certificate of an epoch is valid: the epoch
+	// after next is made one epoch ahead at most, at start.
+	certified = skew + Signs + Signs + Verifiable + skew
+)
+
+// ErrToken says that a token is not one this fleet of brokers signed, or not
+// one of the type that was asked for, or of an epoch that is over.
+var ErrToken = errors.New("not a token of this broker")

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/brevet-dev/brevet/broker/audit"
+	"github.com/brevet-dev/brevet/broker/keys"
+)
+
+func auditCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "audit", Short: "Check the audit log"}
+	cmd.AddCommand(auditVerifyCommand())
+	return cmd
+}
+
+func auditVerifyCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "verify [FILE...]",
+		Short: "Check that no line of the audit log was changed, removed or added",
+		Long: "verify follows the chain of the audit log, line by line, and checks the signatures\n" +
+			"of its checkpoints against the root key. Give several files, oldest first, if the\n" +
+			"log was rotated. Without FILE it reads the configured one.",
+	}
+	file, asJSON := configFlag(cmd), jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := loadConfig(*file)
+		if err != nil {
+			return err
+		}
+		if len(args) == 0 {
+			args = []string{c.path(c.Audit.File)}
+		}
+		report, err := verifyAudit(c, args)
+		if err != nil {
+			return fmt.Errorf("after %d good lines: %w", report.Lines, err)
+		}
+		if *asJSON {
+			return writeJSON(cmd.OutOrStdout(), auditReport{
+				report.Lines, report.Checkpoints, report.First, report.Last, report.Sealed, report.Head, report.Torn, report.From, report.Until,
+			})
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "ok: %d lines, %d checkpoints, from %s until %s\nlines after %d have no checkpoint yet\n",
+			report.Lines, report.Checkpoints, report.From.Format(time.RFC3339), report.Until.Format(time.RFC3339), report.Sealed)
+		return err
+	}
+	return cmd
+}
+
+// auditReport is audit.Report for programs.
+type auditReport struct {
+	Lines       int       `json:"lines"`
+	Checkpoints int       `json:"checkpoints"`
+	First       uint64    `json:"first"`
+	Last        uint64    `json:"last"`
+	Sealed      uint64    `json:"sealed"`
+	Head        string    `json:"head"`
+	Torn        int64     `json:"torn_bytes"`
+	From        time.Time `json:"from"`
+	Until       time.Time `json:"until"`
+}
+
+func verifyAudit(c *config, names []string) (audit.Report, error) {
+	root, err := keys.OpenSoftware(c.path(c.Root.Software.File))
+	if err != nil {
+		return audit.Report{}, err
+	}
+	readers := make([]io.Reader, len(names))
+	for i, name := range names {
+		f, err := os.Open(name)
+		if err != nil {
+			return audit.Report{}, err
+		}
+		defer f.Close()
+		readers[i] = f
+	}
+	archive := keys.Archive{Root: root.Certificate(), URL: c.URL}
+	return audit.Verify(io.MultiReader(readers...), archive.Verify)
+}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/brevet-dev/brevet/policies"
+	"github.com/brevet-dev/brevet/policies/strictyaml"
+)
+
+func checkCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Check the configuration and all policies, and run the policies' tests",
+		Long: "check reads what serve reads, with the same code, and reports every problem\n" +
+			"at once, each with its place. It connects to nothing.",
+		Args: cobra.NoArgs,
+	}
+	file, asJSON := configFlag(cmd), jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		r := check(*file)
+		if *asJSON {
+			if err := writeJSON(cmd.OutOrStdout(), r); err != nil {
+				return err
+			}
+		} else {
+			r.print(cmd.OutOrStdout())
+		}
+		if !r.OK {
+			return errors.New("not fit to serve")
+		}
+		return nil
+	}
+	return cmd
+}
+
+// A report is the result of check.
+type report struct {
+	OK        bool     `json:"ok"`
+	Problems  []string `json:"problems"`
+	Issuers   int      `json:"issuers"`
+	Creds     int      `json:"credentials"`
+	Policies  int      `json:"policies"`
+	Digest    string   `json:"policies_digest,omitempty"`
+	Tests     int      `json:"tests"`
+	FailedIDs []string `json:"failed_tests"`
+}
+
+func check(file string) *report {
+	r := &report{Problems: []string{}, FailedIDs: []string{}}
+	c, p, err := readConfig(file)
+	if err != nil {
+		r.add(err)
+		return r
+	}
+	r.Issuers, r.Creds = len(c.Issuers), len(c.Credentials)
+	r.add(p.problems.Err())
+	if len(p.problems) == 0 {
+		set, err := c.loadPolicies()
+		r.add(err)
+		if err == nil {
+			r.run(set)
+		}
+	}
+	r.OK = len(r.Problems) == 0 && len(r.FailedIDs) == 0
+	return r
+}
+
+func (r *report) add(err error) {
+	if problems, ok := errors.AsType[strictyaml.Problems](err); ok {
+		for _, p := range problems {
+			r.Problems = append(r.Problems, p.String())
+		}
+		return
+	}
+	if err != nil {
+		r.Problems = append(r.Problems, err.Error())
+	}
+}
+
+func (r *report) run(set *policies.Set) {
+	r.Policies, r.Digest = set.Len(), set.Digest()
+	for _, t := range set.Test() {
+		r.Tests++
+		if !t.Passed {
+			r.FailedIDs = append(r.FailedIDs, fmt.Sprintf("%s: policy %s: test %q: %s", t.Pos, t.Policy, t.Name, t.Message))
+		}
+	}
+}
+
+func (r *report) print(w io.Writer) {
+	for _, line := range append(r.Problems, r.FailedIDs...) {
+		fmt.Fprintln(w, line)
+	}
+	if r.OK {
+		fmt.Fprintf(w, "ok: %d issuers, %d credentials, %d policies (%.19s…), %d tests passed\n",
+			r.Issuers, r.Creds, r.Policies, r.Digest, r.Tests)
+		return
+	}
+	fmt.Fprintf(w, "%d problems, %d of %d tests failed\n", len(r.Problems), len(r.FailedIDs), r.Tests)
+}
+
+func writeJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}

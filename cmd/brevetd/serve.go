@@ -1,0 +1,322 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+	"github.com/spf13/cobra"
+
+	"github.com/brevet-dev/brevet/broker"
+	"github.com/brevet-dev/brevet/broker/audit"
+	"github.com/brevet-dev/brevet/broker/keys"
+	"github.com/brevet-dev/brevet/broker/lease"
+	"github.com/brevet-dev/brevet/broker/server"
+	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/policies"
+)
+
+func serveCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the broker",
+		Long: "serve runs the broker until SIGTERM or SIGINT, then stops accepting, finishes what\n" +
+			"it began, and exits. SIGHUP reads the policies again and reopens the audit log.",
+		Args: cobra.NoArgs,
+	}
+	file := configFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := loadConfig(*file)
+		if err != nil {
+			return err
+		}
+		return serve(cmd.Context(), c, slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil)), nil)
+	}
+	return cmd
+}
+
+// serve runs the broker until ctx ends. ready, if not nil, is called when it
+// accepts.
+func serve(ctx context.Context, c *config, log *slog.Logger, ready func()) error {
+	d, err := build(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	listeners, err := c.listen()
+	if err != nil {
+		return err
+	}
+	d.start(ctx)
+	start := &broker.Event{Time: time.Now(), Name: broker.EventStart, Policies: d.policies.Current().Digest()}
+	if err := d.audit.Record(ctx, start); err != nil {
+		return fmt.Errorf("recording the start: %w", err)
+	}
+	log.Info("serving", "url", c.URL, "listen", c.Listen, "root", d.root.Kind(), "policies", d.policies.Current().Len(), "version", version)
+	return d.serve(ctx, listeners, ready)
+}
+
+// A daemon is a running broker with all that it is made of.
+type daemon struct {
+	config   *config
+	log      *slog.Logger
+	redis    *redis.Client
+	root     keys.Root
+	epochs   *keys.Epochs
+	audit    *audit.Log
+	issuers  *issuers.Set
+	policies *policies.Live
+	leases   *lease.Store
+	broker   *broker.Broker
+	metrics  *server.Metrics
+
+	loops sync.WaitGroup
+	stop  context.CancelFunc
+}
+
+// build makes the parts, innermost first, and connects them. After an error
+// nothing is left open.
+func build(ctx context.Context, c *config, log *slog.Logger) (_ *daemon, err error) {
+	d := &daemon{config: c, log: log, stop: func() {}}
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	set, err := c.loadPolicies()
+	if err != nil {
+		return nil, fmt.Errorf("loading policies:\n%w", err)
+	}
+	d.policies = policies.NewLive(set)
+	if d.issuers, err = issuers.New(c.Issuers); err != nil {
+		return nil, fmt.Errorf("issuers: %w", err)
+	}
+	if err := d.openStores(ctx); err != nil {
+		return nil, err
+	}
+	targets, err := c.targets(d.epochs.Sign)
+	if err != nil {
+		return nil, err
+	}
+	d.broker, err = broker.New(broker.Broker{
+		URL: c.URL, Issuers: d.issuers, Policies: d.policies, Leases: d.leases,
+		Audit: d.audit, Sessions: d.epochs, Targets: targets,
+	})
+	if err != nil {
+		return nil, err
+	}
+	d.metrics = d.newMetrics()
+	return d, nil
+}
+
+// openStores opens what lives outside of the process: Redis, root, audit log.
+func (d *daemon) openStores(ctx context.Context) error {
+	o, err := d.config.redisOptions()
+	if err != nil {
+		return err
+	}
+	d.redis = redis.NewClient(o)
+	d.leases = lease.New(d.redis, nil)
+	if err := d.leases.Check(ctx); err != nil {
+		return hint{fmt.Errorf("connecting to Redis at %s: %w", o.Addr, err), "start it, or correct redis.url"}
+	}
+	root, err := keys.OpenSoftware(d.config.path(d.config.Root.Software.File))
+	if err != nil {
+		return hint{fmt.Errorf("opening the software root key: %w", err), "make one with: brevetd keys init"}
+	}
+	d.root = root
+	d.log.Warn("the root key is a software key: whoever copies its file has the root; use it for development only", "root", root.Kind())
+	d.epochs = keys.NewEpochs(root, keys.NewRedisBoard(d.redis), keys.EpochOptions{URL: d.config.URL, Log: d.log})
+	if err := d.epochs.Start(ctx); err != nil {
+		return fmt.Errorf("making the first epoch keys: %w", err)
+	}
+	d.audit, err = audit.Open(d.config.path(d.config.Audit.File), audit.Options{Sign: d.epochs.SignArchival})
+	if err != nil {
+		return fmt.Errorf("opening the audit log: %w", err)
+	}
+	return nil
+}
+
+func (d *daemon) newMetrics() *server.Metrics {
+	m := server.NewMetrics()
+	m.Gauge("brevet_root_info", "The kind of root key; always 1.", map[string]string{"kind": d.root.Kind()}, func() float64 { return 1 })
+	m.Gauge("brevet_epoch_seconds_left", "Seconds until nothing can be signed without the root.", nil, func() float64 {
+		return max(0, time.Until(d.epochs.Status().Until).Seconds())
+	})
+	m.Gauge("brevet_policies", "Policies in force.", nil, func() float64 { return float64(d.policies.Current().Len()) })
+	commands := m.Counter("brevet_redis_round_trips_total", "Requests sent to Redis, a pipeline counting as one.")
+	d.redis.AddHook(roundTrips{commands})
+	return m
+}
+
+// roundTrips counts what is sent to Redis.
+type roundTrips struct{ counter prometheus.Counter }
+
+func (r roundTrips) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (r roundTrips) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		r.counter.Inc()
+		return next(ctx, cmd)
+	}
+}
+
+func (r roundTrips) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		r.counter.Inc()
+		return next(ctx, cmds)
+	}
+}
+
+// start starts the loops that run beside the server. They outlive ctx until the
+// server has finished.
+func (d *daemon) start(ctx context.Context) {
+	ctx, d.stop = context.WithCancel(context.WithoutCancel(ctx))
+	d.loops.Go(func() { d.epochs.Run(ctx) })
+	d.loops.Go(func() { d.issuers.Run(ctx) })
+	d.loops.Go(func() { d.broker.Sweep(ctx, func(err error) { d.log.Error("sweeping leases", "error", err) }) })
+	d.loops.Go(func() { d.reloadOnHangup(ctx) })
+}
+
+// close stops the loops and closes the stores, in the order that lets each
+// write its last.
+func (d *daemon) close() {
+	d.stop()
+	d.loops.Wait()
+	if d.audit != nil {
+		if err := d.audit.Close(); err != nil {
+			d.log.Error("closing the audit log", "error", err)
+		}
+	}
+	if d.redis != nil {
+		if err := d.redis.Close(); err != nil {
+			d.log.Error("closing the connection to Redis", "error", err)
+		}
+	}
+}
+
+func (d *daemon) reloadOnHangup(ctx context.Context) {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangup:
+			d.reload(ctx)
+		}
+	}
+}
+
+// reload swaps the policies for those on disk, or keeps the old ones and says
+// why.
+func (d *daemon) reload(ctx context.Context) {
+	if err := d.audit.Reopen(); err != nil {
+		d.log.Error("reopening the audit log", "error", err)
+	}
+	ev := &broker.Event{Time: time.Now(), Name: broker.EventReload, Outcome: broker.Granted}
+	set, err := d.config.loadPolicies()
+	if err != nil {
+		ev.Outcome, ev.Cause = broker.Refused, err.Error()
+		d.log.Error("policies not reloaded; the old ones stay in force", "error", err, "digest", d.policies.Current().Digest())
+	} else {
+		ev.Policies = set.Digest()
+	}
+	if auditErr := d.audit.Record(ctx, ev); auditErr != nil {
+		d.log.Error("policies not reloaded: recording it", "error", auditErr)
+		return
+	}
+	if err == nil {
+		d.policies.Swap(set)
+		d.log.Info("policies reloaded", "policies", set.Len(), "digest", set.Digest())
+	}
+}
+
+// ready reports what keeps the broker from exchanging.
+func (d *daemon) ready(ctx context.Context) error {
+	status := d.epochs.Status()
+	if status.KeyID == "" {
+		return fmt.Errorf("no epoch key: %w", errors.Join(errors.New("the root must certify one"), status.Err))
+	}
+	return errors.Join(d.leases.Check(ctx), d.root.Check(ctx), d.audit.Status().Err)
+}
+
+// A listening pair: the public surface and, if there is one, the operators'.
+type listening struct{ public, admin net.Listener }
+
+func (c *config) listen() (_ listening, err error) {
+	var l listening
+	if l.public, err = net.Listen("tcp", c.Listen); err != nil {
+		return l, fmt.Errorf("listening: %w", err)
+	}
+	if c.TLS != nil {
+		// Read once, here, so that a bad certificate stops the start.
+		cert, err := tls.LoadX509KeyPair(c.path(c.TLS.Cert), c.path(c.TLS.Key))
+		if err != nil {
+			return l, errors.Join(fmt.Errorf("reading the TLS certificate: %w", err), l.public.Close())
+		}
+		l.public = tls.NewListener(l.public, &tls.Config{
+			Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
+		})
+	}
+	if c.AdminListen == "" {
+		return l, nil
+	}
+	if l.admin, err = net.Listen("tcp", c.AdminListen); err != nil {
+		return l, errors.Join(fmt.Errorf("listening for operators: %w", err), l.public.Close())
+	}
+	return l, nil
+}
+
+// shutdownGrace is how long requests may take to finish after SIGTERM: the 30 s
+// that minting may take, and a little.
+const shutdownGrace = 35 * time.Second
+
+// serve accepts until ctx ends, then lets what was begun finish.
+func (d *daemon) serve(ctx context.Context, l listening, ready func()) error {
+	s := &server.Server{Broker: d.broker, Log: d.log, Metrics: d.metrics, JWKS: d.epochs.JWKS, Ready: d.ready}
+	servers := []*http.Server{newHTTPServer(s.Handler())}
+	failed := make(chan error, 2)
+	go func() { failed <- servers[0].Serve(l.public) }()
+	if l.admin != nil {
+		servers = append(servers, newHTTPServer(s.Admin()))
+		go func() { failed <- servers[1].Serve(l.admin) }()
+	}
+	if ready != nil {
+		ready()
+	}
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	d.log.Info("stopping: finishing what was begun")
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+	defer cancel()
+	for _, server := range servers {
+		err = errors.Join(err, server.Shutdown(grace))
+	}
+	return errors.Join(err, d.audit.Record(grace, &broker.Event{Time: time.Now(), Name: broker.EventStop}))
+}
+
+// newHTTPServer bounds what a client can hold up. Requests are small; the
+// longest answer waits 30 s for a target.
+func newHTTPServer(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: 60 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
+		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), // strangers' broken handshakes
+	}
+}

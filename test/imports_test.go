@@ -1,0 +1,86 @@
+// Package test holds what is true of the whole repository.
+package test
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/brevet-dev/brevet/"
+
+// mayImport is the direction of the arrows: which packages of ours a package
+// may import, directly. A package that is not here may import none; a new one
+// has to be written down.
+var mayImport = map[string][]string{
+	"broker/api":          {},
+	"issuers":             {},
+	"issuers/lab":         {},
+	"policies/strictyaml": {},
+	"policies":            {"issuers", "policies/strictyaml"},
+	"broker":              {"broker/api", "issuers", "policies"},
+	"broker/lease":        {"broker", "broker/api"},
+	"broker/audit":        {"broker", "broker/api"},
+	"broker/keys":         {"broker", "broker/api"},
+	"broker/mint":         {"broker", "broker/api", "broker/keys", "issuers"},
+	"broker/server":       {"broker", "broker/api"},
+	"plugins/runner/mask": {"broker/api"},
+	"plugins/runner":      {"broker/api", "plugins/runner/mask"},
+	"cmd/brevet":          {"broker/api", "plugins/runner", "plugins/runner/mask"},
+	"cmd/brevetd": {
+		"broker", "broker/audit", "broker/keys", "broker/lease", "broker/mint", "broker/server",
+		"issuers", "issuers/lab", "policies", "policies/strictyaml",
+	},
+}
+
+// inTests may be imported by tests only, and by what is under test/.
+var inTests = []string{"plugins/runner/runnertest", "test/"}
+
+// mayLink are the only modules besides ours that end up in a job: none.
+var mayLink = map[string][]string{"cmd/brevet": {}}
+
+func TestImports(t *testing.T) {
+	for _, line := range goList(t, `{{.ImportPath}} {{join .Imports " "}}`, "./...") {
+		path, imports, _ := strings.Cut(line, " ")
+		path = strings.TrimPrefix(path, module)
+		if testOnly(path) {
+			continue
+		}
+		allowed, known := mayImport[path]
+		if !known {
+			t.Errorf("%s is a new package: write down in mayImport what it may import", path)
+		}
+		for imported := range strings.FieldsSeq(imports) {
+			ours, ok := strings.CutPrefix(imported, module)
+			if ok && !slices.Contains(allowed, ours) {
+				t.Errorf("%s imports %s, which is against the direction of the arrows", path, ours)
+			}
+		}
+	}
+}
+
+func testOnly(path string) bool {
+	return slices.ContainsFunc(inTests, func(prefix string) bool { return strings.HasPrefix(path+"/", prefix) || path == prefix })
+}
+
+func TestImportsOfTheRunnerPlugin(t *testing.T) {
+	for program, allowed := range mayLink {
+		for _, dep := range goList(t, `{{if not .Standard}}{{.ImportPath}}{{end}}`, "-deps", "./"+program) {
+			if dep != "" && !strings.HasPrefix(dep, module) && !slices.Contains(allowed, dep) {
+				t.Errorf("%s links %s: it runs in other people's jobs and stays small", program, dep)
+			}
+		}
+	}
+}
+
+func goList(t *testing.T, format string, args ...string) []string {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list", "-f", format}, args...)...)
+	cmd.Dir = ".."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	return strings.Split(strings.TrimSpace(string(out)), "\n")
+}

@@ -1,0 +1,361 @@
+// Package system tests the broker as it is run: the real program, a real
+// redis-server, a lab issuer in front and an STS endpoint behind.
+package system
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/issuers/lab"
+	"github.com/brevet-dev/brevet/test/servers"
+)
+
+// programs builds both programs once and returns the folder they are in.
+var programs = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "brevet-bin-")
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.Command("go", "build", "-o", dir, "../../cmd/brevetd", "../../cmd/brevet")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return dir, nil
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if dir, err := programs(); err == nil {
+		os.RemoveAll(dir)
+	}
+	os.Exit(code)
+}
+
+// A fixture is a running broker.
+type fixture struct {
+	t      *testing.T
+	dir    string
+	url    string
+	admin  string
+	redis  string // address
+	lab    *lab.Lab
+	log    *syncBuffer // of the broker
+	client *http.Client
+	cmd    *exec.Cmd
+	exited chan error
+}
+
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// options change the fixture before it starts.
+type options struct {
+	credentials string // more of brevetd.yaml's list
+	grants      string // more of the policy's list
+	redis       string // address; "" starts one
+}
+
+const configTemplate = `url: %s
+listen: %s
+admin_listen: %s
+redis: {url: "redis://%s/0"}
+root:
+  software: {file: root.pem}
+issuers:
+  - {name: lab, preset: github, url: "%s", insecure_http: true}
+credentials:
+  - {name: registry, kind: jwt, audience: "https://registry.example.com", max_ttl: 15m}
+  - {name: deploy, kind: jwt, audience: "https://deploy.example.com", max_ttl: 1h}
+%spolicies: policies
+audit: {file: audit.jsonl}
+`
+
+const policyTemplate = `policy: shop
+issuer: lab
+match:
+  repository_id: "456"
+  ref: refs/heads/main
+  event_name: push
+grant:
+  - {credential: registry, ttl: 5m}
+  - {credential: deploy, ttl: 10m, max_ttl: 30m}
+%s`
+
+// start runs a broker on loopback.
+func start(t *testing.T, o options) *fixture {
+	t.Helper()
+	f := &fixture{t: t, dir: t.TempDir(), redis: o.redis, log: &syncBuffer{}, client: &http.Client{Timeout: time.Minute}}
+	var err error
+	if f.lab, err = lab.Start(lab.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.lab.Close() })
+	if f.redis == "" {
+		f.redis = servers.Redis(t)
+	}
+	listen := servers.FreeAddr(t)
+	f.url, f.admin = "http://"+listen, servers.FreeAddr(t)
+	f.write("brevetd.yaml", fmt.Sprintf(configTemplate, f.url, listen, f.admin, f.redis, f.lab.URL, o.credentials))
+	f.write("policies/shop.yaml", fmt.Sprintf(policyTemplate, o.grants))
+	f.brevetd("keys", "init")
+	f.serve()
+	return f
+}
+
+func (f *fixture) write(name, content string) {
+	f.t.Helper()
+	file := filepath.Join(f.dir, name)
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		f.t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// brevetd runs an operator's command to its end and returns what it prints.
+func (f *fixture) brevetd(args ...string) string {
+	f.t.Helper()
+	out, err := f.command(args...).CombinedOutput()
+	if err != nil {
+		f.t.Fatalf("brevetd %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+func (f *fixture) command(args ...string) *exec.Cmd {
+	f.t.Helper()
+	dir, err := programs()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	cmd := exec.Command(filepath.Join(dir, "brevetd"), args...)
+	cmd.Dir = f.dir
+	return cmd
+}
+
+// serve starts the broker and waits until it is ready.
+func (f *fixture) serve() {
+	f.t.Helper()
+	f.cmd = f.command("serve")
+	f.cmd.Stderr = f.log
+	if err := f.cmd.Start(); err != nil {
+		f.t.Fatal(err)
+	}
+	exited := make(chan error, 1)
+	f.exited = exited
+	cmd := f.cmd
+	go func() { exited <- cmd.Wait(); close(exited) }()
+	f.t.Cleanup(func() {
+		cmd.Process.Kill()
+		<-exited
+		if f.t.Failed() {
+			f.t.Logf("log of the broker:\n%s", f.log)
+		}
+	})
+	servers.Eventually(f.t, "the broker is ready", func() error {
+		select {
+		case err := <-exited:
+			f.t.Fatalf("the broker ended: %v\n%s", err, f.log)
+		default:
+		}
+		return f.ready()
+	})
+}
+
+func (f *fixture) ready() error {
+	r, err := http.Get("http://" + f.admin + "/readyz")
+	if err != nil {
+		return err
+	}
+	defer r.Body.Close()
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return err
+	}
+	if r.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s", body)
+	}
+	return nil
+}
+
+// stop ends the broker as an init system does.
+func (f *fixture) stop() {
+	f.t.Helper()
+	if err := f.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		f.t.Fatal(err)
+	}
+	if err := <-f.exited; err != nil {
+		f.t.Fatalf("brevetd serve ended with %v\n%s", err, f.log)
+	}
+}
+
+func (f *fixture) kill() {
+	f.t.Helper()
+	f.cmd.Process.Kill()
+	<-f.exited
+}
+
+// token mints a subject token.
+func (f *fixture) token(claims map[string]any) string {
+	f.t.Helper()
+	token, err := f.lab.Mint(f.url, claims)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return token
+}
+
+// form is a whole exchange for credentials.
+func (f *fixture) form(token string, credentials ...string) url.Values {
+	return url.Values{
+		"grant_type": {api.GrantTypeTokenExchange}, "subject_token": {token},
+		"subject_token_type": {api.TokenTypeJWT}, "audience": credentials,
+	}
+}
+
+// An answer is what came back.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+func (a answer) oauth(t *testing.T) api.Error {
+	t.Helper()
+	var e api.Error
+	if err := json.Unmarshal(a.body, &e); err != nil {
+		t.Fatalf("the answer is not an OAuth error: %s", a.body)
+	}
+	return e
+}
+
+func (f *fixture) post(path string, form url.Values, headers ...string) answer {
+	f.t.Helper()
+	return f.do(http.MethodPost, path, "application/x-www-form-urlencoded", form.Encode(), headers...)
+}
+
+// do sends a request with more headers (name, value, …).
+func (f *fixture) do(method, path, contentType, body string, headers ...string) answer {
+	f.t.Helper()
+	r, err := http.NewRequest(method, f.url+path, strings.NewReader(body))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", contentType)
+	for i := 0; i+1 < len(headers); i += 2 {
+		r.Header.Add(headers[i], headers[i+1])
+	}
+	resp, err := f.client.Do(r)
+	if err != nil {
+		f.t.Fatalf("%s %s: %v", method, path, err)
+	}
+	defer resp.Body.Close()
+	out, err := io.ReadAll(resp.Body)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return answer{resp.StatusCode, resp.Header, out}
+}
+
+// exchange must succeed.
+func (f *fixture) exchange(form url.Values, headers ...string) *api.TokenResponse {
+	f.t.Helper()
+	a := f.post(api.PathToken, form, headers...)
+	if a.status != http.StatusOK {
+		f.t.Fatalf("POST /v1/token = %d %s", a.status, a.body)
+	}
+	out, err := api.DecodeTokenResponse(a.body)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return out
+}
+
+// auditLines returns the audit log.
+func (f *fixture) auditLines() []map[string]any {
+	f.t.Helper()
+	data, err := os.ReadFile(filepath.Join(f.dir, "audit.jsonl"))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	var out []map[string]any
+	for line := range strings.Lines(string(data)) {
+		var e map[string]any
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			f.t.Fatalf("audit line is not JSON: %v", err)
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// A dpopKey is a job's.
+type dpopKey struct{ *ecdsa.PrivateKey }
+
+func newKey(t *testing.T) dpopKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dpopKey{key}
+}
+
+// proof makes the DPoP header of a request; token is the session token, or "".
+func (k dpopKey) proof(t *testing.T, method, url, token string) string {
+	t.Helper()
+	point, err := k.PublicKey.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	enc := base64.RawURLEncoding.EncodeToString
+	claims := jwt.MapClaims{"jti": rand.Text(), "htm": method, "htu": url, "iat": time.Now().Unix()}
+	if token != "" {
+		sum := sha256.Sum256([]byte(token))
+		claims["ath"] = enc(sum[:])
+	}
+	proof := jwt.NewWithClaims(jwt.SigningMethodES256, claims)
+	proof.Header["typ"] = "dpop+jwt"
+	proof.Header["jwk"] = map[string]any{"kty": "EC", "crv": "P-256", "x": enc(point[1:33]), "y": enc(point[33:])}
+	out, err := proof.SignedString(k.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}

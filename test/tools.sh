@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Installs what the tests need and is not there yet: servers and compilers from
+# Debian's packages, Go tools from the Go module proxy, CI clients from npm. It
+# writes to the system's packages and to .tools/ only, and running it again
+# costs nothing. Names and versions are here and nowhere else.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+tools=$PWD/.tools
+mkdir -p "$tools/bin"
+
+say() { printf '%s\n' "tools: $*" >&2; }
+
+# as_root runs a command as root, or says which line to run.
+as_root() {
+	if [ "$(id -u)" = 0 ]; then "$@"
+	elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then sudo "$@"
+	else say "error: not root, and sudo asks for a password"; say "hint: run: sudo $*"; exit 1
+	fi
+}
+
+# debian COMMAND PACKAGE...: installs the packages unless the command is there.
+missing=()
+debian() {
+	local command=$1; shift
+	command -v "$command" >/dev/null || missing+=("$@")
+}
+debian redis-server redis-server # the leases' store
+debian gcc gcc libc6-dev         # go test -race
+debian rsync rsync               # gitlab-ci-local copies the project with it
+debian npm nodejs npm            # CI clients, and Node itself
+debian curl curl                 # examples in the docs
+if [ ${#missing[@]} -gt 0 ]; then
+	say "installing from Debian: ${missing[*]}"
+	as_root apt-get update -qq
+	as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+# go_tool BINARY MODULE@VERSION: .tools/bin/BINARY, built once a version.
+go_tool() {
+	local stamp=$tools/bin/.$1-${2##*@}
+	[ -e "$stamp" ] && return
+	say "building $1 ${2##*@}"
+	GOBIN=$tools/bin GOFLAGS= go install "$2"
+	touch "$stamp"
+}
+go_tool staticcheck honnef.co/go/tools/cmd/staticcheck@v0.8.2
+go_tool act github.com/nektos/act@v0.2.89 # runs GitHub workflows
+
+# The action must run on the Node that GitHub's runners have (24), and still on 20.
+npm_want="gitlab-ci-local@4.75.1 node24@npm:node@24 node20@npm:node@20"
+if [ "$(cat "$tools/npm.stamp" 2>/dev/null)" != "$npm_want" ]; then
+	say "installing from npm: $npm_want"
+	# shellcheck disable=SC2086
+	npm install --prefix "$tools" --no-save --no-audit --no-fund --loglevel=error $npm_want >/dev/null
+	printf '%s' "$npm_want" >"$tools/npm.stamp"
+fi
