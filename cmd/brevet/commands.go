@@ -1,0 +1,186 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/plugins/runner"
+	"github.com/brevet-dev/brevet/plugins/runner/mask"
+)
+
+// get makes one exchange and prints what it gave. The leases live on.
+func (p *program) get(ctx context.Context, args []string) (int, error) {
+	var o runner.Options
+	f := flags("get")
+	p.connection(f, &o)
+	ttl := p.wanted(f)
+	format := f.String("format", "json", "")
+	withSession := f.Bool("with-session", false, "")
+	names, err := p.parse(f, args)
+	if err != nil {
+		return statusOf(err), err
+	}
+	if len(names) == 0 {
+		names = []string{p.env.Get("BREVET_CREDENTIALS")}
+	}
+	if err := checkGet(*format, *withSession); err != nil {
+		return statusOf(err), err
+	}
+	o.Credentials = splitNames(strings.Join(names, ","))
+	if o.TTL, err = parseTTL(*ttl); err != nil {
+		return statusOf(err), err
+	}
+	session, err := runner.Open(ctx, o, p.env)
+	if err != nil {
+		return statusOf(err), err
+	}
+	return p.print(ctx, session, *format, *withSession)
+}
+
+// checkGet refuses what Format would, before an exchange is made for it.
+func checkGet(format string, withSession bool) error {
+	if _, err := runner.Format(&api.TokenResponse{}, format, withSession); err != nil {
+		return usagef("get: %w", err)
+	}
+	if withSession && format != "json" {
+		return usagef("get: --with-session needs --format json")
+	}
+	return nil
+}
+
+// print writes session to stdout. If it cannot, the session is of no use to
+// anyone and is ended.
+func (p *program) print(ctx context.Context, session *runner.Session, format string, withSession bool) (int, error) {
+	text, err := runner.Format(session.Answer, format, withSession)
+	if err != nil {
+		p.giveBack(ctx, session)
+		return statusOf(err), err
+	}
+	if _, err := p.stdout.Write(text); err != nil {
+		p.giveBack(ctx, session)
+		return exitOutput, fmt.Errorf("printing the credentials: %w", err)
+	}
+	return 0, nil
+}
+
+// revoke ends a session. The token comes from a file, the environment or stdin,
+// never from an argument: those can be seen by every process of the machine.
+func (p *program) revoke(ctx context.Context, args []string) (int, error) {
+	var o runner.Options
+	f := flags("revoke")
+	p.connection(f, &o)
+	file := f.String("session-file", "", "")
+	if err := f.Parse(args); err != nil {
+		err = usagef("revoke: %w", err)
+		return statusOf(err), err
+	}
+	if f.NArg() > 0 {
+		err := usagef("revoke: a session token is not an argument; give it by BREVET_SESSION, --session-file or stdin")
+		return statusOf(err), err
+	}
+	token, err := p.sessionToken(*file)
+	if err == nil {
+		err = runner.Revoke(ctx, o, token)
+	}
+	return statusOf(err), err
+}
+
+// maxSession in bytes: a session token is a JWT, and the broker accepts none
+// longer than a subject token.
+const maxSession = api.MaxSubjectToken
+
+func (p *program) sessionToken(file string) (api.Secret, error) {
+	text := p.env.Get("BREVET_SESSION")
+	if file != "" || text == "" {
+		raw, err := p.read(file, maxSession)
+		if err != nil {
+			return api.Secret{}, &runner.Failure{Kind: runner.Misconfigured, Err: fmt.Errorf("reading the session token: %w", err)}
+		}
+		text = string(raw)
+	}
+	if text = strings.TrimSpace(text); text == "" {
+		return api.Secret{}, &runner.Failure{
+			Kind: runner.Misconfigured, Err: errors.New("no session token"),
+			Hint: "give it by BREVET_SESSION, --session-file FILE or stdin",
+		}
+	}
+	return api.NewSecret(text), nil
+}
+
+// read returns what is in file, or stdin if that is "", of at most limit bytes.
+func (p *program) read(file string, limit int64) ([]byte, error) {
+	in := p.stdin
+	if file != "" {
+		f, err := os.Open(file)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		in = f
+	}
+	raw, err := io.ReadAll(io.LimitReader(in, limit+1))
+	if err == nil && int64(len(raw)) > limit {
+		err = fmt.Errorf("over %d bytes", limit)
+	}
+	return raw, err
+}
+
+// maxValues in bytes bounds the file of values to mask.
+const maxValues = 4 << 20
+
+// mask filters stdin to stdout.
+func (p *program) mask(_ context.Context, args []string) (int, error) {
+	f := flags("mask")
+	file := f.String("values", "", "")
+	allowShort := f.Bool("allow-short", false, "")
+	if err := f.Parse(args); err != nil || f.NArg() > 0 || *file == "" {
+		err = usagef("mask: write  brevet mask --values FILE [--allow-short]")
+		return statusOf(err), err
+	}
+	values, err := p.readValues(*file)
+	if err != nil {
+		return exitConfig, &runner.Failure{
+			Kind: runner.Misconfigured, Err: err, Hint: `the file holds the values to mask, as ["value", "another"]`,
+		}
+	}
+	masker, refused := mask.New(values)
+	if len(refused) > 0 && !*allowShort {
+		return exitConfig, &runner.Failure{
+			Kind: runner.Misconfigured,
+			Err:  fmt.Errorf("cannot mask value %d: %s", refused[0].Index+1, refused[0].Reason),
+			Hint: "to show such values in clear: --allow-short",
+		}
+	}
+	return p.filter(masker)
+}
+
+func (p *program) readValues(file string) ([]api.Secret, error) {
+	raw, err := p.read(file, maxValues)
+	if err != nil {
+		return nil, fmt.Errorf("reading the values to mask: %w", err)
+	}
+	var values []string
+	if err := json.Unmarshal(raw, &values); err != nil {
+		return nil, errors.New("the file of values to mask is not a JSON list of strings")
+	}
+	out := make([]api.Secret, len(values))
+	for i, v := range values {
+		out[i] = api.NewSecret(v)
+	}
+	return out, nil
+}
+
+func (p *program) filter(masker *mask.Masker) (int, error) {
+	w := masker.Writer(p.stdout)
+	_, err := io.Copy(w, p.stdin)
+	if err = errors.Join(err, w.Close()); err != nil {
+		return exitOutput, fmt.Errorf("masking: %w", err)
+	}
+	return 0, nil
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/plugins/runner"
+	"github.com/brevet-dev/brevet/plugins/runner/mask"
+)
+
+// exec runs a command with credentials: find it, make one exchange, prepare its
+// environment and the masks, run it, revoke.
+func (p *program) exec(ctx context.Context, args []string) (int, error) {
+	o, short, argv, err := p.execFlags(args)
+	if err != nil {
+		return statusOf(err), err
+	}
+	command := &runner.Command{Args: argv, Stdin: p.stdin, Stdout: p.stdout, Stderr: p.stderr}
+	if err := command.Find(); err != nil {
+		return runner.FindStatus(err), err
+	}
+	signals := runner.Catch()
+	defer signals.Stop()
+	session, err := p.open(ctx, signals, o)
+	if err != nil {
+		return statusOf(err), err
+	}
+	defer p.giveBack(ctx, session)
+
+	command.Env, err = p.env.ForChild(session.Answer.Leases)
+	if err != nil {
+		return statusOf(err), err
+	}
+	masker, err := newMasker(session.Answer.Leases, short)
+	if err != nil {
+		return statusOf(err), err
+	}
+	status, err := command.Run(ctx, masker, signals)
+	if err != nil && status == 0 {
+		status = exitOutput
+	}
+	return status, err
+}
+
+// execFlags reads exec's flags and environment.
+func (p *program) execFlags(args []string) (o runner.Options, short, argv []string, err error) {
+	f := flags("exec")
+	p.connection(f, &o)
+	ttl := p.wanted(f)
+	credentials := f.String("credential", p.env.Get("BREVET_CREDENTIALS"), "")
+	allowShort := f.String("allow-short", "", "")
+	if err := f.Parse(args); err != nil {
+		return o, nil, nil, usagef("exec: %w", err)
+	}
+	if f.NArg() == 0 {
+		return o, nil, nil, usagef("exec: no command; write it after --")
+	}
+	o.Credentials = splitNames(*credentials)
+	o.TTL, err = parseTTL(*ttl)
+	return o, splitNames(*allowShort), f.Args(), err
+}
+
+// open makes the exchange, unless a signal that ends a program comes first.
+func (p *program) open(ctx context.Context, signals *runner.Signals, o runner.Options) (*runner.Session, error) {
+	ctx, release := signals.Context(ctx)
+	session, err := runner.Open(ctx, o, p.env)
+	release()
+	interrupted, ok := errors.AsType[runner.Interrupted](context.Cause(ctx))
+	if !ok {
+		return session, err
+	}
+	if session != nil {
+		p.giveBack(ctx, session)
+	}
+	return nil, interrupted
+}
+
+// giveBack revokes session. That it fails is not the job's fault, and the
+// leases end by their TTL: a warning, never a failure.
+func (p *program) giveBack(ctx context.Context, session *runner.Session) {
+	if err := session.Revoke(ctx); err != nil {
+		p.report("warning", "revoking the leases, which now end by their TTL: "+err.Error())
+	}
+}
+
+// newMasker makes the masks for leases. It refuses a sensitive value that
+// cannot be masked, unless short names it.
+func newMasker(leases []api.Lease, short []string) (*mask.Masker, error) {
+	sensitive := runner.SensitiveValues(leases)
+	values := make([]api.Secret, len(sensitive))
+	for i, s := range sensitive {
+		values[i] = s.Value
+	}
+	masker, refused := mask.New(values)
+	var problems, names []string
+	for _, r := range refused {
+		name := sensitive[r.Index].Name
+		if !slices.Contains(short, name) {
+			problems = append(problems, fmt.Sprintf("%s (%s)", name, r.Reason))
+			names = append(names, name)
+		}
+	}
+	if len(problems) > 0 {
+		return nil, &runner.Failure{
+			Kind: runner.Misconfigured,
+			Err:  errors.New("cannot mask " + strings.Join(problems, ", ")),
+			Hint: "to run with it in clear: --allow-short " + strings.Join(names, ","),
+		}
+	}
+	return masker, nil
+}

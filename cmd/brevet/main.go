@@ -1,0 +1,159 @@
+// Brevet runs inside a CI job. It shows the job's OIDC token to a broker, gets
+// leased credentials for it, gives them to one command, masks them in its
+// output, and hands them back. "brevet help" says how to use it; package runner
+// says how it works.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/brevet-dev/brevet/plugins/runner"
+)
+
+func main() {
+	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Environ()))
+}
+
+// A program is one call of brevet.
+type program struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	env            runner.Env
+}
+
+// run is the whole program: it returns the exit status.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, env []string) int {
+	p := &program{stdin, stdout, stderr, env}
+	status, err := p.dispatch(ctx, args)
+	if err != nil {
+		p.report("error", err.Error())
+		p.report("hint", hint(err))
+	}
+	return status
+}
+
+// hint returns what can be done about err, or "".
+func hint(err error) string {
+	if _, ok := errors.AsType[usageError](err); ok {
+		return "see brevet help"
+	}
+	if f, ok := errors.AsType[*runner.Failure](err); ok {
+		return f.Hint
+	}
+	return ""
+}
+
+func (p *program) dispatch(ctx context.Context, args []string) (int, error) {
+	if len(args) == 0 {
+		return p.help(nil)
+	}
+	commands := map[string]func(context.Context, []string) (int, error){
+		"exec": p.exec, "get": p.get, "revoke": p.revoke, "mask": p.mask,
+	}
+	if command, ok := commands[args[0]]; ok {
+		if len(args) == 2 && (args[1] == "-h" || args[1] == "--help") {
+			return p.help(args[:1])
+		}
+		return command(ctx, args[1:])
+	}
+	switch args[0] {
+	case "help", "-h", "-help", "--help":
+		return p.help(args[1:])
+	case "version", "-version", "--version":
+		return p.version()
+	}
+	return exitUsage, usagef("no command %q", args[0])
+}
+
+// report writes a message to stderr, each of its lines marked as brevet's.
+func (p *program) report(kind, message string) {
+	for line := range strings.Lines(message) {
+		fmt.Fprintf(p.stderr, "brevet: %s: %s\n", kind, strings.TrimRight(line, "\n"))
+	}
+}
+
+func (p *program) version() (int, error) {
+	version := "(unknown)"
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		version = info.Main.Version
+	}
+	_, err := fmt.Fprintf(p.stdout, "brevet %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return statusOf(err), err
+}
+
+// flags returns an empty set of flags that reports nothing by itself.
+func flags(name string) *flag.FlagSet {
+	f := flag.NewFlagSet(name, flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	f.Usage = func() {}
+	return f
+}
+
+// defaultTimeout leaves a broker that restarts time to come back, and is not
+// much in a job.
+const defaultTimeout = 30 * time.Second
+
+// connection declares the flags about the broker, with their defaults from the
+// environment.
+func (p *program) connection(f *flag.FlagSet, o *runner.Options) {
+	f.StringVar(&o.Broker, "broker", p.env.Get("BREVET_BROKER"), "")
+	f.StringVar(&o.CAFile, "ca-file", p.env.Get("BREVET_CA_FILE"), "")
+	f.DurationVar(&o.Timeout, "timeout", defaultTimeout, "")
+}
+
+// wanted declares the flag about the credentials' time.
+func (p *program) wanted(f *flag.FlagSet) *string {
+	return f.String("ttl", p.env.Get("BREVET_TTL"), "")
+}
+
+// parse parses flags and arguments, in any order up to "--", and returns the
+// arguments.
+func (p *program) parse(f *flag.FlagSet, args []string) ([]string, error) {
+	var rest []string
+	for {
+		if err := f.Parse(args); err != nil {
+			return nil, usagef("%s: %w", f.Name(), err)
+		}
+		seen := len(args) - f.NArg()
+		if f.NArg() == 0 || seen > 0 && args[seen-1] == "--" {
+			return append(rest, f.Args()...), nil
+		}
+		rest, args = append(rest, f.Arg(0)), f.Args()[1:]
+	}
+}
+
+// parseTTL reads a duration; "" is 0, which asks for what the policy grants.
+func parseTTL(s string) (time.Duration, error) {
+	if s == "" {
+		return 0, nil
+	}
+	ttl, err := time.ParseDuration(s)
+	if err != nil || ttl <= 0 {
+		return 0, usagef("the ttl must be a duration above 0, such as 15m")
+	}
+	return ttl, nil
+}
+
+// splitNames splits a list with commas. White space around a name is dropped.
+func splitNames(list string) []string {
+	if strings.TrimSpace(list) == "" {
+		return nil
+	}
+	return slices.Collect(func(yield func(string) bool) {
+		for name := range strings.SplitSeq(list, ",") {
+			if !yield(strings.TrimSpace(name)) {
+				return
+			}
+		}
+	})
+}

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/plugins/runner/runnertest"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"brevet": main, "family": family})
+}
+
+// family is a command that starts a child, has a signal sent to brevet when
+// both are ready for it, and tells what they receive. A signal that came twice
+// would be told twice, since a second one is sent between asking and leaving.
+func family() {
+	got := make(chan os.Signal, 4)
+	signal.Notify(got, syscall.SIGTERM, syscall.SIGHUP)
+	if len(os.Args) > 1 {
+		fmt.Println("child: ready")
+		tell("child", got)
+		return
+	}
+	child := exec.Command(os.Args[0], "child")
+	child.Stderr = os.Stderr
+	out, err := child.StdoutPipe()
+	if err == nil {
+		err = child.Start()
+	}
+	if err != nil {
+		panic(err)
+	}
+	lines := bufio.NewScanner(out)
+	lines.Scan() // it is ready
+	kill(syscall.SIGTERM)
+	fmt.Println("parent:", <-got)
+	lines.Scan() // it has the signal, too
+	fmt.Println(lines.Text())
+	kill(syscall.SIGHUP)
+	tell("parent", got)
+	for lines.Scan() {
+		fmt.Println(lines.Text()) // nothing, unless a signal came twice
+	}
+	if err := child.Wait(); err != nil {
+		panic(err)
+	}
+	os.Exit(9)
+}
+
+// tell prints signals until SIGHUP comes.
+func tell(who string, got <-chan os.Signal) {
+	for s := range got {
+		if s == syscall.SIGHUP {
+			return
+		}
+		fmt.Println(who+":", s)
+	}
+}
+
+func kill(s syscall.Signal) {
+	if err := syscall.Kill(os.Getppid(), s); err != nil {
+		panic(err)
+	}
+}
+
+// TestScripts runs the real program against a broker that each script has for
+// itself: BROKER is its URL, and the job is one of GitLab's until the script
+// says otherwise.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata", RequireExplicitExec: true, UpdateScripts: *update,
+		Setup: func(e *testscript.Env) error {
+			broker := runnertest.NewBroker(leases()...)
+			e.Defer(broker.Close)
+			e.Values["broker"] = broker
+			e.Setenv("BROKER", broker.URL)
+			e.Setenv("BREVET_BROKER", broker.URL)
+			e.Setenv("BREVET_ID_TOKEN", runnertest.Token("gitlab"))
+			e.Setenv("CANARY", runnertest.Canary)
+			e.Setenv("REQUEST", runnertest.Request)
+			return os.WriteFile(filepath.Join(e.WorkDir, "token"), []byte(runnertest.Token("file")+"\n"), 0o600)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"broker": configure, "counts": counts, "status": status,
+		},
+	})
+}
+
+func leases() []api.Lease {
+	pin := runnertest.Lease("pin", "PIN", "4711")
+	odd := runnertest.Lease("odd", "ODD", "it's\nnot plain "+runnertest.Canary)
+	odd.Values["user"], odd.Env["ODD_USER"] = api.NewSecret("o d d"), "user"
+	return []api.Lease{
+		runnertest.Lease("deploy", "DEPLOY_TOKEN", "deploy/"+runnertest.Canary),
+		runnertest.Lease("registry", "REGISTRY_TOKEN", "registry+"+runnertest.Canary),
+		runnertest.Lease("clash", "DEPLOY_TOKEN", "clash-"+runnertest.Canary),
+		runnertest.Lease("shell", "A;B", "shell-"+runnertest.Canary),
+		pin, odd,
+	}
+}
+
+// configure changes the script's broker: "broker busy|garbage|huge|bearer|
+// redirect|fail-revoke".
+func configure(ts *testscript.TestScript, _ bool, args []string) {
+	b := ts.Value("broker").(*runnertest.Broker)
+	write := func(text string) {
+		b.Answer(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, text) })
+	}
+	switch args[0] {
+	case "busy":
+		b.Busy(2)
+	case "garbage":
+		write("<html>" + runnertest.Canary + "\x1b[31m\n::error::")
+	case "huge":
+		write(strings.Repeat(" "+runnertest.Canary, 1<<20))
+	case "bearer":
+		write(`{"access_token": "` + runnertest.Canary + `", "token_type": "Bearer", "leases": []}`)
+	case "redirect":
+		b.Answer(func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
+		})
+	case "fail-revoke":
+		b.FailRevocations()
+	case "stop":
+		b.Close()
+	default:
+		ts.Fatalf("broker: no %s", args[0])
+	}
+}
+
+// counts checks what the broker saw: "counts SESSIONS LIVE [TRIES]".
+func counts(ts *testscript.TestScript, _ bool, args []string) {
+	sessions, live, tries := ts.Value("broker").(*runnertest.Broker).Counts()
+	got := []string{fmt.Sprint(sessions), fmt.Sprint(live), fmt.Sprint(tries)}
+	if want := strings.Join(args, " "); strings.Join(got[:len(args)], " ") != want {
+		ts.Fatalf("broker counts sessions, live, tries %v, want %s", got, want)
+	}
+}
+
+// status runs a program and checks its exit status: "status N program args...".
+// Its output is shown as the output of a shell.
+func status(ts *testscript.TestScript, _ bool, args []string) {
+	const script = `want=$1; shift; "$@"; got=$?; [ $got = $want ] || { echo "exit status $got, want $want" >&2; exit 1; }`
+	if err := ts.Exec("sh", append([]string{"-c", script, "sh"}, args...)...); err != nil {
+		ts.Fatalf("%s: %v", strings.Join(args, " "), err)
+	}
+}
+
+func TestHelp(t *testing.T) {
+	for _, topic := range []string{"", "exec", "get", "revoke", "mask", "exit-codes"} {
+		var stdout, stderr bytes.Buffer
+		args := strings.Fields("help " + topic)
+		if got := run(context.Background(), args, nil, &stdout, &stderr, nil); got != 0 || stderr.Len() > 0 {
+			t.Errorf("brevet help %s = %d, %s", topic, got, &stderr)
+		}
+		golden := filepath.Join("testdata", strings.Join(args, "-")+".golden")
+		if *update {
+			if err := os.WriteFile(golden, stdout.Bytes(), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(golden)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(stdout.Bytes(), want) {
+			t.Errorf("brevet help %s prints\n%s\nwant\n%s", topic, &stdout, want)
+		}
+	}
+}

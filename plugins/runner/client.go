@@ -1,0 +1,154 @@
+package runner
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/brevet-dev/brevet/broker/api"
+)
+
+// A Client talks to one broker.
+type Client struct {
+	broker string
+	http   *http.Client
+	key    *Key
+}
+
+// NewClient returns a client for the broker at url: https, or http on this
+// machine. key proves that the client is the one who made the exchange; a
+// client that only revokes needs none.
+func NewClient(broker string, client *http.Client, key *Key) (*Client, error) {
+	if broker == "" {
+		return nil, failf(Misconfigured, "give --broker URL, or set BREVET_BROKER", "no broker")
+	}
+	u, err := checkURL(broker)
+	if err == nil && (u.RawQuery != "" || u.ForceQuery) {
+		err = errors.New("a query in the URL")
+	}
+	if err != nil {
+		return nil, failf(Misconfigured, "", "the broker's URL: %w", err)
+	}
+	return &Client{broker, client, key}, nil
+}
+
+// endpoint returns the URL of one of the broker's paths.
+func (c *Client) endpoint(path string) string { return strings.TrimSuffix(c.broker, "/") + path }
+
+// A Request says what is wanted of an exchange.
+type Request struct {
+	SubjectToken api.Secret
+	Credentials  []string      // names in the broker's configuration; no two alike
+	TTL          time.Duration // asks for less than the policy grants; 0: as granted
+}
+
+// Exchange trades the subject token for credentials: RFC 8693, section 2. It
+// tries until ctx ends, always as the same logical exchange, so that an answer
+// lost on the way costs nothing. Its errors are Failures.
+func (c *Client) Exchange(ctx context.Context, r Request) (*api.TokenResponse, error) {
+	form := url.Values{
+		"grant_type":         {api.GrantTypeTokenExchange},
+		"subject_token":      {r.SubjectToken.Reveal()},
+		"subject_token_type": {api.TokenTypeJWT},
+		"audience":           r.Credentials,
+	}
+	if r.TTL > 0 {
+		form.Set("ttl", r.TTL.String())
+	}
+	retryKey := randomID()
+	body, err := c.post(ctx, api.PathToken, form, func(h http.Header) error {
+		proof, err := c.key.Proof(http.MethodPost, c.endpoint(api.PathToken), api.Secret{}, time.Now())
+		h.Set("DPoP", proof)
+		h.Set(api.HeaderRetryKey, retryKey)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return c.accept(ctx, r, body)
+}
+
+// accept decodes the answer to r. One that is not as asked for is not used:
+// the session is ended again.
+func (c *Client) accept(ctx context.Context, r Request, body []byte) (*api.TokenResponse, error) {
+	answer, err := api.DecodeTokenResponse(body)
+	if err != nil {
+		return nil, failf(Protocol, "", "%w", errors.New(printable(err.Error())))
+	}
+	if err := check(answer, r.Credentials); err != nil {
+		return nil, errors.Join(failf(Protocol, "", "the broker's answer: %w", err), c.Revoke(ctx, answer.AccessToken))
+	}
+	return answer, nil
+}
+
+// check compares the answer with what was asked for.
+func check(answer *api.TokenResponse, credentials []string) error {
+	if answer.TokenType != "DPoP" {
+		return errors.New("the session is not bound to the key") // RFC 9449, section 5
+	}
+	var got []string
+	for _, l := range answer.Leases {
+		got = append(got, l.Credential)
+		for _, name := range l.Sensitive {
+			if _, ok := l.Values[name]; !ok {
+				return errors.New("a sensitive value is not there")
+			}
+		}
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, slices.Sorted(slices.Values(credentials))) {
+		return errors.New("not the credentials asked for")
+	}
+	return nil
+}
+
+// Revoke ends the session of token with all its leases: RFC 7009. A session
+// that is over already is no error.
+func (c *Client) Revoke(ctx context.Context, token api.Secret) error {
+	form := url.Values{"token": {token.Reveal()}, "token_type_hint": {"access_token"}}
+	_, err := c.post(ctx, api.PathRevoke, form, func(http.Header) error { return nil })
+	return err
+}
+
+// post sends form to one of the broker's paths and returns the body of a 200.
+// prepare sets the headers of each try.
+func (c *Client) post(ctx context.Context, path string, form url.Values, prepare func(http.Header) error) ([]byte, error) {
+	a, err := send(ctx, c.http, func() (*http.Request, error) {
+		req, err := http.NewRequest(http.MethodPost, c.endpoint(path), strings.NewReader(form.Encode()))
+		if err != nil {
+			return nil, err
+		}
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		req.Header.Set("Accept", "application/json")
+		return req, prepare(req.Header)
+	})
+	if err != nil {
+		return nil, c.unreachable(err)
+	}
+	if a.status == http.StatusOK {
+		return a.body, nil
+	}
+	var oauth api.Error
+	if err := json.Unmarshal(a.body, &oauth); err != nil || oauth.Code == "" {
+		return nil, refusal("the broker", a.status, nil)
+	}
+	return nil, refusal("the broker", a.status, &oauth)
+}
+
+// unreachable says what to look at when there was no answer.
+func (c *Client) unreachable(err error) error {
+	kind, hint := Unavailable, "check that the URL is right and that this machine may reach it"
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		kind, hint = Misconfigured, "for a private CA give --ca-file FILE, or set BREVET_CA_FILE"
+	}
+	if errors.Is(err, errTooLarge) {
+		kind, hint = Protocol, ""
+	}
+	return failf(kind, hint, "reaching the broker %s: %w", c.broker, err)
+}

@@ -1,0 +1,90 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"unicode"
+
+	"github.com/brevet-dev/brevet/broker/api"
+)
+
+// A Kind says who can do something about a [Failure].
+type Kind int
+
+const (
+	Misconfigured Kind = iota + 1 // the job's author: a permission, variable or flag is wrong
+	Denied                        // the broker's operator: it understood, and refused
+	Unavailable                   // whoever runs the platform or broker; later may be better
+	Protocol                      // the other side does not speak as documented
+)
+
+// A Failure is an error with what the reader of a job's log can do about it.
+// Neither Error nor Hint holds a secret, and what they quote of an answer is
+// free of control characters: a line of a job's log can be a command to the
+// platform.
+type Failure struct {
+	Kind Kind
+	Err  error
+	Hint string // one or more lines
+}
+
+func (f *Failure) Error() string { return f.Err.Error() }
+func (f *Failure) Unwrap() error { return f.Err }
+
+// failf makes a Failure; hint may be empty.
+func failf(kind Kind, hint, format string, args ...any) error {
+	return &Failure{kind, fmt.Errorf(format, args...), hint}
+}
+
+// maxQuote bounds what is quoted of an answer: a sentence, not a page.
+const maxQuote = 300
+
+// printable returns s on one line and of bounded length.
+func printable(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, s)
+	if len(s) > maxQuote {
+		s = strings.ToValidUTF8(s[:maxQuote], "") + "…"
+	}
+	return s
+}
+
+// refusal turns an answer that is not 200 into a Failure. who is "the broker".
+func refusal(who string, status int, oauth *api.Error) error {
+	if oauth == nil {
+		return failf(kindOf(status), "", "%s answered %d %s", who, status, http.StatusText(status))
+	}
+	oauth = &api.Error{
+		Code: printable(oauth.Code), Description: printable(oauth.Description), RequestID: printable(oauth.RequestID),
+	}
+	hint := "the whole reason is in the broker's audit log; ask its operator"
+	if oauth.RequestID != "" {
+		hint = "the whole reason is in the broker's audit log under request " + oauth.RequestID + "; ask its operator"
+	}
+	if oauth.Code == api.CodeInvalidDPoPProof {
+		hint += "\nthis machine's clock may be wrong by a minute or more"
+	}
+	return &Failure{kindOf(status), fmt.Errorf("%s refused (%d): %w", who, status, oauth), hint}
+}
+
+func kindOf(status int) Kind {
+	switch {
+	case status >= 500 || status == http.StatusTooManyRequests:
+		return Unavailable
+	case status >= 400:
+		return Denied
+	}
+	return Protocol // a redirect, or a success without the content it needs
+}
+
+// IsKind reports whether err is a Failure of kind.
+func IsKind(err error, kind Kind) bool {
+	f, ok := errors.AsType[*Failure](err)
+	return ok && f.Kind == kind
+}

@@ -1,0 +1,198 @@
+package runner
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"time"
+)
+
+const (
+	// maxAnswer bounds an answer in bytes: 32 credentials of 32 KiB fit.
+	maxAnswer = 1 << 20
+
+	// dialTimeout and answerTimeout end one try, so that a host that swallows
+	// packets leaves time for another. A broker that mints many credentials
+	// may need some seconds before it answers.
+	dialTimeout   = 5 * time.Second
+	answerTimeout = 15 * time.Second
+
+	// firstBackoff doubles with each try up to maxBackoff, less up to a half
+	// at random, so that the jobs of one pipeline do not come back together.
+	firstBackoff = 250 * time.Millisecond
+	maxBackoff   = 5 * time.Second
+)
+
+// NewHTTPClient returns the client for platform and broker: TLS 1.2 or newer,
+// no redirects (they would carry a token to another host), proxies as the
+// environment says. caFile names PEM certificates to trust besides the
+// system's; "" means none.
+func NewHTTPClient(caFile string) (*http.Client, error) {
+	var roots *x509.CertPool // nil: the system's
+	if caFile != "" {
+		pem, err := os.ReadFile(caFile)
+		if err != nil {
+			return nil, failf(Misconfigured, "", "reading the CA file: %w", err)
+		}
+		if roots, err = x509.SystemCertPool(); err != nil {
+			return nil, failf(Misconfigured, "", "reading the system's certificates: %w", err)
+		}
+		if !roots.AppendCertsFromPEM(pem) {
+			return nil, failf(Misconfigured, "", "%s has no certificate in PEM", caFile)
+		}
+	}
+	return &http.Client{
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{
+			Proxy:                 http.ProxyFromEnvironment, // never for loopback
+			DialContext:           (&net.Dialer{Timeout: dialTimeout}).DialContext,
+			TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
+			TLSHandshakeTimeout:   dialTimeout,
+			ResponseHeaderTimeout: answerTimeout,
+			ForceAttemptHTTP2:     true,
+			DisableCompression:    true, // maxAnswer then bounds what is read, too
+		},
+	}, nil
+}
+
+// checkURL refuses a URL that would carry a token in clear beyond this machine,
+// or that has more than scheme, host and path.
+func checkURL(raw string) (*url.URL, error) {
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil, u.Host == "", u.Opaque != "":
+		return nil, errors.New("not an absolute URL")
+	case u.User != nil:
+		return nil, errors.New("a user name in the URL")
+	case u.Fragment != "":
+		return nil, errors.New("a fragment in the URL")
+	case u.Scheme == "https", u.Scheme == "http" && isLoopback(u.Hostname()):
+		return u, nil
+	}
+	return nil, errors.New("not https; plain http is for this machine only")
+}
+
+func isLoopback(host string) bool {
+	return host == "localhost" || net.ParseIP(host).IsLoopback() // RFC 6761, section 6.3
+}
+
+// An answer is what is used of an HTTP response.
+type answer struct {
+	status     int
+	retryAfter time.Duration
+	body       []byte
+}
+
+var (
+	errTooLarge = fmt.Errorf("an answer over %d KiB", maxAnswer>>10)
+	errBuild    = errors.New("preparing the request")
+)
+
+// send makes the request that build returns until it is answered, other than
+// by "try later", or ctx ends. Each try is built anew, because a DPoP proof is
+// good for one request. The error is of the last try that was not cut short.
+func send(ctx context.Context, client *http.Client, build func() (*http.Request, error)) (*answer, error) {
+	var last error
+	for try := 0; ; try++ {
+		a, err := sendOnce(ctx, client, build)
+		if err != nil && ctx.Err() != nil && last != nil {
+			return nil, last
+		}
+		if err == nil && !isBusy(a.status) || err != nil && isPermanent(err) {
+			return a, err
+		}
+		wait := backoff(try)
+		if err == nil {
+			wait = max(wait, a.retryAfter)
+		}
+		if !pause(ctx, wait) {
+			return a, err
+		}
+		last = err
+	}
+}
+
+func sendOnce(ctx context.Context, client *http.Client, build func() (*http.Request, error)) (*answer, error) {
+	req, err := build()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errBuild, err)
+	}
+	// net/http repeats a request with an Idempotency-Key by itself where a
+	// connection breaks; the proof in it would be used twice.
+	req.GetBody = nil
+	resp, err := client.Do(req.WithContext(ctx))
+	if err != nil {
+		if u, ok := errors.AsType[*url.Error](err); ok {
+			err = u.Err // without the URL: the platform's may hold more than it should
+		}
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the answer: %w", err)
+	}
+	if len(body) > maxAnswer {
+		return nil, errTooLarge
+	}
+	return &answer{resp.StatusCode, retryAfter(resp.Header.Get("Retry-After"), time.Now()), body}, nil
+}
+
+// isBusy reports whether the status means that the same request may well
+// succeed later.
+func isBusy(status int) bool {
+	switch status {
+	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
+}
+
+// isPermanent reports whether another try would end in err again.
+func isPermanent(err error) bool {
+	_, badCertificate := errors.AsType[*tls.CertificateVerificationError](err)
+	_, notTLS := errors.AsType[tls.RecordHeaderError](err)
+	return badCertificate || notTLS || errors.Is(err, http.ErrSchemeMismatch) || errors.Is(err, errTooLarge) || errors.Is(err, errBuild) ||
+		errors.Is(err, context.Canceled)
+}
+
+// retryAfter reads the header of that name: RFC 9110, section 10.2.3. What it
+// cannot read is 0.
+func retryAfter(header string, now time.Time) time.Duration {
+	if seconds, err := strconv.ParseUint(header, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if at, err := http.ParseTime(header); err == nil {
+		return max(0, at.Sub(now))
+	}
+	return 0
+}
+
+func backoff(try int) time.Duration {
+	d := min(maxBackoff, firstBackoff<<min(try, 10))
+	return d - rand.N(d/2)
+}
+
+// pause waits for d. It reports false, at once, if ctx ends before that.
+func pause(ctx context.Context, d time.Duration) bool {
+	if end, ok := ctx.Deadline(); ok && time.Until(end) <= d {
+		return false
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,148 @@
+package runner
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+
+	"github.com/brevet-dev/brevet/broker/api"
+)
+
+// The variables in which a job finds its token, or the means to get one.
+const (
+	tokenFile   = "BREVET_TOKEN_FILE"
+	gitlabToken = "BREVET_ID_TOKEN"                // named so by the job's id_tokens
+	githubURL   = "ACTIONS_ID_TOKEN_REQUEST_URL"   // set with permissions: id-token: write
+	githubToken = "ACTIONS_ID_TOKEN_REQUEST_TOKEN" // the bearer token for githubURL
+)
+
+// A Source gives the job's subject token.
+type Source struct {
+	// Platform is "file", "github" or "gitlab".
+	Platform string
+
+	// KeepsToken says that the job has one token for all its time, so that
+	// all its exchanges must be made with one key; see [KeptKey].
+	KeepsToken bool
+
+	fetch func(ctx context.Context, audience string) (string, error)
+}
+
+// FindSource looks at env for a token: BREVET_TOKEN_FILE on any platform, then
+// GitHub, then GitLab. If there is none the error says what to write into the
+// job's definition.
+func FindSource(env Env, client *http.Client) (*Source, error) {
+	if path := env.Get(tokenFile); path != "" {
+		return &Source{"file", true, func(context.Context, string) (string, error) { return readToken(path) }}, nil
+	}
+	if u, bearer := env.Get(githubURL), env.Get(githubToken); u != "" && bearer != "" {
+		g := github{client, u, api.NewSecret(bearer)}
+		return &Source{"github", false, g.fetch}, nil
+	}
+	if token := env.Get(gitlabToken); token != "" {
+		return &Source{"gitlab", true, func(context.Context, string) (string, error) { return token, nil }}, nil
+	}
+	return nil, noSource(env)
+}
+
+const (
+	githubHint = "GitHub: give the job  permissions: {id-token: write}  (forks' pull requests cannot have it)"
+	gitlabHint = "GitLab: give the job  id_tokens: {BREVET_ID_TOKEN: {aud: <the broker's URL>}}"
+	fileHint   = "elsewhere: set BREVET_TOKEN_FILE to a file with the platform's OIDC token"
+)
+
+// noSource says what is missing on the platform that the job runs on, or on
+// each if that cannot be told.
+func noSource(env Env) error {
+	hint := githubHint + "\n" + gitlabHint + "\n" + fileHint
+	switch {
+	case env.Get("GITHUB_ACTIONS") == "true":
+		hint = githubHint
+	case env.Get("GITLAB_CI") == "true":
+		hint = gitlabHint
+	}
+	return failf(Misconfigured, hint, "this job has no OIDC token")
+}
+
+// Token returns the job's token for audience, which is the broker's URL, byte
+// for byte. Only GitHub is asked for an audience; elsewhere the job's
+// definition has fixed it, and the broker checks.
+func (s *Source) Token(ctx context.Context, audience string) (api.Secret, error) {
+	token, err := s.fetch(ctx, audience)
+	if err != nil {
+		return api.Secret{}, err
+	}
+	token = strings.TrimSpace(token)
+	if !looksLikeJWT(token) {
+		return api.Secret{}, failf(Misconfigured, "", "what the job has as its OIDC token (%s) is not a JWT", s.Platform)
+	}
+	return api.NewSecret(token), nil
+}
+
+// looksLikeJWT saves the broker what cannot be a token: RFC 7515, section 7.1.
+func looksLikeJWT(token string) bool {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_."
+	return len(token) <= api.MaxSubjectToken && strings.Count(token, ".") == 2 && strings.Trim(token, alphabet) == ""
+}
+
+func readToken(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", failf(Misconfigured, "", "reading %s: %w", tokenFile, err)
+	}
+	defer f.Close()
+	token, err := io.ReadAll(io.LimitReader(f, api.MaxSubjectToken+2)) // a new line may follow
+	if err != nil {
+		return "", failf(Misconfigured, "", "reading %s: %w", tokenFile, err)
+	}
+	return string(token), nil
+}
+
+// github asks the job's runner service for a token.
+type github struct {
+	client *http.Client
+	url    string
+	bearer api.Secret
+}
+
+// fetch gets a token as actions/toolkit does (packages/core, oidc-utils.ts).
+func (g github) fetch(ctx context.Context, audience string) (string, error) {
+	u, err := checkURL(g.url)
+	if err != nil {
+		return "", failf(Misconfigured, "", "%s: %w", githubURL, err)
+	}
+	u.RawQuery = strings.TrimPrefix(u.RawQuery+"&audience="+url.QueryEscape(audience), "&")
+	a, err := send(ctx, g.client, func() (*http.Request, error) {
+		req, err := http.NewRequest(http.MethodGet, u.String(), nil)
+		if err == nil {
+			req.Header.Set("Authorization", "bearer "+g.bearer.Reveal())
+			req.Header.Set("Accept", "application/json")
+		}
+		return req, err
+	})
+	if err != nil {
+		return "", failf(Unavailable, "", "asking GitHub for a token: %w", err)
+	}
+	if a.status != http.StatusOK {
+		err := refusal("GitHub's token service", a.status, nil)
+		if IsKind(err, Denied) {
+			return "", failf(Misconfigured, githubHint, "%w", err)
+		}
+		return "", err
+	}
+	return githubValue(a.body)
+}
+
+func githubValue(body []byte) (string, error) {
+	var in struct {
+		Value string `json:"value"`
+	}
+	if err := json.Unmarshal(body, &in); err != nil || in.Value == "" {
+		return "", failf(Protocol, "", "GitHub's token service answered without a token")
+	}
+	return in.Value, nil
+}

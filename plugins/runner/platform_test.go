@@ -1,0 +1,83 @@
+package runner_test
+
+import (
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/plugins/runner"
+	"github.com/brevet-dev/brevet/plugins/runner/runnertest"
+)
+
+func TestFindSource(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte(runnertest.Token("file")+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b := runnertest.NewBroker()
+	defer b.Close()
+	github := runner.Env{"ACTIONS_ID_TOKEN_REQUEST_URL=" + b.URL + "/github?api-version=2.0", "ACTIONS_ID_TOKEN_REQUEST_TOKEN=" + runnertest.Request}
+	gitlab := runner.Env{"BREVET_ID_TOKEN=" + runnertest.Token("gitlab")}
+	for _, tt := range []struct {
+		platform string
+		env      runner.Env
+		token    string
+		keeps    bool
+	}{
+		{"file", append(append(runner.Env{"BREVET_TOKEN_FILE=" + file}, github...), gitlab...), runnertest.Token("file"), true},
+		{"github", append(gitlab, github...), runnertest.Token("github1"), false},
+		{"gitlab", append(gitlab, "ACTIONS_ID_TOKEN_REQUEST_URL=https://example.com"), runnertest.Token("gitlab"), true},
+	} {
+		source, err := runner.FindSource(tt.env, b.Client())
+		if err != nil || source.Platform != tt.platform || source.KeepsToken != tt.keeps {
+			t.Errorf("FindSource = %+v, %v; want %s", source, err, tt.platform)
+			continue
+		}
+		if token, err := source.Token(t.Context(), b.URL); err != nil || token.Reveal() != tt.token {
+			t.Errorf("%s: Token = %q, %v; want %q", tt.platform, token.Reveal(), err, tt.token)
+		}
+	}
+}
+
+// TestTokenRefused gives what is no token, in places where one should be.
+func TestTokenRefused(t *testing.T) {
+	for _, text := range []string{canary, canary + ".", "a.b.c.d", "a.b\n.c", "a.b.c d", "a.b." + strings.Repeat("x", api.MaxSubjectToken)} {
+		source, err := runner.FindSource(runner.Env{"BREVET_ID_TOKEN=" + text}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if token, err := source.Token(t.Context(), "https://broker.example.com"); !token.IsZero() || err == nil || strings.Contains(err.Error(), canary) {
+			t.Errorf("Token of %.30q: %v", text, err)
+		}
+	}
+}
+
+// FuzzGitHub answers a request for a token with anything.
+func FuzzGitHub(f *testing.F) {
+	f.Add(200, `{"count": 1, "value": "a.b.c"}`)
+	f.Add(200, `{"value": 7}`)
+	f.Add(403, "\n::error::")
+	f.Fuzz(func(t *testing.T, status int, body string) {
+		if status < 200 || status > 599 || status == 429 || status > 500 {
+			return
+		}
+		synctest.Test(t, func(t *testing.T) {
+			hc := &http.Client{Transport: roundTrip(func(*http.Request) (*http.Response, error) { return response(status, "", body), nil })}
+			source, err := runner.FindSource(runner.Env{"ACTIONS_ID_TOKEN_REQUEST_URL=https://example.com", "ACTIONS_ID_TOKEN_REQUEST_TOKEN=x"}, hc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			token, err := source.Token(t.Context(), "https://broker.example.com")
+			if (err == nil) == token.IsZero() {
+				t.Fatalf("error %v and token %t", err, token.IsZero())
+			}
+			if err != nil && strings.ContainsAny(err.Error(), "\n\r\x1b") {
+				t.Errorf("%q", err)
+			}
+		})
+	})
+}

@@ -1,0 +1,296 @@
+// Package runnertest is a broker and a token service of GitHub's for tests of
+// the job's side. They check what a job sends them as strictly as real ones.
+package runnertest
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/brevet-dev/brevet/broker/api"
+)
+
+// Canary is part of every secret that a Broker or its token service hands out.
+// Output that contains it has leaked one.
+const Canary = "canary-4f7a"
+
+// Request is the bearer token that the token service wants.
+const Request = "request-" + Canary
+
+// A Broker gives each job, once per token, what it asks for. It is a server on
+// loopback that serves the paths of package api, and GitHub's token service
+// under /github.
+type Broker struct {
+	*httptest.Server
+
+	mu       sync.Mutex
+	leases   map[string]api.Lease // by credential
+	busy     int                  // answers 503 that many times
+	raw      http.HandlerFunc     // answers exchanges instead, if not nil
+	noRevoke bool                 // answers 500 to revocations
+	keys     map[string]string    // subject token → thumbprint and retry key that used it
+	proofs   map[string]bool      // ids of proofs seen
+	live     map[string]bool      // session token → not revoked
+	tries    int                  // requests to /v1/token
+	tokens   int                  // tokens that the token service gave
+}
+
+// NewBroker starts a Broker that grants leases. Close it.
+func NewBroker(leases ...api.Lease) *Broker {
+	b := &Broker{
+		leases: map[string]api.Lease{}, keys: map[string]string{}, proofs: map[string]bool{}, live: map[string]bool{},
+	}
+	for _, l := range leases {
+		b.leases[l.Credential] = l
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST "+api.PathToken, b.token)
+	mux.HandleFunc("POST "+api.PathRevoke, b.revoke)
+	mux.HandleFunc("GET /github", b.github)
+	b.Server = httptest.NewServer(mux)
+	return b
+}
+
+// Lease returns a lease of credential with one sensitive value, shown to a
+// command as variable.
+func Lease(credential, variable, value string) api.Lease {
+	return api.Lease{
+		LeaseID: "lease-" + credential, Credential: credential, Kind: "jwt",
+		ExpiresAt: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC), Revocable: true,
+		Values: map[string]api.Secret{"token": api.NewSecret(value)}, Env: map[string]string{variable: "token"},
+		Sensitive: []string{"token"},
+	}
+}
+
+// Token returns a subject token that Broker accepts.
+func Token(name string) string {
+	return "eyJhbGciOiJub25lIn0." + base64.RawURLEncoding.EncodeToString([]byte(Canary+name)) + ".c2ln"
+}
+
+// Busy makes the next n exchanges end in 503 and Retry-After.
+func (b *Broker) Busy(n int) { b.set(func() { b.busy = n }) }
+
+// Answer makes h answer all exchanges.
+func (b *Broker) Answer(h http.HandlerFunc) { b.set(func() { b.raw = h }) }
+
+// FailRevocations makes revocations end in an error.
+func (b *Broker) FailRevocations() { b.set(func() { b.noRevoke = true }) }
+
+func (b *Broker) set(f func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f()
+}
+
+// Counts are the sessions opened, and those not revoked since, and the requests
+// for exchanges.
+func (b *Broker) Counts() (sessions, live, tries int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, alive := range b.live {
+		if alive {
+			live++
+		}
+	}
+	return len(b.live), live, b.tries
+}
+
+// github is GitHub's token service.
+func (b *Broker) github(w http.ResponseWriter, r *http.Request) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if r.Header.Get("Authorization") != "bearer "+Request {
+		http.Error(w, "no permission", http.StatusForbidden)
+		return
+	}
+	if r.URL.Query().Get("audience") != b.URL || r.URL.Query().Get("api-version") != "2.0" {
+		http.Error(w, "wrong audience", http.StatusBadRequest)
+		return
+	}
+	b.tokens++
+	fmt.Fprintf(w, `{"count": 1, "value": %q}`, Token(fmt.Sprint("github", b.tokens)))
+}
+
+// token is the endpoint of exchanges.
+func (b *Broker) token(w http.ResponseWriter, r *http.Request) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.tries++
+	if b.raw != nil {
+		b.raw(w, r)
+		return
+	}
+	body, status, err := b.exchange(r)
+	if err != nil {
+		refuse(w, status, err)
+		return
+	}
+	w.Write(body) // a client that went away is a test's own business
+}
+
+func refuse(w http.ResponseWriter, status int, refused *api.Error) {
+	if status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "0")
+	}
+	refused.RequestID = "req-1"
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(refused) // see token
+}
+
+func (b *Broker) exchange(r *http.Request) ([]byte, int, *api.Error) {
+	invalid := func(err error) ([]byte, int, *api.Error) {
+		return nil, http.StatusBadRequest, &api.Error{Code: api.CodeInvalidRequest, Description: err.Error()}
+	}
+	thumbprint, err := b.checkProof(r)
+	if err != nil {
+		return nil, http.StatusBadRequest, &api.Error{Code: api.CodeInvalidDPoPProof, Description: err.Error()}
+	}
+	if b.busy > 0 {
+		b.busy--
+		return nil, http.StatusServiceUnavailable, &api.Error{Code: api.CodeTemporarily, Description: "too much to do"}
+	}
+	if err := checkForm(r); err != nil {
+		return invalid(err)
+	}
+	if err := b.burn(r, thumbprint); err != nil {
+		return invalid(err)
+	}
+	answer := api.TokenResponse{
+		AccessToken: api.NewSecret(fmt.Sprint("session-", Canary, len(b.live))), IssuedTokenType: api.TokenTypeJWT,
+		TokenType: "DPoP", ExpiresIn: 900,
+	}
+	for _, name := range r.PostForm["audience"] {
+		lease, ok := b.leases[name]
+		if !ok {
+			return nil, http.StatusBadRequest, &api.Error{Code: api.CodeInvalidTarget, Description: "no policy grants this"}
+		}
+		answer.Leases = append(answer.Leases, lease)
+	}
+	body, err := answer.Encode()
+	if err != nil {
+		return invalid(err)
+	}
+	b.live[answer.AccessToken.Reveal()] = true
+	return body, http.StatusOK, nil
+}
+
+func checkForm(r *http.Request) error {
+	if err := r.ParseForm(); err != nil {
+		return err
+	}
+	if r.URL.RawQuery != "" || r.PostForm.Get("grant_type") != api.GrantTypeTokenExchange ||
+		r.PostForm.Get("subject_token_type") != api.TokenTypeJWT {
+		return errors.New("not an exchange")
+	}
+	if ttl := r.PostForm.Get("ttl"); ttl != "" {
+		if d, err := time.ParseDuration(ttl); err != nil || d <= 0 {
+			return errors.New("ttl is no duration")
+		}
+	}
+	payload := strings.Split(r.PostForm.Get("subject_token"), ".")
+	if len(payload) != 3 {
+		return errors.New("subject token not accepted")
+	}
+	text, err := base64.RawURLEncoding.DecodeString(payload[1])
+	if err != nil || !strings.HasPrefix(string(text), Canary) {
+		return errors.New("subject token not accepted")
+	}
+	return nil
+}
+
+// burn accepts a token once for each key, as a broker does that binds tokens.
+// GitHub's are given anew each time, so for them it comes to the same.
+func (b *Broker) burn(r *http.Request, thumbprint string) error {
+	if r.Header.Get(api.HeaderRetryKey) == "" {
+		return errors.New("no retry key")
+	}
+	token := r.PostForm.Get("subject_token")
+	if used, ok := b.keys[token]; ok && used != thumbprint {
+		return errors.New("subject token already used")
+	}
+	b.keys[token] = thumbprint
+	return nil
+}
+
+// checkProof checks the DPoP proof of r (RFC 9449, section 4.3) and returns the
+// key's coordinates.
+func (b *Broker) checkProof(r *http.Request) (string, error) {
+	headers := r.Header.Values("DPoP")
+	if len(headers) != 1 {
+		return "", errors.New("not one DPoP header")
+	}
+	var point []byte
+	claims := jwt.MapClaims{}
+	parser := jwt.NewParser(jwt.WithValidMethods([]string{"ES256"}), jwt.WithStrictDecoding())
+	_, err := parser.ParseWithClaims(headers[0], claims, func(t *jwt.Token) (key any, err error) {
+		if t.Header["typ"] != "dpop+jwt" || len(t.Header) != 3 {
+			return nil, errors.New("header members")
+		}
+		if point, err = publicPoint(t.Header["jwk"]); err != nil {
+			return nil, err
+		}
+		return ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point)
+	})
+	if err != nil {
+		return "", fmt.Errorf("proof: %w", err)
+	}
+	id, _ := claims["jti"].(string)
+	iat, _ := claims["iat"].(float64)
+	age := time.Since(time.Unix(int64(iat), 0))
+	if claims["htm"] != r.Method || claims["htu"] != b.URL+r.URL.Path || len(id) < 22 || age.Abs() > time.Minute {
+		return "", errors.New("proof is not for this request")
+	}
+	if b.proofs[id] {
+		return "", errors.New("proof already used")
+	}
+	b.proofs[id] = true
+	return string(point), nil
+}
+
+func publicPoint(jwk any) ([]byte, error) {
+	members, ok := jwk.(map[string]any)
+	if !ok || members["kty"] != "EC" || members["crv"] != "P-256" || len(members) != 4 {
+		return nil, errors.New("jwk is not a public key on P-256")
+	}
+	point := []byte{4}
+	for _, name := range []string{"x", "y"} {
+		text, _ := members[name].(string)
+		raw, err := base64.RawURLEncoding.Strict().DecodeString(text)
+		if err != nil || len(raw) != 32 {
+			return nil, errors.New("jwk coordinate is not 32 bytes")
+		}
+		point = append(point, raw...)
+	}
+	return slices.Clip(point), nil
+}
+
+// revoke is the endpoint of RFC 7009.
+func (b *Broker) revoke(w http.ResponseWriter, r *http.Request) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	body, err := io.ReadAll(io.LimitReader(r.Body, api.MaxBody))
+	switch {
+	case b.noRevoke:
+		refuse(w, http.StatusInternalServerError, &api.Error{Code: api.CodeServerError})
+		return
+	case err != nil || !strings.HasPrefix(string(body), "token=") || !strings.HasSuffix(string(body), "&token_type_hint=access_token"):
+		refuse(w, http.StatusBadRequest, &api.Error{Code: api.CodeInvalidRequest, Description: "not a revocation"})
+		return
+	}
+	token := strings.TrimSuffix(strings.TrimPrefix(string(body), "token="), "&token_type_hint=access_token")
+	if b.live[token] {
+		b.live[token] = false
+	}
+}

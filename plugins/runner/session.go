@@ -1,0 +1,126 @@
+// Package runner is the job's side of brevet: it finds the OIDC token that the
+// platform gives the job (platform.go), exchanges it for leased credentials
+// (client.go, dpop.go), runs one command with them, masked (command.go, package
+// mask), and gives them back.
+//
+// Secrets travel as api.Secret and are in clear in four places only: the
+// requests to platform and broker, the command's environment, what brevet get
+// prints, and the automaton of package mask.
+package runner
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/brevet-dev/brevet/broker/api"
+)
+
+// revokeTimeout bounds the end of a job. What cannot be revoked by then expires.
+const revokeTimeout = 5 * time.Second
+
+// Options say what a job wants, and from whom.
+type Options struct {
+	Broker      string        // its url, exactly as in its configuration: the audience of the job's token
+	Credentials []string      // names in the broker's configuration
+	TTL         time.Duration // asks for less than the policy grants; 0: as granted
+	Timeout     time.Duration // for token and exchange together
+	CAFile      string        // certificates to trust besides the system's; "": none
+}
+
+// A Session is what one exchange gave.
+type Session struct {
+	Answer *api.TokenResponse
+	client *Client
+}
+
+// Open finds the job's token and exchanges it once for all credentials. Its
+// errors are Failures.
+//
+// An exchange that ctx cuts short may have been granted: its leases end by
+// their TTL.
+func Open(ctx context.Context, o Options, env Env) (*Session, error) {
+	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
+	defer cancel()
+	if err := checkNames(o.Credentials); err != nil {
+		return nil, err
+	}
+	hc, err := NewHTTPClient(o.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	client, err := NewClient(o.Broker, hc, nil)
+	if err != nil {
+		return nil, err
+	}
+	token, err := client.authorize(ctx, env)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := client.Exchange(ctx, Request{token, o.Credentials, o.TTL})
+	if err != nil {
+		return nil, err
+	}
+	return &Session{answer, client}, nil
+}
+
+// authorize gives c the job's key and returns the job's token.
+func (c *Client) authorize(ctx context.Context, env Env) (api.Secret, error) {
+	source, err := FindSource(env, c.http)
+	if err != nil {
+		return api.Secret{}, err
+	}
+	token, err := source.Token(ctx, c.broker)
+	if err != nil {
+		return api.Secret{}, err
+	}
+	if source.KeepsToken {
+		c.key, err = KeptKey(stateDir(env), token)
+	} else {
+		c.key, err = NewKey()
+	}
+	if err != nil {
+		return api.Secret{}, failf(Misconfigured, "set BREVET_STATE_DIR to a folder of mode 0700 that lasts as long as the job", "%w", err)
+	}
+	return token, nil
+}
+
+func checkNames(credentials []string) error {
+	const hint = "give --credential NAME[,NAME], or set BREVET_CREDENTIALS"
+	sorted := slices.Sorted(slices.Values(credentials))
+	switch {
+	case len(credentials) == 0:
+		return failf(Misconfigured, hint, "no credential asked for")
+	case len(credentials) > api.MaxCredentials:
+		return failf(Misconfigured, "", "%d credentials asked for; the most is %d", len(credentials), api.MaxCredentials)
+	case len(slices.Compact(sorted)) < len(credentials):
+		return failf(Misconfigured, "", "a credential is asked for twice")
+	case sorted[0] == "" || strings.ContainsFunc(strings.Join(credentials, ""), func(r rune) bool { return r <= ' ' }):
+		return failf(Misconfigured, hint, "an empty credential name, or one with white space")
+	}
+	return nil
+}
+
+// Revoke ends the session and its leases, within five seconds, also when ctx is
+// over already.
+func (s *Session) Revoke(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeTimeout)
+	defer cancel()
+	return s.client.Revoke(ctx, s.Answer.AccessToken)
+}
+
+// Revoke ends the session of token at the broker o.Broker.
+func Revoke(ctx context.Context, o Options, token api.Secret) error {
+	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
+	defer cancel()
+	hc, err := NewHTTPClient(o.CAFile)
+	if err != nil {
+		return err
+	}
+	client, err := NewClient(o.Broker, hc, nil)
+	if err != nil {
+		return err
+	}
+	return client.Revoke(ctx, token)
+}
