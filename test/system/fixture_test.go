@@ -88,6 +88,7 @@ type options struct {
 	credentials string // more of brevetd.yaml's list
 	grants      string // more of the policy's list
 	redis       string // address; "" starts one
+	url         string // of the broker; "" finds a free port
 }
 
 const configTemplate = `url: %s
@@ -128,8 +129,10 @@ func start(t *testing.T, o options) *fixture {
 	if f.redis == "" {
 		f.redis = servers.Redis(t)
 	}
-	listen := servers.FreeAddr(t)
-	f.url, f.admin = "http://"+listen, servers.FreeAddr(t)
+	if f.url, f.admin = o.url, servers.FreeAddr(t); f.url == "" {
+		f.url = "http://" + servers.FreeAddr(t)
+	}
+	listen := strings.TrimPrefix(f.url, "http://")
 	f.write("brevetd.yaml", fmt.Sprintf(configTemplate, f.url, listen, f.admin, f.redis, f.lab.URL, o.credentials))
 	f.write("policies/shop.yaml", fmt.Sprintf(policyTemplate, o.grants))
 	f.brevetd("keys", "init")
