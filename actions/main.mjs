@@ -1,0 +1,55 @@
+// The action's main step. Its order matters: everything that can fail without
+// an exchange comes before it; after it, nothing is printed or handed over until
+// the post step knows what to revoke and the values are masked.
+
+import { get, settings } from "./brevet.mjs";
+import { install } from "./binary.mjs";
+import { describe } from "./failure.mjs";
+import { readInputs } from "./inputs.mjs";
+import { lastEnd, publicPart, secrets, table, variables } from "./leases.mjs";
+import { addPath, addSummary, exportVariables, mask, requireFiles, saveState, say, setOutputs, showError } from "./workflow.mjs";
+
+async function main(env) {
+  const inputs = readInputs(env);
+  const needed = { env: ["GITHUB_ENV"], outputs: [], none: ["GITHUB_ENV", "GITHUB_PATH"] };
+  requireFiles(env, "GITHUB_STATE", "GITHUB_OUTPUT", ...needed[inputs.export]);
+  const folder = await install(inputs, env);
+  saveState(env, new Map([["folder", folder]]));
+  if (inputs.export === "none") leaveToExec(folder, inputs, env);
+  else lease(folder, inputs, env);
+}
+
+// leaveToExec lets later steps run brevet themselves.
+function leaveToExec(folder, inputs, env) {
+  addPath(env, folder);
+  exportVariables(env, settings(inputs));
+  say("installed; nothing is leased yet. A later step runs: brevet exec -- COMMAND");
+}
+
+function lease(folder, inputs, env) {
+  const { session_token: session, leases } = get(folder, inputs, env);
+  mask(session);
+  saveState(env, new Map([["session", session], ["broker", inputs.broker], ["ca_file", inputs.caFile]]));
+  secrets(leases).forEach(mask);
+  saveState(env, new Map([["until", lastEnd(leases)]]));
+  const exported = variables(leases);
+  if (inputs.export === "env") exportVariables(env, exported);
+  else setOutputs(env, exported);
+  setOutputs(env, new Map([["leases", JSON.stringify(publicPart(leases))]]));
+  report(leases, exported, env);
+}
+
+function report(leases, exported, env) {
+  for (const { credential, kind, expires_at, revocable } of leases) {
+    say(`leased ${credential} (${kind}) until ${expires_at}${revocable ? ", or the end of the job" : ""}`);
+  }
+  say(`set ${[...exported.keys()].join(", ")}`);
+  addSummary(env, table(leases));
+}
+
+try {
+  await main(process.env);
+} catch (error) {
+  showError(describe(error));
+  process.exitCode = 1; // not process.exit, which may cut stdout short
+}

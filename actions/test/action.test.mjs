@@ -1,0 +1,145 @@
+import assert from "node:assert/strict";
+import { existsSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+
+import { becomePost, entries, fakeBrevet, newStep, read, run } from "./step.mjs";
+
+const key = "-----BEGIN KEY-----\ncanary-line-one\n}\ncanary-line-two%0A\n-----END KEY-----\n";
+
+const answer = JSON.stringify({
+  session_token: "canary-session",
+  leases: [
+    {
+      lease_id: "lease-1", credential: "registry", kind: "jwt", expires_at: "2026-11-23T16:00:00Z", revocable: true,
+      values: { token: "canary-token", host: "registry.example.com" },
+      env: { REGISTRY_TOKEN: "token", REGISTRY_HOST: "host" }, sensitive: ["token"],
+    },
+    {
+      lease_id: "lease-2", credential: "deploy", kind: "secret", expires_at: "2026-11-23T17:00:00Z", revocable: false,
+      values: { key }, env: { DEPLOY_KEY: "key" }, sensitive: ["key"],
+    },
+  ],
+});
+
+// unmasked returns the output without the lines that mask, which the runner
+// never shows.
+const unmasked = ({ stdout, stderr }) => stdout.replace(/^::add-mask::.*\n/gm, "") + stderr;
+
+test("main masks first, then hands over; post gives back", async () => {
+  const step = newStep({ credentials: "registry, deploy", ttl: "5m" });
+  fakeBrevet(step.folder, { answer });
+  const result = await run(step, "main");
+  assert.equal(result.status, 0, result.stdout);
+
+  const lines = result.stdout.trimEnd().split("\n");
+  const count = lines.findIndex((line) => !line.startsWith("::add-mask::"));
+  assert.equal(lines[0], "::add-mask::canary-session");
+  for (const want of ["canary-token", "canary-line-one", "canary-line-two%250A", key.replaceAll("%", "%25").replaceAll("\n", "%0A")]) {
+    assert.ok(lines.slice(0, count).includes(`::add-mask::${want}`), want);
+  }
+  assert.doesNotMatch(unmasked(result), /canary|::add-mask::/);
+  assert.doesNotMatch(read(step, "GITHUB_STEP_SUMMARY"), /canary/);
+  assert.deepEqual(entries(read(step, "GITHUB_ENV")), { REGISTRY_TOKEN: "canary-token", REGISTRY_HOST: "registry.example.com", DEPLOY_KEY: key });
+  const outputs = entries(read(step, "GITHUB_OUTPUT"));
+  assert.deepEqual(Object.keys(outputs), ["leases"]);
+  assert.deepEqual(JSON.parse(outputs.leases)[1], { lease_id: "lease-2", credential: "deploy", kind: "secret", expires_at: "2026-11-23T17:00:00Z" });
+  const called = read(step, "calls");
+  assert.match(called, /^args:get --format json --with-session$/m);
+  assert.match(called, /^BREVET_CREDENTIALS=registry,deploy$/m);
+  assert.match(called, /^BREVET_TTL=5m$/m);
+
+  becomePost(step);
+  fakeBrevet(step.folder, {});
+  const post = await run(step, "post");
+  assert.equal(post.status, 0, post.stdout);
+  assert.match(post.stdout, /^brevet: gave the leases back$/m);
+  assert.match(read(step, "calls"), /^args:revoke --timeout 5s$/m);
+  assert.match(read(step, "calls"), /^BREVET_SESSION=canary-session$/m);
+  assert.ok(!existsSync(step.env.STATE_folder), "the program's folder is still there");
+});
+
+test("export: outputs sets no variable", async () => {
+  const step = newStep({ export: "outputs" });
+  fakeBrevet(step.folder, { answer });
+  assert.equal((await run(step, "main")).status, 0);
+  assert.equal(read(step, "GITHUB_ENV"), "");
+  const outputs = entries(read(step, "GITHUB_OUTPUT"));
+  assert.deepEqual(Object.keys(outputs).sort(), ["DEPLOY_KEY", "REGISTRY_HOST", "REGISTRY_TOKEN", "leases"]);
+  assert.equal(outputs.DEPLOY_KEY, key);
+});
+
+test("export: none leases nothing and leaves brevet ready", async () => {
+  const step = newStep({ export: "none", "ca-file": "ca.pem" });
+  fakeBrevet(step.folder, { status: 1 });
+  assert.equal((await run(step, "main")).status, 0);
+  assert.ok(!existsSync(join(step.folder, "calls")));
+  assert.deepEqual(entries(read(step, "GITHUB_ENV")), {
+    BREVET_BROKER: "http://127.0.0.1:1", BREVET_CREDENTIALS: "registry", BREVET_CA_FILE: join(step.folder, "ca.pem"),
+  });
+  assert.ok(existsSync(join(read(step, "GITHUB_PATH").trim(), "brevet")));
+  becomePost(step);
+  const post = await run(step, "post");
+  assert.deepEqual([post.status, post.stdout], [0, "brevet: nothing was leased\n"]);
+});
+
+test("a refusal fails the step with brevet's words, and exports nothing", async () => {
+  const step = newStep();
+  const message = "brevet: error: the broker refused (400): invalid_target\n::stop-commands::x (request R1)\nbrevet: hint: ask its operator\n";
+  fakeBrevet(step.folder, { status: 77, message });
+  const { status, stdout } = await run(step, "main");
+  assert.equal(status, 1);
+  assert.equal(stdout, "::error::the broker refused (400): invalid_target%0A::stop-commands::x (request R1)%0Ahint: ask its operator\n");
+  assert.equal(read(step, "GITHUB_ENV") + read(step, "GITHUB_OUTPUT"), "");
+});
+
+test("an answer that is no answer is not shown", async () => {
+  for (const text of ["canary", "{\"session_token\": \"canary\"}", "null", "", "[]"]) {
+    const step = newStep();
+    fakeBrevet(step.folder, { answer: text });
+    const result = await run(step, "main");
+    assert.equal(result.status, 1, text);
+    assert.match(result.stdout, /^::error::brevet get printed /);
+    assert.doesNotMatch(result.stdout + result.stderr, /canary/);
+  }
+});
+
+test("leases that cannot be handed over are given back all the same", async () => {
+  const step = newStep();
+  fakeBrevet(step.folder, { answer: answer.replace("REGISTRY_TOKEN", "LD_PRELOAD") });
+  const result = await run(step, "main");
+  assert.equal(result.status, 1);
+  assert.match(result.stdout, /^::error::credential registry asks for the variable LD_PRELOAD/m);
+  assert.doesNotMatch(unmasked(result), /canary/);
+  assert.equal(read(step, "GITHUB_ENV"), "");
+  assert.equal(entries(read(step, "GITHUB_STATE")).session, "canary-session");
+});
+
+test("a runner without the files is refused before anything is leased", async () => {
+  for (const name of ["GITHUB_STATE", "GITHUB_ENV", "GITHUB_OUTPUT"]) {
+    const step = newStep();
+    fakeBrevet(step.folder, { answer });
+    delete step.env[name];
+    const { status, stdout } = await run(step, "main");
+    assert.equal(status, 1);
+    assert.match(stdout, new RegExp(`^::error::this runner gives the step no ${name}`));
+    assert.ok(!existsSync(join(step.folder, "calls")));
+  }
+});
+
+test("post never fails", async () => {
+  for (const [name, broken] of [
+    ["revoke fails", (step) => writeFileSync(join(step.env.STATE_folder, "brevet"), "#!/bin/sh\necho 'brevet: error: no broker' >&2; exit 69\n")],
+    ["the program is gone", (step) => (step.env.STATE_folder = join(step.folder, "gone"))],
+    ["the state is lost", (step) => delete step.env.STATE_folder],
+  ]) {
+    const step = newStep();
+    fakeBrevet(step.folder, { answer });
+    await run(step, "main");
+    becomePost(step);
+    broken(step);
+    const { status, stdout, stderr } = await run(step, "post");
+    assert.deepEqual([status, stderr], [0, ""], name);
+    assert.match(stdout, /^::warning::revoking the leases failed; they end by themselves at 2026-11-23T17:00:00.000Z%0A/, name);
+  }
+});

@@ -1,0 +1,36 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { lastEnd, publicPart, secrets, table, variables } from "../leases.mjs";
+
+const lease = (fields) => ({
+  lease_id: "{1}abc", credential: "registry", kind: "jwt", expires_at: "2026-11-23T16:00:00Z",
+  values: { token: "canary", region: "eu-west-1" }, env: { REGISTRY_TOKEN: "token" }, sensitive: ["token"], ...fields,
+});
+
+test("only sensitive values are secrets", () => assert.deepEqual(secrets([lease()]), ["canary"]));
+
+test("variables have the names that the leases give", () => {
+  const all = variables([lease(), lease({ env: { REGION: "region" } })]);
+  assert.deepEqual([...all], [["REGISTRY_TOKEN", "canary"], ["REGION", "eu-west-1"]]);
+});
+
+test("variables refuses what would harm later steps", () => {
+  assert.throws(() => variables([lease(), lease({ credential: "deploy" })]), /two of the credentials set REGISTRY_TOKEN/);
+  assert.throws(() => variables([lease({ values: { token: "a\0b" } })]), /zero byte/);
+  for (const name of ["PATH", "Path", "BASH_ENV", "LD_PRELOAD", "NODE_OPTIONS", "GITHUB_ENV", "INPUT_X", "", "1X", "A-B", "A=B", "A\nB", "A<<B"]) {
+    assert.throws(() => variables([lease({ env: { [name]: "token" } })]), /^Error: credential registry asks for/, name);
+  }
+});
+
+test("what is shown holds no value and no markup", () => {
+  const odd = lease({ kind: "<img src=x>|`y`", lease_id: "a\n::error::b" });
+  const shown = JSON.stringify(publicPart([odd])) + table([odd]);
+  assert.doesNotMatch(shown, /canary|eu-west/);
+  assert.doesNotMatch(table([odd]), /<|`|\n::/);
+});
+
+test("lastEnd is the latest, whatever the zone it is written in", () => {
+  const times = ["2026-11-23T16:00:00Z", "2026-11-23T17:30:00+01:00", "2026-11-23T15:00:00Z"];
+  assert.equal(lastEnd(times.map((expires_at) => lease({ expires_at }))), "2026-11-23T16:30:00.000Z");
+});
