@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/big"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -117,7 +116,7 @@ func proofKey(header map[string]any) (*ecdsa.PublicKey, string, error) {
 	if err != nil {
 		return nil, "", errors.New("jwk is not a point on P-256")
 	}
-	return key, Thumbprint(key), nil
+	return key, thumbprint(x, y), nil
 }
 
 func coordinate(v any) ([]byte, error) {
@@ -132,15 +131,12 @@ func coordinate(v any) ([]byte, error) {
 	return b, nil
 }
 
-// Thumbprint returns the RFC 7638 thumbprint of a P-256 key, as "cnf.jkt" has
-// it (RFC 9449, section 6.1).
-func Thumbprint(key *ecdsa.PublicKey) string {
-	enc := func(n *big.Int) string {
-		var b [32]byte
-		return base64.RawURLEncoding.EncodeToString(n.FillBytes(b[:]))
-	}
-	sum := sha256.Sum256([]byte(`{"crv":"P-256","kty":"EC","x":"` + enc(key.X) + `","y":"` + enc(key.Y) + `"}`))
-	return base64.RawURLEncoding.EncodeToString(sum[:])
+// thumbprint returns the RFC 7638 thumbprint of the P-256 key with these
+// coordinates, as "cnf.jkt" has it (RFC 9449, section 6.1).
+func thumbprint(x, y []byte) string {
+	enc := base64.RawURLEncoding.EncodeToString
+	sum := sha256.Sum256([]byte(`{"crv":"P-256","kty":"EC","x":"` + enc(x) + `","y":"` + enc(y) + `"}`))
+	return enc(sum[:])
 }
 
 // covers reports whether the proof was made for token (RFC 9449, section 4.3,

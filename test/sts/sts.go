@@ -133,11 +133,10 @@ const maxBody = 64 << 10
 
 // A call is one decoded request.
 type call struct {
-	ctx    context.Context
-	http   *http.Request
-	body   []byte
-	form   url.Values
-	caller *caller // whoever signed it; nil if it is not signed
+	ctx  context.Context
+	http *http.Request
+	body []byte
+	form url.Values
 }
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
