@@ -1,0 +1,233 @@
+package policies
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/brevet-dev/brevet/issuers"
+)
+
+// What [Set.Decide] refuses with.
+var (
+	// ErrNoGrant: no policy grants the credential to this workload.
+	ErrNoGrant = errors.New("no policy grants this")
+	// ErrUnknownCredential: the configuration has no credential of this name.
+	ErrUnknownCredential = errors.New("unknown credential")
+)
+
+// A Grant is what a policy allows.
+type Grant struct {
+	Credential   string
+	TTL          time.Duration // the first lease's life, whole seconds
+	MaxTTL       time.Duration // its life with all renewals; TTL means that it cannot be renewed
+	Policy       string        // the policy's name
+	PolicyDigest string        // "sha256:" and the digest of the policy's file, byte for byte
+}
+
+// A Decision is the answer for one credential, with what operators should hear
+// about it. Its claim values are not for strangers.
+type Decision struct {
+	Grant  Grant    // zero beside an error
+	Shadow []string // policies in shadow mode that would have granted it, sorted
+	Drift  []Drift  // what kept a policy from granting, in enforce and shadow mode, sorted
+}
+
+// A Drift is one entry of a policy's names that no longer holds while all else
+// does: a repository was renamed or transferred, or the id is not the one that
+// the policy's author meant.
+type Drift struct {
+	Policy, Claim string
+	Want          string // what the policy says
+	Got           string // what the token says; "" if it says nothing
+}
+
+// Decide returns what the policies grant of one credential to id.
+//
+// Of several policies that grant it the one with the longest MaxTTL counts,
+// then the longest TTL, then the first by name. Without a grant the error is
+// [ErrNoGrant] or [ErrUnknownCredential]; the decision is never nil.
+func (s *Set) Decide(id *issuers.Identity, credential string) (*Decision, error) {
+	d := &Decision{}
+	if s == nil || id == nil {
+		return d, fmt.Errorf("%w: no policies or no identity", ErrNoGrant)
+	}
+	if _, ok := s.credentials[credential]; !ok {
+		return d, ErrUnknownCredential
+	}
+	for _, bucket := range s.index.candidates(id.Issuer, s.issuers[id.Issuer], id.Claims) {
+		for _, p := range bucket {
+			d.consider(p, id.Claims, credential)
+		}
+	}
+	slices.Sort(d.Shadow)
+	slices.SortFunc(d.Drift, func(a, b Drift) int {
+		return cmp.Or(cmp.Compare(a.Policy, b.Policy), cmp.Compare(a.Claim, b.Claim))
+	})
+	if d.Grant.Policy == "" {
+		return d, ErrNoGrant
+	}
+	return d, nil
+}
+
+// consider adds to d what p has to say.
+func (d *Decision) consider(p *policy, claims map[string]any, credential string) {
+	grant := p.grant(credential)
+	if grant == nil || !p.holds(claims) {
+		return
+	}
+	drift := p.drift(claims)
+	switch {
+	case len(drift) > 0:
+		d.Drift = append(d.Drift, drift...)
+	case p.shadow:
+		d.Shadow = append(d.Shadow, p.name)
+	case d.Grant.Policy == "" || grant.before(&d.Grant):
+		d.Grant = *grant
+	}
+}
+
+func (g *Grant) before(other *Grant) bool {
+	return cmp.Or(
+		cmp.Compare(other.MaxTTL, g.MaxTTL),
+		cmp.Compare(other.TTL, g.TTL),
+		cmp.Compare(g.Policy, other.Policy),
+	) < 0
+}
+
+// A policy is one document, compiled.
+type policy struct {
+	name      string
+	issuer    string
+	preset    *issuers.Preset
+	match     []condition
+	untrusted []string // triggers that the preset distrusts and match does not name
+	when      *when    // nil if there is none
+	names     []condition
+	grants    []Grant
+	shadow    bool
+	tests     []test
+}
+
+// A condition is one entry of match or names: the claim is one of the values.
+type condition struct {
+	claim  string
+	values []any // string, int64 or bool, as the claim is declared
+}
+
+// holds reports whether the token has the claim with one of the values. An
+// absent claim has none.
+func (c *condition) holds(claims map[string]any) bool {
+	got, ok := claims[c.claim]
+	return ok && slices.Contains(c.values, got)
+}
+
+func (p *policy) grant(credential string) *Grant {
+	for i := range p.grants {
+		if p.grants[i].Credential == credential {
+			return &p.grants[i]
+		}
+	}
+	return nil
+}
+
+// holds reports whether all but names is as the policy wants it.
+func (p *policy) holds(claims map[string]any) bool {
+	for i := range p.match {
+		if !p.match[i].holds(claims) {
+			return false
+		}
+	}
+	return p.trusts(claims) && p.when.holds(claims)
+}
+
+// trusts reports whether the run was not started by something that strangers
+// control, or the policy names that trigger. A run of which the trigger is not
+// known may be such a one.
+func (p *policy) trusts(claims map[string]any) bool {
+	if len(p.untrusted) == 0 {
+		return true
+	}
+	trigger, ok := claims[p.preset.Trigger].(string)
+	return ok && !slices.Contains(p.untrusted, trigger)
+}
+
+func (p *policy) drift(claims map[string]any) []Drift {
+	var all []Drift
+	for i := range p.names {
+		c := &p.names[i]
+		if c.holds(claims) {
+			continue
+		}
+		got := ""
+		if v, ok := claims[c.claim]; ok {
+			got = fmt.Sprint(v)
+		}
+		all = append(all, Drift{Policy: p.name, Claim: c.claim, Want: fmt.Sprint(c.values[0]), Got: got})
+	}
+	return all
+}
+
+// An index finds the policies that may hold for a workload without looking at
+// the others: by its project's id, else by its owner's, else, for presets that
+// have neither, by its issuer. Every policy is in exactly one of the maps.
+type index struct {
+	projects, owners map[key][]*policy
+	rest             map[string][]*policy
+}
+
+type key struct {
+	issuer string
+	id     any // string or int64
+}
+
+func newIndex(policies []*policy) index {
+	ix := index{map[key][]*policy{}, map[key][]*policy{}, map[string][]*policy{}}
+	for _, p := range policies {
+		if c := p.pin(p.preset.ProjectID); c != nil {
+			add(ix.projects, p, c)
+		} else if c := p.pin(p.preset.OwnerID); c != nil {
+			add(ix.owners, p, c)
+		} else {
+			ix.rest[p.issuer] = append(ix.rest[p.issuer], p)
+		}
+	}
+	return ix
+}
+
+func add(m map[key][]*policy, p *policy, c *condition) {
+	for _, id := range c.values {
+		k := key{p.issuer, id}
+		m[k] = append(m[k], p)
+	}
+}
+
+// pin returns the condition of match on the claim, or nil if there is none.
+func (p *policy) pin(claim string) *condition {
+	i := slices.IndexFunc(p.match, func(c condition) bool { return c.claim == claim })
+	if i < 0 || claim == "" {
+		return nil
+	}
+	return &p.match[i]
+}
+
+func (ix *index) candidates(issuer string, preset *issuers.Preset, claims map[string]any) [3][]*policy {
+	if preset == nil {
+		return [3][]*policy{}
+	}
+	return [3][]*policy{
+		lookup(ix.projects, issuer, claims[preset.ProjectID]),
+		lookup(ix.owners, issuer, claims[preset.OwnerID]),
+		ix.rest[issuer],
+	}
+}
+
+func lookup(m map[key][]*policy, issuer string, id any) []*policy {
+	switch id.(type) {
+	case string, int64:
+		return m[key{issuer, id}]
+	}
+	return nil // absent, or a list, which cannot be a key of a map
+}

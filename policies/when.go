@@ -1,0 +1,343 @@
+package policies
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"regexp/syntax"
+	"slices"
+	"strings"
+
+	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/ast"
+	"cel.dev/cel-go/common/cost"
+	"cel.dev/cel-go/common/env"
+	"cel.dev/cel-go/common/operators"
+	"cel.dev/cel-go/common/overloads"
+	"cel.dev/cel-go/common/types"
+
+	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/policies/strictyaml"
+)
+
+// Limits on one condition. A long one has 300 bytes and 40 nodes.
+const (
+	maxSource = 4 << 10 // bytes
+	maxNodes  = 200
+	maxNested = 50
+	maxRegexp = 1000 // instructions of the compiled program
+
+	// maxClaim and maxListed are what costs are estimated with: bytes of a
+	// claim, and strings in one that is a list. Platforms stay below them; a
+	// token that does not is stopped by maxCost.
+	maxClaim  = 1 << 10
+	maxListed = 100
+
+	// maxEstimate is the highest cost that a condition may have at load, in
+	// CEL's units: comparing a claim with a string is 3, matching one against a
+	// regular expression of 20 bytes about 500. maxCost is what an evaluation
+	// may really cost: a condition whose cost was estimated wrongly does not hold.
+	maxEstimate = 1_000
+	maxCost     = 10_000
+)
+
+// variable is the name under which a condition sees the claims, and
+// claimsType what CEL calls their type.
+const (
+	variable   = "claims"
+	claimsType = "brevet.Claims"
+)
+
+// A when is a compiled condition. A nil one always holds.
+type when struct{ program cel.Program }
+
+// holds reports whether the condition is true. An error, such as a claim that
+// the token does not have, is not true.
+func (w *when) holds(claims map[string]any) bool {
+	result, err := w.eval(claims)
+	return err == nil && result
+}
+
+func (w *when) eval(claims map[string]any) (bool, error) {
+	if w == nil {
+		return true, nil
+	}
+	value, _, err := w.program.Eval(activation(claims))
+	if err != nil {
+		return false, err
+	}
+	return value == types.True, nil
+}
+
+// An activation gives CEL the claims, and nothing else.
+type activation map[string]any
+
+// ResolveName implements [cel.Activation].
+func (a activation) ResolveName(name string) (any, bool) {
+	return map[string]any(a), name == variable
+}
+
+// Parent implements [cel.Activation].
+func (activation) Parent() cel.Activation { return nil }
+
+// A language is CEL as the policies of one issuer have it: the claims that the
+// preset declares, each with its type, and the functions of [functions].
+// There are no macros, so there are no loops: a condition costs about its length.
+type language struct {
+	env    *cel.Env
+	preset *issuers.Preset
+}
+
+func newLanguage(p *issuers.Preset) (*language, error) {
+	registry, err := types.NewRegistry()
+	if err != nil {
+		return nil, err
+	}
+	e, err := cel.NewCustomEnv(
+		cel.StdLib(cel.StdLibSubset(functions())),
+		cel.CustomTypeProvider(claimTypes{registry, p}),
+		cel.Variable(variable, cel.ObjectType(claimsType)),
+		cel.EnableIdentifierEscapeSyntax(), // claims.`vcs-origin`
+		cel.HomogeneousAggregateLiterals(),
+		cel.ParserExpressionSizeLimit(maxSource),
+		cel.ParserRecursionLimit(maxNested),
+		cel.ExpressionNodeLimit(maxNodes),
+		cel.RegexProgramSizeLimit(maxRegexp),
+	)
+	if err != nil {
+		return nil, err
+	}
+	return &language{e, p}, nil
+}
+
+// functions is the part of CEL's library that conditions have. Left out are
+// dyn, which takes the types away again; times, which no claim has; and the
+// order of strings, in which "9" is more than "10".
+func functions() *env.LibrarySubset {
+	subset := env.NewLibrarySubset().SetDisableMacros(true)
+	for _, name := range []string{
+		operators.LogicalAnd, operators.LogicalOr, operators.LogicalNot, operators.Conditional,
+		operators.Equals, operators.NotEquals, operators.In,
+		overloads.StartsWith, overloads.EndsWith, overloads.Contains, overloads.Matches, overloads.Size,
+	} {
+		subset.AddIncludedFunctions(env.NewFunction(name))
+	}
+	for name, overload := range map[string]string{
+		operators.Less: overloads.LessInt64, operators.LessEquals: overloads.LessEqualsInt64,
+		operators.Greater: overloads.GreaterInt64, operators.GreaterEquals: overloads.GreaterEqualsInt64,
+	} {
+		subset.AddIncludedFunctions(env.NewFunction(name, &env.Overload{ID: overload}))
+	}
+	return subset
+}
+
+// A flaw is something wrong with a condition, at a line and column of its own
+// text, both from 1.
+type flaw struct {
+	line, column int
+	message      string
+}
+
+// compile returns the condition, or everything that is wrong with it.
+func (l *language) compile(source string) (*when, []flaw) {
+	if strings.TrimSpace(source) == "" {
+		return nil, []flaw{{1, 1, "the condition is empty; remove it if there is none"}}
+	}
+	tree, issues := l.env.Compile(source)
+	if issues.Err() != nil {
+		return nil, l.flaws(issues)
+	}
+	if !tree.OutputType().IsExactType(cel.BoolType) {
+		return nil, []flaw{{1, 1, fmt.Sprintf("the condition must be true or false; this gives %s", tree.OutputType())}}
+	}
+	if flaws := l.lint(tree.NativeRep()); len(flaws) > 0 {
+		return nil, flaws
+	}
+	estimate, err := l.env.EstimateCost(tree, sizes{})
+	if err != nil {
+		return nil, []flaw{{1, 1, fmt.Sprintf("estimating its cost: %v", err)}}
+	}
+	if estimate.Max > maxEstimate {
+		return nil, []flaw{{1, 1, fmt.Sprintf("the condition costs up to %d, the limit is %d; make it simpler, or move parts of it to match", estimate.Max, maxEstimate)}}
+	}
+	program, err := l.env.Program(tree, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost))
+	if err != nil {
+		return nil, []flaw{{1, 1, err.Error()}}
+	}
+	return &when{program}, nil
+}
+
+func (l *language) flaws(issues *cel.Issues) []flaw {
+	var flaws []flaw
+	for _, e := range issues.Errors() {
+		message := e.Message
+		if field, ok := strings.CutPrefix(message, "undefined field '"); ok {
+			message += strictyaml.DidYouMean(strings.TrimSuffix(field, "'"), slices.Collect(maps.Keys(l.preset.Claims)))
+		}
+		flaws = append(flaws, flaw{max(1, e.Location.Line()), max(0, e.Location.Column()) + 1, message})
+	}
+	return flaws
+}
+
+// lint refuses what compiles and still does not say what its author meant.
+func (l *language) lint(tree *ast.AST) []flaw {
+	root := ast.NavigateAST(tree)
+	if len(l.claimsIn(root)) == 0 {
+		return []flaw{{1, 1, "the condition does not look at any claim"}}
+	}
+	var flaws []flaw
+	for _, call := range ast.MatchDescendants(root, ast.KindMatcher(ast.CallKind)) {
+		if message := l.lintCall(call); message != "" {
+			at := tree.SourceInfo().GetStartLocation(call.ID())
+			flaws = append(flaws, flaw{max(1, at.Line()), max(0, at.Column()) + 1, message})
+		}
+	}
+	return flaws
+}
+
+func (l *language) lintCall(call ast.NavigableExpr) string {
+	switch name := call.AsCall().FunctionName(); name {
+	case operators.NotEquals, operators.LogicalNot:
+		for _, claim := range l.claimsIn(call) {
+			if l.preset.Claims[claim].Optional {
+				return fmt.Sprintf("claim %q may be absent, and then this is an error, not true; say which values are allowed instead", claim)
+			}
+		}
+	case overloads.Matches:
+		args := call.AsCall().Args()
+		if err := checkRegexp(args[len(args)-1]); err != nil {
+			return err.Error()
+		}
+	}
+	return ""
+}
+
+// claimsIn returns the claims that occur in e, sorted.
+func (l *language) claimsIn(e ast.NavigableExpr) []string {
+	found := map[string]bool{}
+	for _, s := range ast.MatchDescendants(e, ast.KindMatcher(ast.SelectKind)) {
+		if of := s.AsSelect().Operand(); of.Kind() == ast.IdentKind && of.AsIdent() == variable {
+			found[s.AsSelect().FieldName()] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
+}
+
+// checkRegexp refuses a pattern that may match a part of the claim only.
+// Anchors at both ends of the text are not enough: ^a|b$ means (^a)|(b$).
+func checkRegexp(e ast.Expr) error {
+	pattern, ok := literal(e)
+	if !ok {
+		return errors.New("the pattern of matches must be a string, written out")
+	}
+	parsed, err := syntax.Parse(pattern, syntax.Perl)
+	if err != nil {
+		return err
+	}
+	if n := len(parsed.Sub); parsed.Op != syntax.OpConcat || n < 2 ||
+		parsed.Sub[0].Op != syntax.OpBeginText || parsed.Sub[n-1].Op != syntax.OpEndText {
+		return errors.New("the pattern of matches must match the whole claim; write ^(?:…)$")
+	}
+	return nil
+}
+
+func literal(e ast.Expr) (string, bool) {
+	if e.Kind() != ast.LiteralKind {
+		return "", false
+	}
+	s, ok := e.AsLiteral().Value().(string)
+	return s, ok
+}
+
+// sizes tells the cost estimate how long claims are.
+type sizes struct{}
+
+// EstimateSize implements [cost.Estimator].
+func (sizes) EstimateSize(n cost.AstNode) *cost.SizeEstimate {
+	if path := n.Path(); len(path) < 2 || path[0] != variable {
+		return nil
+	}
+	if n.Type().Kind() == types.ListKind {
+		return &cost.SizeEstimate{Min: 0, Max: maxListed}
+	}
+	return &cost.SizeEstimate{Min: 0, Max: maxClaim}
+}
+
+// EstimateCallCost implements [cost.Estimator].
+func (sizes) EstimateCallCost(string, string, *cost.AstNode, []cost.AstNode) *cost.CallEstimate {
+	return nil
+}
+
+// claimTypes tells CEL which claims there are: a misspelt one or a comparison
+// with another type is an error at load.
+type claimTypes struct {
+	*types.Registry
+	preset *issuers.Preset
+}
+
+// FindStructType implements [types.Provider].
+func (c claimTypes) FindStructType(name string) (*types.Type, bool) {
+	if name == claimsType {
+		return types.NewTypeTypeWithParam(types.NewObjectType(claimsType)), true
+	}
+	return c.Registry.FindStructType(name)
+}
+
+// FindStructFieldNames implements [types.Provider].
+func (c claimTypes) FindStructFieldNames(name string) ([]string, bool) {
+	if name == claimsType {
+		return slices.Sorted(maps.Keys(c.preset.Claims)), true
+	}
+	return c.Registry.FindStructFieldNames(name)
+}
+
+// FindStructFieldType implements [types.Provider].
+func (c claimTypes) FindStructFieldType(structType, field string) (*types.FieldType, bool) {
+	claim, ok := c.preset.Claims[field]
+	if structType != claimsType || !ok {
+		return c.Registry.FindStructFieldType(structType, field)
+	}
+	absent := fmt.Errorf("the token has no claim %q of type %s", field, claim.Type)
+	get := func(claims any) (any, error) {
+		m, ok := claims.(map[string]any)
+		if !ok || !hasType(m[field], claim.Type) {
+			return nil, absent
+		}
+		return m[field], nil
+	}
+	isSet := func(claims any) bool {
+		_, err := get(claims)
+		return err == nil
+	}
+	return &types.FieldType{Type: celType(claim.Type), IsSet: isSet, GetFrom: get}, true
+}
+
+// hasType reports whether a claim of the identity is of the declared type.
+func hasType(v any, t issuers.Type) bool {
+	var ok bool
+	switch t {
+	case issuers.String:
+		_, ok = v.(string)
+	case issuers.Int:
+		_, ok = v.(int64)
+	case issuers.Bool:
+		_, ok = v.(bool)
+	case issuers.StringList:
+		_, ok = v.([]string)
+	}
+	return ok
+}
+
+func celType(t issuers.Type) *types.Type {
+	switch t {
+	case issuers.String:
+		return types.StringType
+	case issuers.Int:
+		return types.IntType
+	case issuers.Bool:
+		return types.BoolType
+	case issuers.StringList:
+		return types.NewListType(types.StringType)
+	}
+	return types.ErrorType // an unknown type compares with nothing
+}

@@ -1,0 +1,146 @@
+package policies_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/brevet-dev/brevet/policies"
+)
+
+func withWhen(when string) string {
+	lines := strings.ReplaceAll(when, "\n", "\n  ")
+	return document("a", shop, "{credential: other, ttl: 1m}", "when: |-\n  "+lines)
+}
+
+func TestWhen(t *testing.T) {
+	tests := []struct {
+		when string
+		want bool
+	}{
+		{`claims.ref == "refs/heads/main"`, true},
+		{`claims.ref == "refs/heads/dev"`, false},
+		{`claims.ref != "refs/heads/dev"`, true},
+		{`claims.attempt == 1 && claims.attempt < 2 && claims.attempt >= 1`, true},
+		{`!claims.fork`, true},
+		{`claims.fork`, false},
+		{`claims.event_name in ["push", "schedule"]`, true},
+		{`"build" in claims.groups`, true},
+		{`"deploy" in claims.groups`, false},
+		{`size(claims.groups) == 1`, true},
+		{`claims.ref.startsWith("refs/heads/") && claims.ref.endsWith("main") && claims.ref.contains("ads")`, true},
+		{`claims.ref.matches("^refs/heads/[a-z]+$")`, true},
+		{`claims.ref.matches("^refs/heads/[a-l]+$")`, false},
+		{`claims.fork ? claims.ref == "x" : claims.ref == "refs/heads/main"`, true},
+		{`claims.repository_id == "456" || claims.repository_id == "457"`, true},
+		{`(claims.environment in ["production"])`, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.when, func(t *testing.T) {
+			_, err := mustLoad(t, withWhen(tt.when)).Decide(github(nil), "other")
+			if got := err == nil; got != tt.want {
+				t.Errorf("Decide = %v, want granted: %v", err, tt.want)
+			}
+		})
+	}
+}
+
+// An absent claim must not make a condition true, however it is turned around.
+func TestWhenAbsentClaim(t *testing.T) {
+	id := github(map[string]any{"environment": nil, "groups": nil})
+	tests := []struct {
+		when string
+		want bool
+	}{
+		{`claims.environment == "production"`, false},
+		{`(claims.environment == "dev") == false`, false},
+		{`claims.environment == "dev" ? false : true`, false},
+		{`claims.environment in ["production"]`, false},
+		{`size(claims.groups) == 0`, false},
+		{`size(claims.environment) == 0`, false},
+		{`claims.environment == "dev" || claims.ref == "x"`, false},
+		{`claims.environment == "dev" || claims.ref == "refs/heads/main"`, true}, // by the other half
+	}
+	for _, tt := range tests {
+		t.Run(tt.when, func(t *testing.T) {
+			_, err := mustLoad(t, withWhen(tt.when)).Decide(id, "other")
+			if got := err == nil; got != tt.want {
+				t.Errorf("Decide = %v, want granted: %v", err, tt.want)
+			}
+		})
+	}
+}
+
+// The document has the condition from line 6 on, indented by 2.
+func TestWhenProblems(t *testing.T) {
+	tests := []struct {
+		when string
+		want []string
+	}{
+		{`claims.reff == "x"`, []string{`6:9: undefined field 'reff'; did you mean "ref"?`}},
+		{"claims.fork &&\n  claims.attempt == \"1\" &&\n  foo", []string{
+			"7:20: found no matching overload for '_==_' applied to '(int, string)'",
+			"8:5: undeclared reference to 'foo'",
+		}},
+		{`claims.repository_id == 456`, []string{"6:24: found no matching overload for '_==_' applied to '(string, int)'"}},
+		{`claims.ref in ["a", 1]`, []string{"6:23: expected type 'string' but found 'int'"}},
+		{`claims.ref`, []string{"6:3: the condition must be true or false; this gives string"}},
+		{`1 == 1`, []string{"6:3: the condition does not look at any claim"}},
+		{`claims == claims`, []string{"6:3: the condition does not look at any claim"}},
+		{`claims.environment != "dev"`, []string{`6:22: claim "environment" may be absent, and then this is an error, not true; say which values are allowed instead`}},
+		{`claims.fork && !(claims.environment in ["dev"])`, []string{`6:18: claim "environment" may be absent, and then this is an error, not true; say which values are allowed instead`}},
+		{`has(claims.environment)`, []string{"6:6: undeclared reference to 'has'"}},
+		{`dyn(claims.ref) == 1`, []string{"6:6: undeclared reference to 'dyn'"}},
+		{`claims.ref < "b"`, []string{"6:14: found no matching overload for '_<_' applied to '(string, string)'"}},
+		{`claims.ref.matches("main")`, []string{"6:21: the pattern of matches must match the whole claim; write ^(?:…)$"}},
+		{`claims.ref.matches("^a|b$")`, []string{"6:21: the pattern of matches must match the whole claim; write ^(?:…)$"}},
+		{`claims.ref.matches("(?m)^a$")`, []string{"6:21: the pattern of matches must match the whole claim; write ^(?:…)$"}},
+		{`claims.ref.matches(claims.repository)`, []string{"6:21: the pattern of matches must be a string, written out"}},
+		{`claims.ref.matches("(")`, []string{"6:21: error parsing regexp: missing closing ): `(`"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.when, func(t *testing.T) {
+			var want []string
+			for _, w := range tt.want {
+				want = append(want, "a.yaml:"+w)
+			}
+			if got := messages(t, withWhen(tt.when)); !slices.Equal(got, want) {
+				t.Errorf("Load:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+			}
+		})
+	}
+}
+
+func TestEmptyWhen(t *testing.T) {
+	doc := document("a", shop, "{credential: other, ttl: 1m}", `when: " "`)
+	want := []string{"a.yaml:5:8: the condition is empty; remove it if there is none"}
+	if got := messages(t, doc); !slices.Equal(got, want) {
+		t.Errorf("Load = %q, want %q", got, want)
+	}
+}
+
+// manyPolicies loads n policies of as many projects; acme/shop's is one of them.
+func manyPolicies(tb testing.TB, n int) *policies.Set {
+	tb.Helper()
+	dir := tb.TempDir()
+	for i := range n {
+		doc := fmt.Sprintf(`policy: p%d
+issuer: github
+match: {repository_id: "%d", repository_owner_id: "123", ref: refs/heads/main, environment: production, event_name: [push, schedule]}
+names: {repository: acme/shop}
+when: claims.run_attempt == "1"
+grant: [{credential: other, ttl: 1m}]
+`, i, 456+i)
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%d.yaml", i)), []byte(doc), 0o600); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	set, err := policies.Load(dir, options())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return set
+}
