@@ -1,0 +1,107 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Files in the system's folder.
+const (
+	certFile = "tls.crt"
+	keyFile  = "tls.key"
+)
+
+// writeCertificate makes a TLS certificate for 127.0.0.1, on P-256 as most of
+// the web's are, and returns the pool that trusts it.
+func writeCertificate(dir string) (*x509.CertPool, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("making a TLS key: %w", err)
+	}
+	now := time.Now()
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "brevet bench"},
+		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		KeyUsage:    x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return nil, fmt.Errorf("making a TLS certificate: %w", err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("encoding a TLS key: %w", err)
+	}
+	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	if err := os.WriteFile(filepath.Join(dir, certFile), cert, 0o600); err != nil {
+		return nil, fmt.Errorf("writing a TLS certificate: %w", err)
+	}
+	private = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
+	if err := os.WriteFile(filepath.Join(dir, keyFile), private, 0o600); err != nil {
+		return nil, fmt.Errorf("writing a TLS key: %w", err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(cert)
+	return roots, nil
+}
+
+// credentialName is what every exchange asks for.
+const credentialName = "registry"
+
+// configText needs the address, that of the operators' listener, Redis' and the
+// issuer's.
+const configText = `url: https://%[1]s
+listen: %[1]s
+tls: {cert: ` + certFile + `, key: ` + keyFile + `}
+admin_listen: %[2]s
+redis: {url: "redis://%[3]s/0"}
+root: {software: {file: root.pem}}
+issuers:
+  - {name: lab, preset: github, url: "%[4]s", insecure_http: true}
+credentials:
+  - {name: ` + credentialName + `, kind: jwt, audience: "https://registry.example.com", max_ttl: 1h}
+policies: policies
+audit: {file: audit.jsonl}
+`
+
+// policyText grants for an hour, so that no lease ends while the clock runs.
+const policyText = `policy: bench
+description: the jobs that the benchmark plays
+issuer: lab
+match:
+  repository_id: "456"
+  repository_owner_id: "123"
+  ref: refs/heads/main
+  environment: production
+  event_name: [push, workflow_dispatch]
+names: {repository: acme/shop}
+when: claims.run_attempt == "1"
+grant:
+  - {credential: ` + credentialName + `, ttl: 1h}
+`
+
+// writeConfig writes the broker's configuration and its policy.
+func (s *system) writeConfig(addr, admin string) error {
+	text := fmt.Sprintf(configText, addr, admin, s.client.Options().Addr, s.issuer.URL)
+	if err := os.WriteFile(filepath.Join(s.dir, "brevetd.yaml"), []byte(text), 0o600); err != nil {
+		return fmt.Errorf("writing the configuration: %w", err)
+	}
+	if err := os.Mkdir(filepath.Join(s.dir, "policies"), 0o700); err != nil {
+		return fmt.Errorf("making the policies' folder: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(s.dir, "policies", "bench.yaml"), []byte(policyText), 0o600); err != nil {
+		return fmt.Errorf("writing the policy: %w", err)
+	}
+	return nil
+}
