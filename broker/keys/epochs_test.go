@@ -374,6 +374,20 @@ func TestRootAway(t *testing.T) {
 	})
 }
 
+func TestURLs(t *testing.T) {
+	for _, u := range []string{
+		"https://broker.example.com:8443/base", "http://127.0.0.1:8421", "http://[::1]:8421", "https://localhost:8443",
+		"https://broker.example.com/", "https://xn--bcher-kva.example",
+	} {
+		e := keys.NewEpochs(newRoot(t), &memory{}, keys.EpochOptions{URL: u})
+		if err := e.Start(t.Context()); err != nil {
+			t.Errorf("Start with url %s: %v", u, err)
+		} else if err := verify(e, sign(t, e)); err != nil {
+			t.Errorf("Verify with url %s: %v", u, err)
+		}
+	}
+}
+
 func TestStartNeedsURL(t *testing.T) {
 	for _, u := range []string{"", "broker", "https://", "https://b.example.com/%zz", "HTTPS://b.example.com"} {
 		e := keys.NewEpochs(newRoot(t), &memory{}, keys.EpochOptions{URL: u})
