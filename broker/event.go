@@ -2,8 +2,6 @@ package broker
 
 import (
 	"time"
-
-	"github.com/brevet-dev/brevet/issuers"
 )
 
 // An Event is one line of the audit log. Its fields are an allow-list: what is
@@ -62,12 +60,6 @@ const (
 	Refused Outcome = "refused" // the caller's to fix
 	Failed  Outcome = "failed"  // the broker's or a target's to fix
 )
-
-// identify notes who asks.
-func (e *Event) identify(id *issuers.Identity) {
-	who := whoIs(id)
-	e.Who = &who
-}
 
 // hold notes the session and its leases.
 func (e *Event) hold(s *Session) {

@@ -44,7 +44,11 @@ func (b *Broker) Exchange(ctx context.Context, req *Request, ev *Event) (*Issued
 	if err != nil {
 		return nil, err
 	}
-	ev.identify(id)
+	who, err := whoIs(id)
+	if err != nil {
+		return nil, err
+	}
+	ev.Who = &who
 	session, err := b.decide(id, req, ev)
 	if err != nil {
 		return nil, err
@@ -98,7 +102,7 @@ func (b *Broker) decide(id *issuers.Identity, req *Request, ev *Event) (*Session
 	set := b.Policies.Current()
 	ev.Policies, ev.Asked = set.Digest(), req.Credentials
 	now, shard := time.Now(), tokenUse(id, req).Shard()
-	s := &Session{ID: newID('s', shard), RequestID: req.RequestID, Who: whoIs(id), IssuedAt: now}
+	s := &Session{ID: newID('s', shard), RequestID: req.RequestID, Who: *ev.Who, IssuedAt: now}
 	if req.Proof != nil {
 		s.KeyThumbprint = req.Proof.KeyThumbprint
 	}

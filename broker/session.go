@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base32"
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -87,12 +88,37 @@ type Who struct {
 	Issuer   string           `json:"issuer"`
 	URL      string           `json:"iss"`
 	Subject  string           `json:"sub"`
-	Claims   map[string]any   `json:"claims"`
+	Claims   map[string]any   `json:"claims,omitempty"`
 	Workload issuers.Workload `json:"workload"`
+
+	encoded json.RawMessage // of all the above; nil: not yet
 }
 
-func whoIs(id *issuers.Identity) Who {
-	return Who{Issuer: id.Issuer, URL: id.URL, Subject: id.Subject, Claims: id.Claims, Workload: id.Workload}
+// whoIs encodes, once, what an exchange writes three times: into the session
+// and into two lines of the audit log.
+func whoIs(id *issuers.Identity) (Who, error) {
+	w := Who{Issuer: id.Issuer, URL: id.URL, Subject: id.Subject, Claims: id.Claims, Workload: id.Workload}
+	var err error
+	w.encoded, err = json.Marshal(w)
+	if err != nil {
+		return Who{}, fmt.Errorf("encoding the identity: %w", err)
+	}
+	return w, nil
+}
+
+// WithoutClaims returns w without its claims, for where there is no room.
+func (w Who) WithoutClaims() Who {
+	w.Claims, w.encoded = nil, nil
+	return w
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (w Who) MarshalJSON() ([]byte, error) {
+	if w.encoded != nil {
+		return w.encoded, nil
+	}
+	type plain Who // without this method
+	return json.Marshal(plain(w))
 }
 
 // A TokenUse is what the replay barrier must know of the subject token and of

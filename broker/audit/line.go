@@ -189,8 +189,7 @@ func cuts() []cut {
 		{"shadow", func(e *broker.Event) { e.Shadow = shortList(e.Shadow) }},
 		{"who.claims", func(e *broker.Event) {
 			if e.Who != nil {
-				who := *e.Who
-				who.Claims = nil
+				who := e.Who.WithoutClaims()
 				e.Who = &who
 			}
 		}},

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/brevet-dev/brevet/broker"
 )
 
@@ -21,7 +19,7 @@ func (s *Store) End(ctx context.Context, sessionID string, leaseIDs []string, wh
 	for _, id := range leaseIDs {
 		args = append(args, id)
 	}
-	reply, err := s.scripts.end.Run(ctx, s.redis, []string{k.session(sessionID), k.due()}, args...).Slice()
+	reply, err := s.batch.run(ctx, s.scripts.end, []string{k.session(sessionID), k.due()}, args...).Slice()
 	if err != nil {
 		return nil, unavailable(err)
 	}
@@ -31,40 +29,30 @@ func (s *Store) End(ctx context.Context, sessionID string, leaseIDs []string, wh
 // ClaimDue implements [broker.LeaseEnder]. Beside an error it returns what it
 // could claim.
 func (s *Store) ClaimDue(ctx context.Context, now time.Time) ([]*broker.Lease, error) {
-	cmds := make([]*redis.Cmd, broker.Shards)
-	send := func(run func(k shardKeys, p redis.Pipeliner) *redis.Cmd) error {
-		_, err := s.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
-			for shard := range cmds {
-				cmds[shard] = run(keysOf(shard), p)
-			}
-			return nil
-		})
-		return err
-	}
-	args := func(k shardKeys) ([]string, []any) {
-		return []string{k.due(), k.quarantine()}, []any{k.lease(""), ms(now), ms(now.Add(claimFor)), claimBatch}
-	}
-	err := send(func(k shardKeys, p redis.Pipeliner) *redis.Cmd {
-		keys, args := args(k)
-		return s.scripts.claim.EvalSha(ctx, p, keys, args...)
-	})
-	if redis.HasErrorPrefix(err, "NOSCRIPT") { // Redis was restarted, or its scripts flushed
-		err = send(func(k shardKeys, p redis.Pipeliner) *redis.Cmd {
-			keys, args := args(k)
-			return s.scripts.claim.Eval(ctx, p, keys, args...)
-		})
-	}
-	err = unavailable(err)
-	var claimed []*broker.Lease
-	for _, cmd := range cmds {
-		reply, cmdErr := cmd.Slice()
-		if cmdErr != nil {
-			continue // err holds the first of these
+	batch := make([]*call, broker.Shards)
+	for shard := range batch {
+		k := keysOf(shard)
+		batch[shard] = &call{
+			script: s.scripts.claim, keys: []string{k.due(), k.quarantine()},
+			args: []any{k.lease(""), ms(now), ms(now.Add(claimFor)), claimBatch},
 		}
-		leases, decodeErr := s.decodeReply(reply)
-		claimed, err = append(claimed, leases...), errors.Join(err, decodeErr)
 	}
-	return claimed, err
+	pipeline(ctx, s.redis, batch)
+	var claimed []*broker.Lease
+	var errs []error
+	for _, c := range batch {
+		reply, err := c.cmd.Slice()
+		if err != nil {
+			errs = []error{unavailable(err)} // one of up to 64 alike
+			continue
+		}
+		leases, err := s.decodeReply(reply)
+		claimed = append(claimed, leases...)
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return claimed, errors.Join(errs...)
 }
 
 // decodeReply reads the {id, {field, value, …}} pairs that scripts return.
@@ -109,7 +97,7 @@ func (s *Store) Finish(ctx context.Context, l *broker.Lease, final broker.State)
 		return err
 	}
 	keys := []string{k.lease(l.ID), k.due(), k.stuck()}
-	return unavailable(s.scripts.finish.Run(ctx, s.redis, keys, l.ID, string(final), keepEnded.Milliseconds()).Err())
+	return unavailable(s.batch.run(ctx, s.scripts.finish, keys, l.ID, string(final), keepEnded.Milliseconds()).Err())
 }
 
 // Postpone implements [broker.LeaseEnder].
@@ -118,7 +106,7 @@ func (s *Store) Postpone(ctx context.Context, l *broker.Lease, next time.Time) e
 	if err != nil {
 		return err
 	}
-	return unavailable(s.scripts.postpone.Run(ctx, s.redis, []string{k.lease(l.ID), k.due()}, l.ID, ms(next)).Err())
+	return unavailable(s.batch.run(ctx, s.scripts.postpone, []string{k.lease(l.ID), k.due()}, l.ID, ms(next)).Err())
 }
 
 // All calls each with every lease that lives: pending, active, being revoked or

@@ -56,6 +56,7 @@ type Sealer interface {
 // A Store implements [broker.LeaseStore] on Redis.
 type Store struct {
 	redis   redis.UniversalClient
+	batch   *batcher
 	sealer  Sealer
 	scripts scripts
 }
@@ -63,7 +64,7 @@ type Store struct {
 // New returns a store on client. sealer may be nil: then a lease with a
 // revocation handle is refused, as it could be kept in clear only.
 func New(client redis.UniversalClient, sealer Sealer) *Store {
-	return &Store{redis: client, sealer: sealer, scripts: newScripts()}
+	return &Store{redis: client, batch: &batcher{redis: client}, sealer: sealer, scripts: newScripts()}
 }
 
 // Check reports whether Redis answers.
@@ -100,7 +101,7 @@ func (s *Store) Reserve(ctx context.Context, session *broker.Session, use broker
 		fields := encodeLease(l)
 		args = append(append(args, l.ID, len(fields)), fields...)
 	}
-	switch answer, err := s.scripts.reserve.Run(ctx, s.redis, keys, args...).Text(); {
+	switch answer, err := s.batch.run(ctx, s.scripts.reserve, keys, args...).Text(); {
 	case err != nil:
 		return unavailable(err)
 	case answer == "ok":
@@ -129,7 +130,7 @@ func (s *Store) Commit(ctx context.Context, session *broker.Session) error {
 		keys = append(keys, k.lease(l.ID))
 		args = append(args, l.ID, ms(l.Expires), sealed)
 	}
-	if err := endedOr(s.scripts.commit.Run(ctx, s.redis, keys, args...)); err != nil {
+	if err := endedOr(s.batch.run(ctx, s.scripts.commit, keys, args...)); err != nil {
 		return err
 	}
 	for _, l := range session.Leases {
@@ -145,7 +146,7 @@ func (s *Store) Extend(ctx context.Context, l *broker.Lease, until time.Time) er
 		return err
 	}
 	keys := []string{k.lease(l.ID), k.due(), k.session(l.SessionID)}
-	return endedOr(s.scripts.extend.Run(ctx, s.redis, keys, l.ID, ms(until)))
+	return endedOr(s.batch.run(ctx, s.scripts.extend, keys, l.ID, ms(until)))
 }
 
 func endedOr(cmd *redis.Cmd) error {

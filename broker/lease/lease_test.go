@@ -11,6 +11,7 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/brevet-dev/brevet/broker"
@@ -116,7 +117,10 @@ func TestSessionIsReadBackAsItWasWritten(t *testing.T) {
 		u := use(issuers.Once, "t")
 		want := session(u, "key", 2)
 		mustReserve(t, s, want, u)
-		compare := cmp.Comparer(func(a, b api.Secret) bool { return a.Reveal() == b.Reveal() })
+		compare := cmp.Options{
+			cmp.Comparer(func(a, b api.Secret) bool { return a.Reveal() == b.Reveal() }),
+			cmpopts.IgnoreUnexported(broker.Who{}),
+		}
 		if diff := cmp.Diff(want, mustSession(t, s, want.ID), compare); diff != "" {
 			t.Errorf("reserved session (-want +got):\n%s", diff)
 		}

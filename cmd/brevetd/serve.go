@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -46,9 +47,17 @@ func serveCommand() *cobra.Command {
 	return cmd
 }
 
+// gcPercent lets the heap grow to five times of what lives before it is
+// collected. Little lives: 20 MB, and 30 MB more with 10 000 policies; but an
+// exchange leaves 100 kB behind. It saves a twentieth of the CPU.
+const gcPercent = 400
+
 // serve runs the broker until ctx ends. ready, if not nil, is called when it
 // accepts.
 func serve(ctx context.Context, c *config, log *slog.Logger, ready func()) error {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	d, err := build(ctx, c, log)
 	if err != nil {
 		return err
