@@ -35,7 +35,7 @@ type Claim struct {
 	Doc      string `yaml:"doc"`      // one line for people
 }
 
-// A Replay mode says how often a subject token may be shown (docs/replay.md).
+// A Replay mode says how often a subject token may be shown (docs/http.md).
 type Replay string
 
 // The replay modes.

@@ -107,7 +107,6 @@ func blocks(markdown string) []block {
 type shell struct {
 	t        *testing.T
 	dir, bin string
-	env      []string
 }
 
 func (s *shell) block(file string, b block) {
