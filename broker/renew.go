@@ -82,7 +82,7 @@ func (b *Broker) newEnd(l *Lease, g policies.Grant) (time.Time, error) {
 	now := time.Now()
 	until := earlier(now.Add(min(l.TTL, g.TTL)+t.Slack), earlier(l.MaxExpires, l.IssuedAt.Add(g.MaxTTL+t.Slack)))
 	until = until.Truncate(time.Second)
-	if !until.After(l.Expires) || until.Sub(now) < t.MinTTL+t.Slack {
+	if !l.Renewable() || until.Before(l.Expires) || until.Sub(now) < t.MinTTL+t.Slack {
 		return time.Time{}, fmt.Errorf("%w: lease %s has reached its max_ttl", ErrLimit, l.ID)
 	}
 	return until, nil

@@ -127,6 +127,7 @@ type Log struct {
 	file    file
 	size    int64 // durable bytes in file
 	at      position
+	syncs   uint64
 	failed  error // set: nothing is written until Reopen
 	sealErr error // of the last checkpoint
 	buf     []byte
@@ -226,6 +227,7 @@ type Status struct {
 	Seq      uint64 // of the last line on the disk
 	Head     string // its hash: what the next line's prev will be
 	Unsealed uint64 // lines after the last checkpoint
+	Syncs    uint64 // of the file since Open; one may serve many events
 	Err      error  // why the last event was not recorded; nil if it was
 	SealErr  error  // why the last checkpoint could not be signed; nil if it was
 }

@@ -121,6 +121,7 @@ func (l *Log) store(buf []byte, next position) error {
 		// next sync would succeed without them: never go on.
 		return l.fail(err)
 	}
+	l.syncs++
 	if l.at.seq == l.at.sealed {
 		l.sealDue.Reset(SealAfter)
 	}
@@ -152,7 +153,7 @@ func (l *Log) report(err error) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.status = Status{l.at.seq, l.at.head, l.at.seq - l.at.sealed, err, l.sealErr}
+	l.status = Status{l.at.seq, l.at.head, l.at.seq - l.at.sealed, l.syncs, err, l.sealErr}
 }
 
 // finish does what is left to do at Close.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/brevet-dev/brevet/broker"
 )
 
@@ -107,6 +109,22 @@ func (s *Store) Postpone(ctx context.Context, l *broker.Lease, next time.Time) e
 		return err
 	}
 	return unavailable(s.batch.run(ctx, s.scripts.postpone, []string{k.lease(l.ID), k.due()}, l.ID, ms(next)).Err())
+}
+
+// Stuck returns how many leases could not be ended.
+func (s *Store) Stuck(ctx context.Context) (int64, error) {
+	cmds := make([]*redis.IntCmd, broker.Shards)
+	_, err := s.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for shard := range cmds {
+			cmds[shard] = p.SCard(ctx, keysOf(shard).stuck())
+		}
+		return nil
+	})
+	var n int64
+	for _, cmd := range cmds {
+		n += cmd.Val()
+	}
+	return n, unavailable(err)
 }
 
 // All calls each with every lease that lives: pending, active, being revoked or

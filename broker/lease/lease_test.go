@@ -352,6 +352,9 @@ func TestPostponeCountsAttempts(t *testing.T) {
 		if len(live) != 1 || live[0] != "stuck" {
 			t.Errorf("All = %v, want one stuck lease", live)
 		}
+		if n, err := s.Stuck(t.Context()); n != 1 || err != nil {
+			t.Errorf("Stuck = %d, %v; want 1", n, err)
+		}
 	})
 }
 

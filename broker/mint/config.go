@@ -100,8 +100,9 @@ type Config struct {
 // last, and twice the longest job that GitHub's own runners allow.
 const DefaultMaxTTL = 12 * time.Hour
 
-// jwtMaxTTL limits what cannot be revoked to a day.
-const jwtMaxTTL = 24 * time.Hour
+// jwtMaxTTL is for how long the key that signed a token stays in the JWKS after
+// its last signature: keys.Verifiable.
+const jwtMaxTTL = 12 * time.Hour
 
 // Limit returns the longest that a lease of c may live, renewals included.
 func (c *Config) Limit() time.Duration {

@@ -53,7 +53,7 @@ func TestValidate(t *testing.T) {
 		{"a kind misspelt", mint.Config{Name: "a", Kind: "aws_role"}, []string{"kind: did you mean aws-role?"}},
 		{"an unknown kind", mint.Config{Name: "a", Kind: "database"}, []string{"kind: there are jwt and aws-role"}},
 		{"audience with a space", jwtConfig(func(c *mint.Config) { c.Audience = "a b" }), []string{"audience: printable"}},
-		{"jwt for two days", jwtConfig(func(c *mint.Config) { c.MaxTTL = 48 * time.Hour }), []string{"max_ttl: within 1s and 24h"}},
+		{"jwt for two days", jwtConfig(func(c *mint.Config) { c.MaxTTL = 48 * time.Hour }), []string{"max_ttl: within 1s and 12h"}},
 		{"negative ttl", jwtConfig(func(c *mint.Config) { c.MaxTTL = -1 }), []string{"max_ttl: within"}},
 		{"aws for five minutes", awsConfig(func(c *mint.Config) { c.MaxTTL = 5 * time.Minute }), []string{"max_ttl: within 15m0s and 12h"}},
 		{"env of an unknown value", jwtConfig(func(c *mint.Config) { c.Env = map[string]string{"tokn": "T"} }), []string{"env: did you mean token?"}},

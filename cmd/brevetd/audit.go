@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -13,9 +15,7 @@ import (
 )
 
 func auditCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "audit", Short: "Check the audit log"}
-	cmd.AddCommand(auditVerifyCommand())
-	return cmd
+	return group("audit", "Check the audit log", auditVerifyCommand())
 }
 
 func auditVerifyCommand() *cobra.Command {
@@ -24,18 +24,28 @@ func auditVerifyCommand() *cobra.Command {
 		Short: "Check that no line of the audit log was changed, removed or added",
 		Long: "verify follows the chain of the audit log, line by line, and checks the signatures\n" +
 			"of its checkpoints against the root key. Give several files, oldest first, if the\n" +
-			"log was rotated. Without FILE it reads the configured one.",
+			"log was rotated. Without FILE it reads the configured one. An auditor elsewhere needs\n" +
+			"no configuration and no key: verify --root root.crt --url https://… FILE...",
 	}
 	file, asJSON := configFlag(cmd), jsonFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := loadConfig(*file)
+	archive := &keys.Archive{}
+	cmd.Flags().StringVar(&archive.URL, "url", "", "the broker's `url`, with --root: then no configuration is read")
+	root := cmd.Flags().String("root", "", "the root's certificate, as \"brevetd keys status --certificate\" printed it: `file`")
+	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
+		switch {
+		case (*root == "") != (archive.URL == ""):
+			return usageError{errors.New("--root and --url belong together")}
+		case *root != "" && len(args) == 0:
+			return usageError{errors.New("with --root name the files to verify")}
+		case *root != "":
+			archive.Root, err = readRoot(*root)
+		default:
+			archive, args, err = configuredAudit(*file, args)
+		}
 		if err != nil {
 			return err
 		}
-		if len(args) == 0 {
-			args = []string{c.path(c.Audit.File)}
-		}
-		report, err := verifyAudit(c, args)
+		report, err := verifyAudit(archive, args)
 		if err != nil {
 			return fmt.Errorf("after %d good lines: %w", report.Lines, err)
 		}
@@ -64,11 +74,31 @@ type auditReport struct {
 	Until       time.Time `json:"until"`
 }
 
-func verifyAudit(c *config, names []string) (audit.Report, error) {
+// configuredAudit says what to verify where the broker itself runs.
+func configuredAudit(file string, args []string) (*keys.Archive, []string, error) {
+	c, err := loadConfig(file)
+	if err != nil {
+		return nil, nil, err
+	}
 	root, err := keys.OpenSoftware(c.path(c.Root.Software.File))
 	if err != nil {
-		return audit.Report{}, err
+		return nil, nil, err
 	}
+	if len(args) == 0 {
+		args = []string{c.path(c.Audit.File)}
+	}
+	return &keys.Archive{Root: root.Certificate(), URL: c.URL}, args, nil
+}
+
+func readRoot(file string) (*x509.Certificate, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	return keys.ParseRoot(data)
+}
+
+func verifyAudit(archive *keys.Archive, names []string) (audit.Report, error) {
 	readers := make([]io.Reader, len(names))
 	for i, name := range names {
 		f, err := os.Open(name)
@@ -78,6 +108,5 @@ func verifyAudit(c *config, names []string) (audit.Report, error) {
 		defer f.Close()
 		readers[i] = f
 	}
-	archive := keys.Archive{Root: root.Certificate(), URL: c.URL}
 	return audit.Verify(io.MultiReader(readers...), archive.Verify)
 }

@@ -18,7 +18,7 @@ func checkCommand() *cobra.Command {
 		Short: "Check the configuration and all policies, and run the policies' tests",
 		Long: "check reads what serve reads, with the same code, and reports every problem\n" +
 			"at once, each with its place. It connects to nothing.",
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	file, asJSON := configFlag(cmd), jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

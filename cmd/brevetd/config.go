@@ -169,6 +169,8 @@ func (c *config) validateListen(p *place) {
 	case c.TLS == nil && !isLoopback(c.Listen):
 		p.bad(strictyaml.Path{"listen"}, "without tls only a loopback address may be listened on; add tls: {cert: …, key: …}")
 	}
+	// The files are read by serve only: check also runs where no key is, such as
+	// in the CI of a repository of policies.
 	if c.TLS != nil && (c.TLS.Cert == "" || c.TLS.Key == "") {
 		p.bad(strictyaml.Path{"tls"}, "tls needs cert and key")
 	}

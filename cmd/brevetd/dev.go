@@ -30,7 +30,7 @@ func devCommand() *cobra.Command {
 			"lab issuers that imitate GitHub and GitLab. Configuration, policies and audit log\n" +
 			"are written to --dir, to be looked at and changed. Never for production: whoever\n" +
 			"reaches the lab issuer gets any token.",
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	dir := cmd.Flags().String("dir", "", "`folder` for configuration, policies and audit log (default: a new temporary one)")
 	listen := cmd.Flags().String("listen", "127.0.0.1:0", "loopback `address` of the broker; port 0 finds a free one")

@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -15,16 +16,14 @@ import (
 )
 
 func keysCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "keys", Short: "Make the root key, and look at it"}
-	cmd.AddCommand(keysInitCommand(), keysStatusCommand())
-	return cmd
+	return group("keys", "Make the root key, and look at it", keysInitCommand(), keysStatusCommand())
 }
 
 func keysInitCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Make the root key in the configured place; refuses to replace one",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 	}
 	file, asJSON := configFlag(cmd), jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -46,8 +45,9 @@ func keysInitCommand() *cobra.Command {
 }
 
 func keysStatusCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "status", Short: "Show the root key", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "status", Short: "Show the root key", Args: noArgs}
 	file, asJSON := configFlag(cmd), jsonFlag(cmd)
+	public := cmd.Flags().Bool("certificate", false, "print the root's certificate in PEM, for auditors and verifiers")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := loadConfig(*file)
 		if err != nil {
@@ -56,6 +56,9 @@ func keysStatusCommand() *cobra.Command {
 		root, err := keys.OpenSoftware(c.path(c.Root.Software.File))
 		if err != nil {
 			return hint{err, "make one with: brevetd keys init"}
+		}
+		if *public {
+			return pem.Encode(cmd.OutOrStdout(), &pem.Block{Type: "CERTIFICATE", Bytes: root.Certificate().Raw})
 		}
 		return printRoot(cmd.OutOrStdout(), root, *asJSON)
 	}
@@ -68,12 +71,14 @@ type rootStatus struct {
 	Fingerprint string    `json:"fingerprint"` // SHA-256 of the certificate
 	NotBefore   time.Time `json:"not_before"`
 	NotAfter    time.Time `json:"not_after"`
+	Certificate string    `json:"certificate"` // PEM; public
 }
 
 func printRoot(w io.Writer, root keys.Root, asJSON bool) error {
 	cert := root.Certificate()
 	sum := sha256.Sum256(cert.Raw)
-	s := rootStatus{root.Kind(), hex.EncodeToString(sum[:]), cert.NotBefore, cert.NotAfter}
+	public := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
+	s := rootStatus{root.Kind(), hex.EncodeToString(sum[:]), cert.NotBefore, cert.NotAfter, string(public)}
 	if asJSON {
 		return writeJSON(w, s)
 	}

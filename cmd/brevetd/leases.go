@@ -13,9 +13,7 @@ import (
 )
 
 func leasesCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "leases", Short: "Look at the leases that live"}
-	cmd.AddCommand(leasesListCommand())
-	return cmd
+	return group("leases", "Look at the leases that live", leasesListCommand())
 }
 
 // leaseLine is what the list shows of a lease.
@@ -34,7 +32,7 @@ func leasesListCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the leases that live: pending, active, being revoked or stuck",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 	}
 	file, asJSON := configFlag(cmd), jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

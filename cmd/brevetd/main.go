@@ -41,6 +41,8 @@ func (h hint) Unwrap() error { return h.error }
 // A usageError is a command line that was not understood.
 type usageError struct{ error }
 
+func (u usageError) Unwrap() error { return u.error }
+
 // run is the whole program, so that tests run what users run.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root := &cobra.Command{
@@ -54,6 +56,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	root.Args = noArgs
+	root.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(serveCommand(), devCommand(), checkCommand(), keysCommand(), leasesCommand(), auditCommand())
 	err := root.ExecuteContext(ctx)
@@ -68,6 +72,21 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitUsage
 	}
 	return exitFailure
+}
+
+// noArgs refuses arguments, of which an unknown command is one.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError{hint{fmt.Errorf("unknown command or argument %q for %q", args[0], cmd.CommandPath()), "see: " + cmd.CommandPath() + " --help"}}
+	}
+	return nil
+}
+
+// group makes a command that only holds others.
+func group(use, short string, commands ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Args: noArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	cmd.AddCommand(commands...)
+	return cmd
 }
 
 // configFlag adds --config to cmd.

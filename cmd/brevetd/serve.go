@@ -34,7 +34,7 @@ func serveCommand() *cobra.Command {
 		Short: "Run the broker",
 		Long: "serve runs the broker until SIGTERM or SIGINT, then stops accepting, finishes what\n" +
 			"it began, and exits. SIGHUP reads the policies again and reopens the audit log.",
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	file := configFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -164,9 +164,40 @@ func (d *daemon) newMetrics() *server.Metrics {
 		return max(0, time.Until(d.epochs.Status().Until).Seconds())
 	})
 	m.Gauge("brevet_policies", "Policies in force.", nil, func() float64 { return float64(d.policies.Current().Len()) })
+	m.CounterFunc("brevet_audit_lines_total", "The seq of the last line of the audit log.", func() float64 { return float64(d.audit.Status().Seq) })
+	m.CounterFunc("brevet_audit_syncs_total", "Syncs of the audit log to disk; one may serve many lines.", func() float64 { return float64(d.audit.Status().Syncs) })
+	m.Gauge("brevet_audit_unsealed_lines", "Lines of the audit log after its last checkpoint.", nil, func() float64 { return float64(d.audit.Status().Unsealed) })
+	for _, status := range d.issuers.Status() {
+		m.Gauge("brevet_issuer_keys_age_seconds", "Seconds since the issuer's keys were fetched; -1: never.", map[string]string{"issuer": status.Issuer}, d.keysAge(status.Issuer))
+	}
+	m.Gauge("brevet_leases_stuck", "Leases whose credential could not be ended at its target; -1: Redis does not answer.", nil, d.stuck)
 	commands := m.Counter("brevet_redis_round_trips_total", "Requests sent to Redis, a pipeline counting as one.")
 	d.redis.AddHook(roundTrips{commands})
 	return m
+}
+
+func (d *daemon) keysAge(issuer string) func() float64 {
+	return func() float64 {
+		for _, status := range d.issuers.Status() {
+			if status.Issuer == issuer && !status.Fetched.IsZero() {
+				return time.Since(status.Fetched).Seconds()
+			}
+		}
+		return -1
+	}
+}
+
+// metricTimeout bounds what a scrape may ask of Redis.
+const metricTimeout = 2 * time.Second
+
+func (d *daemon) stuck() float64 {
+	ctx, cancel := context.WithTimeout(context.Background(), metricTimeout)
+	defer cancel()
+	n, err := d.leases.Stuck(ctx)
+	if err != nil {
+		return -1
+	}
+	return float64(n)
 }
 
 // roundTrips counts what is sent to Redis.

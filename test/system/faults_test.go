@@ -95,6 +95,11 @@ func TestAuditLogShowsTampering(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.brevetd("audit", "verify")
+	// An auditor elsewhere needs the root's certificate and nothing else.
+	f.write("auditor/root.crt", f.brevetd("keys", "status", "--certificate"))
+	if out := f.brevetd("audit", "verify", "--root", "auditor/root.crt", "--url", f.url, "audit.jsonl"); !strings.HasPrefix(out, "ok: ") {
+		t.Errorf("audit verify --root: %s", out)
+	}
 	if err := os.WriteFile(file, []byte(strings.Replace(string(log), `"granted"`, `"refused"`, 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
