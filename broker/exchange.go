@@ -78,7 +78,7 @@ func (b *Broker) Exchange(ctx context.Context, req *Request, ev *Event) (*Issued
 // Conclude records the outcome of an exchange or a renewal: the last thing
 // before the answer leaves. If it cannot be recorded there is no answer, and
 // what was issued ends at once.
-func (b *Broker) Conclude(ctx context.Context, ev *Event, issued *Session, err error) error {
+func (b *Broker) Conclude(ctx context.Context, ev *Event, issued *Issued, err error) error {
 	ev.Time, ev.Outcome = time.Now(), Granted
 	if err != nil {
 		r := Refuse(err)
@@ -87,7 +87,7 @@ func (b *Broker) Conclude(ctx context.Context, ev *Event, issued *Session, err e
 	if auditErr := b.Audit.Record(ctx, ev); auditErr != nil {
 		auditErr = fmt.Errorf("recording the outcome: %w", unavailable(auditErr))
 		if issued != nil {
-			return b.abandon(ctx, issued, true, auditErr)
+			return b.abandon(ctx, issued.Session, true, auditErr)
 		}
 		return errors.Join(auditErr, err)
 	}

@@ -134,14 +134,10 @@ func (h *harness) exchange(t *testing.T, req *broker.Request) (*broker.Issued, e
 	t.Helper()
 	ev := &broker.Event{Name: broker.EventExchange, RequestID: req.RequestID}
 	issued, err := h.Exchange(t.Context(), req, ev)
-	var session *broker.Session
-	if issued != nil {
-		session = issued.Session
-	}
-	if err := h.Conclude(t.Context(), ev, session, err); err != nil {
+	if err := h.Conclude(t.Context(), ev, issued, err); err != nil {
 		return nil, err
 	}
-	return issued, err
+	return issued, nil
 }
 
 func (h *harness) mustExchange(t *testing.T, req *broker.Request) *broker.Issued {

@@ -79,7 +79,7 @@ var rules = [...]rule{
 	{ErrLimit, 400, api.CodeInvalidRequest, "ttl is beyond what the grant allows, or below what the credential's target can give"},
 	{ErrNotApplicable, 400, api.CodeInvalidTarget, "the credential cannot be made for this workload"},
 	{ErrUnavailable, 503, api.CodeTemporarily, "try again"},
-	{ErrTarget, 502, api.CodeServerError, "the credential's target refused; an operator finds the reason under the request id"},
+	{ErrTarget, 500, api.CodeServerError, "the credential's target refused; an operator finds the reason under the request id"},
 }
 
 // Refuse turns any error into a [*Refusal]. One that no rule knows is the

@@ -25,7 +25,6 @@ func (h *harness) renew(t *testing.T, issued *broker.Issued, leaseID string) (*a
 func TestRenew(t *testing.T) {
 	h := newHarness(t)
 	req := h.request(t, "deploy", "registry")
-	req.TTL = time.Minute + time.Second
 	issued := h.mustExchange(t, req)
 	deploy, registry := issued.Leases[0], issued.Leases[1]
 

@@ -71,7 +71,8 @@ type tokenResponseJSON struct {
 	IssuedTokenType string      `json:"issued_token_type"`
 	TokenType       string      `json:"token_type"`
 	ExpiresIn       int64       `json:"expires_in"`
-	Leases          []leaseJSON `json:"leases"`
+	Leases          []leaseJSON `json:"leases,omitempty"`
+	Sealed          string      `json:"sealed_leases,omitempty"` // instead of leases: see SealKey
 }
 
 type leaseJSON struct {
@@ -86,17 +87,19 @@ type leaseJSON struct {
 	Sensitive  []string          `json:"sensitive"`
 }
 
-// Encode returns r as JSON with its secrets in clear. It is called where an
+// Encode returns t as JSON with its secrets in clear. It is called where an
 // answer leaves the broker and nowhere else.
-func (r *TokenResponse) Encode() ([]byte, error) {
+func (t *TokenResponse) Encode() ([]byte, error) { return json.Marshal(t.clear()) }
+
+func (t *TokenResponse) clear() tokenResponseJSON {
 	out := tokenResponseJSON{
-		AccessToken: r.AccessToken.Reveal(), IssuedTokenType: r.IssuedTokenType,
-		TokenType: r.TokenType, ExpiresIn: r.ExpiresIn, Leases: make([]leaseJSON, len(r.Leases)),
+		AccessToken: t.AccessToken.Reveal(), IssuedTokenType: t.IssuedTokenType,
+		TokenType: t.TokenType, ExpiresIn: t.ExpiresIn, Leases: make([]leaseJSON, len(t.Leases)),
 	}
-	for i := range r.Leases {
-		out.Leases[i] = r.Leases[i].clear()
+	for i := range t.Leases {
+		out.Leases[i] = t.Leases[i].clear()
 	}
-	return json.Marshal(out)
+	return out
 }
 
 // Encode returns l as JSON with its secrets in clear: the answer to a renewal.
@@ -124,7 +127,18 @@ func (l *Lease) clear() leaseJSON {
 // not know are ignored, so that an older plugin can talk to a newer broker. It
 // refuses an answer without a session token or with a lease without an id. Its
 // errors never quote the input.
+//
+// With an error about the leases it returns the rest of the answer, for its
+// session token: what cannot be used can be ended.
 func DecodeTokenResponse(data []byte) (*TokenResponse, error) {
+	in, err := decodeToken(data)
+	if err != nil {
+		return nil, err
+	}
+	return in.response()
+}
+
+func decodeToken(data []byte) (*tokenResponseJSON, error) {
 	var in tokenResponseJSON
 	if err := json.Unmarshal(data, &in); err != nil {
 		return nil, errors.New("the broker's answer is not the JSON object of RFC 8693")
@@ -132,18 +146,28 @@ func DecodeTokenResponse(data []byte) (*TokenResponse, error) {
 	if in.AccessToken == "" {
 		return nil, errors.New("the broker's answer has no access_token")
 	}
-	r := &TokenResponse{
+	return &in, nil
+}
+
+func (in *tokenResponseJSON) withoutLeases() *TokenResponse {
+	return &TokenResponse{
 		AccessToken: NewSecret(in.AccessToken), IssuedTokenType: in.IssuedTokenType,
-		TokenType: in.TokenType, ExpiresIn: in.ExpiresIn, Leases: make([]Lease, len(in.Leases)),
+		TokenType: in.TokenType, ExpiresIn: in.ExpiresIn,
 	}
+}
+
+func (in *tokenResponseJSON) response() (*TokenResponse, error) {
+	out := in.withoutLeases()
+	leases := make([]Lease, len(in.Leases))
 	for i, l := range in.Leases {
 		lease, err := l.lease()
 		if err != nil {
-			return nil, fmt.Errorf("lease %d of the broker's answer: %w", i+1, err)
+			return out, fmt.Errorf("lease %d of the broker's answer: %w", i+1, err)
 		}
-		r.Leases[i] = *lease
+		leases[i] = *lease
 	}
-	return r, nil
+	out.Leases = leases
+	return out, nil
 }
 
 // DecodeLease reads what [Lease.Encode] wrote, with the rules of

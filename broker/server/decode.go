@@ -64,15 +64,26 @@ var unsupported = [...]struct{ name, code, description string }{
 	{"resource", api.CodeInvalidTarget, "resource is not supported; name credentials by audience"},
 	{"scope", api.CodeInvalidRequest, "scope is not supported; what a credential may do is fixed by its configuration"},
 	{"actor_token", api.CodeInvalidRequest, "actor_token is not supported"},
-	{"seal_key", api.CodeInvalidRequest, "seal_key is not supported by this broker"},
 }
 
 // decodeExchange is step 1 of an exchange: RFC 8693, section 2.1.
-func (s *Server) decodeExchange(c echo.Context) (*broker.Request, error) {
+func (s *Server) decodeExchange(c echo.Context) (*broker.Request, *api.SealRecipient, error) {
 	form, err := readForm(c)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	req, err := s.decodeRequest(c, form)
+	if err != nil || !form.Has("seal_key") {
+		return req, nil, err
+	}
+	recipient, err := api.ParseSealKey(form.Get("seal_key"))
+	if err != nil {
+		return nil, nil, bad(api.CodeInvalidRequest, err.Error())
+	}
+	return req, recipient, nil
+}
+
+func (s *Server) decodeRequest(c echo.Context, form url.Values) (*broker.Request, error) {
 	switch form.Get("grant_type") {
 	case api.GrantTypeTokenExchange:
 	case "":
@@ -85,6 +96,7 @@ func (s *Server) decodeExchange(c echo.Context) (*broker.Request, error) {
 			return nil, bad(p.code, p.description)
 		}
 	}
+	var err error
 	req := &broker.Request{RequestID: requestID(c), SubjectToken: api.NewSecret(form.Get("subject_token")), Credentials: form["audience"]}
 	if err := checkTypes(form); err != nil {
 		return nil, err

@@ -13,33 +13,33 @@ import (
 // token answers POST /v1/token: RFC 8693.
 func (s *Server) token(c echo.Context) error {
 	ev := s.event(c, broker.EventExchange)
-	issued, err := s.exchange(c, ev)
-	var session *broker.Session
-	if issued != nil {
-		session = issued.Session
+	req, recipient, err := s.decodeExchange(c)
+	var issued *broker.Issued
+	if err == nil {
+		issued, err = s.Broker.Exchange(c.Request().Context(), req, ev)
 	}
-	if err := s.Broker.Conclude(c.Request().Context(), ev, session, err); err != nil {
-		s.Metrics.exchange(ev)
+	err = s.Broker.Conclude(c.Request().Context(), ev, issued, err)
+	s.Metrics.exchange(ev)
+	if err != nil {
 		return err
 	}
-	s.Metrics.exchange(ev)
-	answer := api.TokenResponse{
-		AccessToken: issued.Token, IssuedTokenType: api.TokenTypeJWT, TokenType: session.TokenType(),
-		ExpiresIn: int64(time.Until(session.Expires) / time.Second), Leases: issued.Leases,
-	}
-	body, err := answer.Encode()
+	body, err := s.encode(c, issued, recipient)
 	if err != nil {
 		return err
 	}
 	return c.JSONBlob(http.StatusOK, body)
 }
 
-func (s *Server) exchange(c echo.Context, ev *broker.Event) (*broker.Issued, error) {
-	req, err := s.decodeExchange(c)
-	if err != nil {
-		return nil, err
+// encode makes the answer to an exchange, sealed to recipient if there is one.
+func (s *Server) encode(c echo.Context, issued *broker.Issued, recipient *api.SealRecipient) ([]byte, error) {
+	answer := api.TokenResponse{
+		AccessToken: issued.Token, IssuedTokenType: api.TokenTypeJWT, TokenType: issued.Session.TokenType(),
+		ExpiresIn: int64(time.Until(issued.Session.Expires) / time.Second), Leases: issued.Leases,
 	}
-	return s.Broker.Exchange(c.Request().Context(), req, ev)
+	if recipient == nil {
+		return answer.Encode()
+	}
+	return answer.EncodeSealed(recipient, s.Broker.URL+api.PathToken, c.Request().Header.Get("DPoP"))
 }
 
 // event begins the outcome event of a request.

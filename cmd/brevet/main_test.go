@@ -116,7 +116,7 @@ func leases() []api.Lease {
 	}
 }
 
-// configure changes the script's broker: "broker busy|garbage|huge|bearer|
+// configure changes the script's broker: "broker busy|garbage|huge|clear|
 // redirect|fail-revoke".
 func configure(ts *testscript.TestScript, _ bool, args []string) {
 	b := ts.Value("broker").(*runnertest.Broker)
@@ -130,8 +130,8 @@ func configure(ts *testscript.TestScript, _ bool, args []string) {
 		write("<html>" + runnertest.Canary + "\x1b[31m\n::error::")
 	case "huge":
 		write(strings.Repeat(" "+runnertest.Canary, 1<<20))
-	case "bearer":
-		write(`{"access_token": "` + runnertest.Canary + `", "token_type": "Bearer", "leases": []}`)
+	case "clear":
+		write(`{"access_token": "` + runnertest.Canary + `", "token_type": "DPoP", "leases": []}`)
 	case "redirect":
 		b.Answer(func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)

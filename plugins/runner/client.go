@@ -61,9 +61,14 @@ func (c *Client) Exchange(ctx context.Context, r Request) (*api.TokenResponse, e
 	if r.TTL > 0 {
 		form.Set("ttl", r.TTL.String())
 	}
-	retryKey := randomID()
-	body, err := c.post(ctx, api.PathToken, form, func(h http.Header) error {
-		proof, err := c.key.Proof(http.MethodPost, c.endpoint(api.PathToken), api.Secret{}, time.Now())
+	seal, err := api.NewSealKey()
+	if err != nil {
+		return nil, failf(Unavailable, "", "%w", err)
+	}
+	form.Set("seal_key", seal.Public())
+	retryKey, proof := randomID(), "" // the proof of the last try: the one that was answered
+	body, err := c.post(ctx, api.PathToken, form, func(h http.Header) (err error) {
+		proof, err = c.key.Proof(http.MethodPost, c.endpoint(api.PathToken), api.Secret{}, time.Now())
 		h.Set("DPoP", proof)
 		h.Set(api.HeaderRetryKey, retryKey)
 		return err
@@ -71,18 +76,22 @@ func (c *Client) Exchange(ctx context.Context, r Request) (*api.TokenResponse, e
 	if err != nil {
 		return nil, err
 	}
-	return c.accept(ctx, r, body)
+	answer, err := api.DecodeSealedResponse(body, seal, c.endpoint(api.PathToken), proof)
+	return c.accept(ctx, r, answer, err)
 }
 
-// accept decodes the answer to r. One that is not as asked for is not used:
-// the session is ended again.
-func (c *Client) accept(ctx context.Context, r Request, body []byte) (*api.TokenResponse, error) {
-	answer, err := api.DecodeTokenResponse(body)
-	if err != nil {
+// accept takes the answer to r, or the error of decoding it. An answer that is
+// not as asked for is not used: the session is ended again.
+func (c *Client) accept(ctx context.Context, r Request, answer *api.TokenResponse, err error) (*api.TokenResponse, error) {
+	if answer == nil {
 		return nil, failf(Protocol, "", "%w", errors.New(printable(err.Error())))
 	}
-	if err := check(answer, r.Credentials); err != nil {
-		return nil, errors.Join(failf(Protocol, "", "the broker's answer: %w", err), c.Revoke(ctx, answer.AccessToken))
+	if err == nil {
+		err = check(answer, r.Credentials)
+	}
+	if err != nil {
+		err = failf(Protocol, "", "the broker's answer: %w", errors.New(printable(err.Error())))
+		return nil, errors.Join(err, c.Revoke(ctx, answer.AccessToken))
 	}
 	return answer, nil
 }

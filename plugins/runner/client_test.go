@@ -91,7 +91,7 @@ func TestUnusable(t *testing.T) {
 type transport func(*http.Request) (*http.Response, error)
 
 func (f transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	if _, err := io.Copy(io.Discard, r.Body); err != nil {
+	if err := r.ParseForm(); err != nil { // reads the body
 		return nil, err
 	}
 	return f(r)
@@ -105,7 +105,46 @@ func response(status int, header, body string) *http.Response {
 	return &http.Response{StatusCode: status, Header: h, Body: io.NopCloser(strings.NewReader(body))}
 }
 
-const goodAnswer = `{"access_token": "` + canary + `", "token_type": "DPoP", "leases": [{"lease_id": "1", "credential": "deploy"}]}`
+// sealed answers r with a session of that type and a lease of deploy.
+func sealed(t *testing.T, r *http.Request, tokenType string) *http.Response {
+	t.Helper()
+	recipient, err := api.ParseSealKey(r.PostForm.Get("seal_key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer := api.TokenResponse{
+		AccessToken: api.NewSecret(canary), TokenType: tokenType, Leases: []api.Lease{runnertest.Lease("deploy", "TOKEN", canary)},
+	}
+	body, err := answer.EncodeSealed(recipient, r.URL.String(), r.Header.Get("DPoP"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response(200, "", string(body))
+}
+
+// TestUnsealed refuses what was not asked for: leases in clear, and a session
+// that anyone could use.
+func TestUnsealed(t *testing.T) {
+	clear := `{"access_token": "` + canary + `", "token_type": "DPoP", "leases": [{"lease_id": "1", "credential": "deploy"}]}`
+	for name, answer := range map[string]func(*http.Request) *http.Response{
+		"leases that are not sealed":           func(*http.Request) *http.Response { return response(200, "", clear) },
+		"the session is not bound":             func(r *http.Request) *http.Response { return sealed(t, r, "Bearer") },
+		"are sealed to another key or request": func(r *http.Request) *http.Response { r.Header.Set("DPoP", "x"); return sealed(t, r, "DPoP") },
+	} {
+		revoked := 0
+		hc := &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Path == api.PathRevoke {
+				revoked++
+				return response(200, "", ""), nil
+			}
+			return answer(r), nil
+		})}
+		got, err := newClient(t, "https://broker.example.com", hc).Exchange(t.Context(), request("deploy"))
+		if got != nil || !runner.IsKind(err, runner.Protocol) || !strings.Contains(err.Error(), name) || revoked != 1 {
+			t.Errorf("Exchange = %v, %v, revoked %d times; want an error about: %s", got, err, revoked, name)
+		}
+	}
+}
 
 func TestRetries(t *testing.T) {
 	refused := errors.New("connection refused")
@@ -136,7 +175,7 @@ func TestRetries(t *testing.T) {
 					if tries++; tries <= tt.failures {
 						return tt.first()
 					}
-					return response(200, "", goodAnswer), nil
+					return sealed(t, r, "DPoP"), nil
 				})}
 				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 				defer cancel()
@@ -163,11 +202,11 @@ func TestRetries(t *testing.T) {
 func TestRetryAfterDate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start, tries := time.Now(), 0
-		hc := &http.Client{Transport: transport(func(*http.Request) (*http.Response, error) {
+		hc := &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
 			if tries++; tries == 1 {
 				return response(503, "Retry-After: "+start.Add(9*time.Second).UTC().Format(http.TimeFormat), ""), nil
 			}
-			return response(200, "", goodAnswer), nil
+			return sealed(t, r, "DPoP"), nil
 		})}
 		if _, err := newClient(t, "https://broker.example.com", hc).Exchange(t.Context(), request("deploy")); err != nil {
 			t.Fatal(err)
@@ -249,7 +288,7 @@ func TestBrokerURL(t *testing.T) {
 // FuzzAnswer answers an exchange with anything: it is accepted or refused, and
 // no part of it can write a line of the job's log.
 func FuzzAnswer(f *testing.F) {
-	f.Add(200, []byte(goodAnswer))
+	f.Add(200, []byte(`{"access_token": "x", "token_type": "DPoP", "leases": [{"lease_id": "1", "credential": "deploy"}]}`))
 	f.Add(200, []byte(`{"access_token": "x", "leases": [{}]}`))
 	f.Add(400, []byte(`{"error": "invalid_request", "error_description": "\n::add-mask::x", "request_id": "\u001b[31m"}`))
 	f.Add(200, []byte(`{"access_token": "x", "leases": [{"lease_id": "1", "env": {"A\n::error::": "b"}}]}`))
@@ -262,6 +301,17 @@ func FuzzAnswer(f *testing.F) {
 		hc := &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
 			if r.URL.Path == api.PathRevoke {
 				return response(200, "", ""), nil
+			}
+			recipient, err := api.ParseSealKey(r.PostForm.Get("seal_key"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if answer, err := api.DecodeTokenResponse(body); err == nil { // a broker can seal anything
+				sealed, err := answer.EncodeSealed(recipient, r.URL.String(), r.Header.Get("DPoP"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				body = sealed
 			}
 			return &http.Response{StatusCode: status, Body: io.NopCloser(bytes.NewReader(body))}, nil
 		})}
@@ -284,12 +334,9 @@ func FuzzAnswer(f *testing.F) {
 // TestForm checks what RFC 8693, section 2.1, wants to see.
 func TestForm(t *testing.T) {
 	var got url.Values
-	hc := &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
-		raw, err := io.ReadAll(r.Body)
-		if err == nil {
-			got, err = url.ParseQuery(string(raw))
-		}
-		return response(200, "", goodAnswer), err
+	hc := &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+		got = r.PostForm
+		return sealed(t, r, "DPoP"), nil
 	})}
 	if _, err := newClient(t, "https://broker.example.com/", hc).Exchange(t.Context(), request("deploy")); err != nil {
 		t.Fatal(err)
@@ -297,12 +344,9 @@ func TestForm(t *testing.T) {
 	want := url.Values{
 		"grant_type": {api.GrantTypeTokenExchange}, "subject_token": {runnertest.Token("job")},
 		"subject_token_type": {api.TokenTypeJWT}, "audience": {"deploy"}, "ttl": {"1m0s"},
+		"seal_key": got["seal_key"],
 	}
 	if got.Encode() != want.Encode() {
 		t.Errorf("form %s, want %s", got.Encode(), want.Encode())
 	}
 }
-
-type roundTrip func(*http.Request) (*http.Response, error)
-
-func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

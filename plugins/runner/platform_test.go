@@ -66,7 +66,7 @@ func FuzzGitHub(f *testing.F) {
 			return
 		}
 		synctest.Test(t, func(t *testing.T) {
-			hc := &http.Client{Transport: roundTrip(func(*http.Request) (*http.Response, error) { return response(status, "", body), nil })}
+			hc := &http.Client{Transport: transport(func(*http.Request) (*http.Response, error) { return response(status, "", body), nil })}
 			source, err := runner.FindSource(runner.Env{"ACTIONS_ID_TOKEN_REQUEST_URL=https://example.com", "ACTIONS_ID_TOKEN_REQUEST_TOKEN=x"}, hc)
 			if err != nil {
 				t.Fatal(err)

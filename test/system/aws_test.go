@@ -72,11 +72,11 @@ func TestAWSRole(t *testing.T) {
 func TestAWSRefusesAndFails(t *testing.T) {
 	f, server := startAWS(t)
 	a := f.post(api.PathToken, f.form(f.token(nil), "forbidden")) // the role's trust policy names another subject
-	if e := a.oauth(t); a.status != http.StatusBadGateway || e.Code != "server_error" || e.RequestID == "" {
+	if e := a.oauth(t); a.status != http.StatusInternalServerError || e.Code != "server_error" || e.RequestID == "" {
 		t.Errorf("a role that does not trust the credential = %d %s", a.status, a.body)
 	}
 	a = f.post(api.PathToken, f.form(f.token(nil), "aws", "forbidden"))
-	if a.status != http.StatusBadGateway {
+	if a.status != http.StatusInternalServerError {
 		t.Errorf("one of two refused = %d %s", a.status, a.body)
 	}
 	server.Inject(sts.Down, -1)

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/brevet-dev/brevet/broker/api"
 	"github.com/brevet-dev/brevet/test/servers"
@@ -191,20 +190,20 @@ func TestMetrics(t *testing.T) {
 
 func TestLogIsStructured(t *testing.T) {
 	f := start(t, options{})
-	a := f.post(api.PathToken, f.form("x.y.z", "deploy"))
-	id := a.oauth(t).RequestID
-	for line := range strings.Lines(f.log.String()) {
-		var entry struct {
-			RequestID string `json:"request_id"`
-			Status    int
-			Time      time.Time
+	id := f.post(api.PathToken, f.form("x.y.z", "deploy")).oauth(t).RequestID
+	servers.Eventually(t, "the log has a line for request "+id, func() error { // it is written after the answer
+		for line := range strings.Lines(f.log.String()) {
+			var entry struct {
+				RequestID string `json:"request_id"`
+				Status    int
+			}
+			if err := json.Unmarshal([]byte(line), &entry); err != nil {
+				t.Fatalf("log line is not JSON: %s", line)
+			}
+			if entry.RequestID == id && entry.Status == 400 {
+				return nil
+			}
 		}
-		if err := json.Unmarshal([]byte(line), &entry); err != nil {
-			t.Errorf("log line is not JSON: %s", line)
-		}
-		if entry.RequestID == id && entry.Status == 400 {
-			return
-		}
-	}
-	t.Errorf("no line in the log for request %s:\n%s", id, f.log)
+		return fmt.Errorf("no such line")
+	})
 }

@@ -178,7 +178,11 @@ func (b *Broker) exchange(r *http.Request) ([]byte, int, *api.Error) {
 		}
 		answer.Leases = append(answer.Leases, lease)
 	}
-	body, err := answer.Encode()
+	recipient, err := api.ParseSealKey(r.PostForm.Get("seal_key"))
+	if err != nil {
+		return invalid(err)
+	}
+	body, err := answer.EncodeSealed(recipient, b.URL+api.PathToken, r.Header.Get("DPoP"))
 	if err != nil {
 		return invalid(err)
 	}

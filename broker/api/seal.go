@@ -1,0 +1,117 @@
+package api
+
+import (
+	"crypto/hpke"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+)
+
+// Sealing keeps credentials from whatever ends TLS between job and broker and
+// keeps what passes: a proxy, its logs, its memory dumps. The job makes a key
+// pair for one exchange and sends the public half as the parameter seal_key; the
+// leases of the answer come encrypted to it, in the member sealed_leases.
+//
+// It is no protection from a proxy that does not only read: that holds the
+// subject token, and could use it first.
+//
+// HPKE, RFC 9180, in base mode, one message: the KEM joins X25519 and
+// ML-KEM-768, so that what is recorded today stays closed to quantum computers.
+func sealKEM() hpke.KEM   { return hpke.MLKEM768X25519() }
+func sealKDF() hpke.KDF   { return hpke.HKDFSHA256() }
+func sealAEAD() hpke.AEAD { return hpke.AES256GCM() }
+
+// A SealContext is what sealed leases are bound to, as the info of HPKE: they
+// open for this request to this broker and beside this session token only.
+type SealContext struct {
+	URL          string // of the token endpoint
+	Proof        string // the DPoP header of the request; "" without one
+	SessionToken Secret // of the answer
+}
+
+func (c SealContext) info() []byte {
+	hash := func(s string) string {
+		sum := sha256.Sum256([]byte(s))
+		return base64.RawURLEncoding.EncodeToString(sum[:])
+	}
+	return []byte("brevet leases v1\n" + c.URL + "\n" + hash(c.Proof) + "\n" + hash(c.SessionToken.Reveal()))
+}
+
+// A SealKey is the key pair of one exchange.
+type SealKey struct{ private hpke.PrivateKey }
+
+// NewSealKey makes a key pair.
+func NewSealKey() (*SealKey, error) {
+	private, err := sealKEM().GenerateKey()
+	if err != nil {
+		return nil, fmt.Errorf("making a key for sealed answers: %w", err)
+	}
+	return &SealKey{private}, nil
+}
+
+// Public returns the parameter seal_key: the public key in base64url without
+// padding.
+func (k *SealKey) Public() string {
+	return base64.RawURLEncoding.EncodeToString(k.private.PublicKey().Bytes())
+}
+
+// A SealRecipient is the other side's view of a [SealKey].
+type SealRecipient struct{ public hpke.PublicKey }
+
+// ParseSealKey reads the parameter seal_key.
+func ParseSealKey(s string) (*SealRecipient, error) {
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	if err != nil {
+		return nil, errors.New("seal_key is not base64url without padding")
+	}
+	public, err := sealKEM().NewPublicKey(raw)
+	if err != nil {
+		return nil, errors.New("seal_key is not a public key of X25519 and ML-KEM-768")
+	}
+	return &SealRecipient{public}, nil
+}
+
+// EncodeSealed is like [TokenResponse.Encode], with the leases sealed to r.
+// url and proof are those of the request.
+func (t *TokenResponse) EncodeSealed(r *SealRecipient, url, proof string) ([]byte, error) {
+	out := t.clear()
+	leases, err := json.Marshal(out.Leases)
+	if err != nil {
+		return nil, err
+	}
+	info := SealContext{URL: url, Proof: proof, SessionToken: t.AccessToken}.info()
+	sealed, err := hpke.Seal(r.public, sealKDF(), sealAEAD(), info, leases)
+	if err != nil {
+		return nil, fmt.Errorf("sealing the leases: %w", err)
+	}
+	out.Leases, out.Sealed = nil, base64.RawURLEncoding.EncodeToString(sealed)
+	return json.Marshal(out)
+}
+
+// DecodeSealedResponse is like [DecodeTokenResponse] for an answer whose leases
+// are sealed to k. One whose leases are not is refused: it is not what was
+// asked for.
+func DecodeSealedResponse(data []byte, k *SealKey, url, proof string) (*TokenResponse, error) {
+	in, err := decodeToken(data)
+	if err != nil {
+		return nil, err
+	}
+	if in.Sealed == "" || in.Leases != nil {
+		return in.withoutLeases(), errors.New("the broker's answer has leases that are not sealed")
+	}
+	sealed, err := base64.RawURLEncoding.Strict().DecodeString(in.Sealed)
+	if err != nil {
+		return in.withoutLeases(), errors.New("the broker's answer has sealed leases that are not base64url")
+	}
+	info := SealContext{URL: url, Proof: proof, SessionToken: NewSecret(in.AccessToken)}.info()
+	leases, err := hpke.Open(k.private, sealKDF(), sealAEAD(), info, sealed)
+	if err != nil {
+		return in.withoutLeases(), errors.New("the broker's answer has leases that are sealed to another key or request")
+	}
+	if err := json.Unmarshal(leases, &in.Leases); err != nil {
+		return in.withoutLeases(), errors.New("the broker's answer has sealed leases that are not JSON")
+	}
+	return in.response()
+}
