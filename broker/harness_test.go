@@ -44,6 +44,17 @@ grant:
 - {credential: clumsy, ttl: 5m}
 `
 
+// sharedLab is one for all tests: making its RSA keys takes most of a second.
+var sharedLab = sync.OnceValues(func() (*lab.Lab, error) { return lab.Start(lab.Options{}) })
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if l, err := sharedLab(); err == nil {
+		l.Close()
+	}
+	os.Exit(code)
+}
+
 // A harness is a broker made of the real parts, with a lab issuer in front and
 // a target behind that knows which of its credentials live. Any step can be
 // made to fail.
@@ -62,10 +73,9 @@ func newHarness(t *testing.T) *harness {
 	h.audit.faults = h.faults
 	h.target.faults = h.faults
 	var err error
-	if h.lab, err = lab.Start(lab.Options{}); err != nil {
+	if h.lab, err = sharedLab(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { h.lab.Close() })
 	set, err := issuers.New([]issuers.Config{{Name: "lab", Preset: "github", URL: h.lab.URL, Audience: brokerURL, InsecureHTTP: true}})
 	if err != nil {
 		t.Fatal(err)
