@@ -59,7 +59,7 @@ func check(file string) *report {
 	}
 	r.Issuers, r.Creds = len(c.Issuers), len(c.Credentials)
 	r.add(p.problems.Err())
-	if len(p.problems) == 0 {
+	if !p.opaque && c.Policies != "" {
 		set, err := c.loadPolicies()
 		r.add(err)
 		if err == nil {

@@ -94,6 +94,7 @@ type auditConfig struct {
 type place struct {
 	doc      *strictyaml.Document
 	problems strictyaml.Problems
+	opaque   bool // issuers or credentials are wrong: policies cannot be judged by them
 }
 
 func (p *place) bad(path strictyaml.Path, format string, args ...any) {
@@ -114,7 +115,7 @@ func readConfig(file string) (*config, *place, error) {
 	}
 	c := &config{dir: filepath.Dir(file)}
 	p := &place{doc: doc, problems: doc.Decode(c)}
-	if len(p.problems) == 0 { // else the values are not what the file says
+	if p.opaque = len(p.problems) > 0; !p.opaque { // else the values are not what the file says
 		c.validate(p)
 	}
 	return c, p, nil
@@ -131,10 +132,11 @@ func (c *config) path(p string) string {
 
 func (c *config) validate(p *place) {
 	c.validateURL(p)
+	c.validateIssuers(p)
+	c.validateCredentials(p)
+	p.opaque = len(p.problems) > 0
 	c.validateListen(p)
-	if _, err := c.redisOptions(); err != nil {
-		p.bad(strictyaml.Path{"redis", "url"}, "%v", err)
-	}
+	c.validateRedis(p)
 	if c.Root.Software == nil || c.Root.Software.File == "" {
 		p.bad(strictyaml.Path{"root"}, "root needs a key: software: {file: root.pem} is for development")
 	}
@@ -144,8 +146,6 @@ func (c *config) validate(p *place) {
 	if c.Audit.File == "" {
 		p.bad(strictyaml.Path{"audit"}, "audit.file is missing: nothing is minted that is not recorded")
 	}
-	c.validateIssuers(p)
-	c.validateCredentials(p)
 }
 
 func (c *config) validateURL(p *place) {
@@ -162,6 +162,17 @@ func (c *config) validateURL(p *place) {
 	}
 }
 
+// validateRedis reads neither the environment nor the password: check also runs
+// where neither is, such as in the CI of a repository of policies.
+func (c *config) validateRedis(p *place) {
+	if _, fromEnvironment := c.redisVariable(); fromEnvironment {
+		return
+	}
+	if _, err := parseRedisURL(c.Redis.URL); err != nil {
+		p.bad(strictyaml.Path{"redis", "url"}, "%v", err)
+	}
+}
+
 func (c *config) validateListen(p *place) {
 	switch {
 	case c.Listen == "":
@@ -169,8 +180,7 @@ func (c *config) validateListen(p *place) {
 	case c.TLS == nil && !isLoopback(c.Listen):
 		p.bad(strictyaml.Path{"listen"}, "without tls only a loopback address may be listened on; add tls: {cert: …, key: …}")
 	}
-	// The files are read by serve only: check also runs where no key is, such as
-	// in the CI of a repository of policies.
+	// The files are read by serve only, for the reason of validateRedis.
 	if c.TLS != nil && (c.TLS.Cert == "" || c.TLS.Key == "") {
 		p.bad(strictyaml.Path{"tls"}, "tls needs cert and key")
 	}
@@ -296,11 +306,13 @@ func (c *config) loadPolicies() (*policies.Set, error) {
 	return policies.Load(c.path(c.Policies), o)
 }
 
-func (c *config) redisOptions() (*redis.Options, error) {
-	raw := c.Redis.URL
-	if name, ok := strings.CutPrefix(raw, "${"); ok && strings.HasSuffix(name, "}") {
-		raw = os.Getenv(strings.TrimSuffix(name, "}"))
-	}
+// redisVariable returns the name in redis.url: ${NAME}.
+func (c *config) redisVariable() (string, bool) {
+	name, ok := strings.CutPrefix(c.Redis.URL, "${")
+	return strings.TrimSuffix(name, "}"), ok && strings.HasSuffix(name, "}")
+}
+
+func parseRedisURL(raw string) (*redis.Options, error) {
 	if raw == "" {
 		return nil, errors.New("redis.url is missing, or the variable it names is empty: redis://host:6379/0")
 	}
@@ -308,8 +320,17 @@ func (c *config) redisOptions() (*redis.Options, error) {
 	if err != nil {
 		return nil, errors.New("redis.url is not of the form redis://[user@]host:port[/db]") // err may quote a password
 	}
-	if c.Redis.PasswordFile == "" {
-		return o, nil
+	return o, nil
+}
+
+func (c *config) redisOptions() (*redis.Options, error) {
+	raw := c.Redis.URL
+	if name, ok := c.redisVariable(); ok {
+		raw = os.Getenv(name)
+	}
+	o, err := parseRedisURL(raw)
+	if err != nil || c.Redis.PasswordFile == "" {
+		return o, err
 	}
 	password, err := os.ReadFile(c.path(c.Redis.PasswordFile))
 	if err != nil {
