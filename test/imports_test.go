@@ -23,7 +23,7 @@ var mayImport = map[string][]string{
 	"broker/lease":        {"broker", "broker/api"},
 	"broker/audit":        {"broker", "broker/api"},
 	"broker/keys":         {"broker", "broker/api"},
-	"broker/mint":         {"broker", "broker/api", "broker/keys", "issuers"},
+	"broker/mint":         {"broker", "broker/api", "broker/keys", "issuers", "policies/strictyaml"},
 	"broker/server":       {"broker", "broker/api"},
 	"plugins/runner/mask": {"broker/api"},
 	"plugins/runner":      {"broker/api", "plugins/runner/mask"},

@@ -20,6 +20,7 @@ import (
 
 	"github.com/brevet-dev/brevet/broker"
 	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/policies/strictyaml"
 )
 
 // The modes of aws-role.
@@ -101,7 +102,7 @@ func (c *Config) validateAWSRole() []FieldError {
 	bad = append(bad, validateAudience(c.Audience)...)
 	if m := c.mode(); m != modeWebIdentity && m != modeAssumeRole {
 		modes := []string{modeWebIdentity, modeAssumeRole}
-		bad = append(bad, fieldErrorf("mode", "mode %.80q is unknown; there are %s and %s%s", m, modes[0], modes[1], didYouMean(m, modes)))
+		bad = append(bad, fieldErrorf("mode", "mode %.80q is unknown; there are %s and %s%s", m, modes[0], modes[1], strictyaml.DidYouMean(m, modes)))
 	}
 	bad = append(bad, c.validatePlace()...)
 	bad = append(bad, c.validateTags()...)

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/brevet-dev/brevet/policies/strictyaml"
 )
 
 // Config is one entry of the list "credentials" in brevetd.yaml. The first four
@@ -151,7 +153,7 @@ func (c *Config) Validate() []FieldError {
 		bad = append(bad, c.validateAWSRole()...)
 	default:
 		return append(bad, fieldErrorf("kind", "kind %.80q is unknown; there are %s and %s%s",
-			c.Kind, KindJWT, KindAWSRole, didYouMean(c.Kind, []string{KindJWT, KindAWSRole})))
+			c.Kind, KindJWT, KindAWSRole, strictyaml.DidYouMean(c.Kind, []string{KindJWT, KindAWSRole})))
 	}
 	return append(bad, c.validateForeign()...)
 }
@@ -224,7 +226,7 @@ func (c *Config) validateEnv(defaults map[string]string) []FieldError {
 		switch other, taken := used[variable]; {
 		case !slices.Contains(values, value):
 			bad = append(bad, fieldErrorf("env", "env names the value %.80q, which kind %s does not have; there are: %s%s",
-				value, c.Kind, strings.Join(values, ", "), didYouMean(value, values)))
+				value, c.Kind, strings.Join(values, ", "), strictyaml.DidYouMean(value, values)))
 		case !envForm.MatchString(variable):
 			bad = append(bad, fieldErrorf("env", "env: %.80q is not the name of an environment variable", variable))
 		case taken:

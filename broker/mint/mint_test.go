@@ -149,7 +149,7 @@ func TestNewRefusesTheBrokersOwnAudience(t *testing.T) {
 func TestNewRefusesUndeclaredClaims(t *testing.T) {
 	c := mint.Config{Name: "registry", Kind: "jwt", Audience: "https://r.example.com", Subject: "{claims.repositry}"}
 	_, err := mint.New(c, deps())
-	if err == nil || !strings.Contains(err.Error(), "did you mean repository?") {
+	if err == nil || !strings.Contains(err.Error(), `did you mean "repository"?`) {
 		t.Errorf("New = %v, want it to suggest repository", err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/brevet-dev/brevet/broker"
+	"github.com/brevet-dev/brevet/policies/strictyaml"
 )
 
 // A fact is something that templates and tokens can say of a lease.
@@ -215,7 +216,7 @@ func placeholder(name string) (part, error) {
 	if f == nil {
 		known := factNames()
 		return part{}, fmt.Errorf("unknown placeholder {%.80s}; there are %s and claims.NAME%s",
-			name, strings.Join(known, ", "), didYouMean(name, known))
+			name, strings.Join(known, ", "), strictyaml.DidYouMean(name, known))
 	}
 	return part{name: name, fact: f}, nil
 }
@@ -224,7 +225,7 @@ func placeholder(name string) (part, error) {
 func (t *template) checkClaims(declared []string) error {
 	for _, p := range t.parts {
 		if p.claim != "" && !slices.Contains(declared, p.claim) {
-			return fmt.Errorf("no configured issuer declares the claim of {%.80s}%s", p.name, didYouMean(p.claim, declared))
+			return fmt.Errorf("no configured issuer declares the claim of {%.80s}%s", p.name, strictyaml.DidYouMean(p.claim, declared))
 		}
 	}
 	return nil
