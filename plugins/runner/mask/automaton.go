@@ -1,7 +1,17 @@
 package mask
 
+import (
+	"slices"
+	"strings"
+)
+
 // root is the state in which nothing of any pattern has been seen.
 const root = 0
+
+// mostShown is how many characters of what may be a value are shown when the
+// rest does not come: less than half of it, and in any case no more than these,
+// since the first half of a long value would be worth having.
+const mostShown = 4
 
 // maxWindow bounds how far skip looks ahead. Beyond 16 bytes longer steps gain
 // nothing: the patterns' pairs fill the table.
@@ -11,8 +21,8 @@ const maxWindow = 16
 // the patterns whose nodes know where to go on when the next byte does not fit.
 //
 // The children of a node are a list, not a table over all bytes: nearly every
-// node has one child, and a table would take 60 times the memory (a PEM file
-// has some 50,000 nodes) to speed up a path that skip hardly ever takes.
+// node has one child, and a table would take 60 times the memory (a PEM key
+// has some 20,000 nodes) to speed up a path that skip hardly ever takes.
 type automaton struct {
 	nodes  []node
 	first  [256]uint32 // the root's children, where the lists would be long
@@ -26,11 +36,17 @@ type node struct {
 	depth          uint32 // bytes from the root
 	match          uint32 // length of the longest pattern that ends here; 0: none
 	char           byte   // the byte that leads here
-	telling        bool   // what leads here is half of a value, or more
+	telling        bool   // what leads here is too much of a value to be shown
 }
 
 func newAutomaton(patterns []pattern) *automaton {
-	a := &automaton{nodes: make([]node, 1)}
+	slices.SortFunc(patterns, func(p, q pattern) int { return strings.Compare(p.text, q.text) })
+	size, last := 1, "" // the root
+	for _, p := range patterns {
+		size += len(p.text) - commonPrefix(p.text, last)
+		last = p.text
+	}
+	a := &automaton{nodes: make([]node, 1, size)}
 	for _, p := range patterns {
 		a.insert(p)
 	}
@@ -39,12 +55,21 @@ func newAutomaton(patterns []pattern) *automaton {
 	return a
 }
 
+// commonPrefix returns how many bytes s and t have in common at the start.
+func commonPrefix(s, t string) int {
+	n := 0
+	for n < min(len(s), len(t)) && s[n] == t[n] {
+		n++
+	}
+	return n
+}
+
 // insert adds the path of p to the trie.
 func (a *automaton) insert(p pattern) {
 	at := uint32(root)
 	for i := range len(p.text) {
 		at = a.grow(at, p.text[i])
-		if 2*(i+1) >= p.value {
+		if i+1 > mostShown || 2*(i+1) >= p.value {
 			a.nodes[at].telling = true
 		}
 	}

@@ -1,16 +1,17 @@
 // Package mask takes secret values out of a stream of output, also where a tool
 // prints them encoded, and whatever the chunks in which it prints them.
 //
-// A value is masked as it is, line by line if it has several, and as base64,
-// percent-encoding and JSON would show it (patterns.go says exactly how). Every
-// byte that belongs to any occurrence of any form is covered; each unbroken run
-// of covered bytes becomes one [Replacement]. So two values that overlap are
-// both hidden, and the length of neither shows.
+// A value is masked as it is, line by line if it has several, in base64, however
+// that is broken into lines, and with percent-encoding or the escapes of JSON
+// (patterns.go and view.go say exactly how). Every byte that belongs to any
+// occurrence of any form is covered; each unbroken run of covered bytes becomes
+// one [Replacement]. So two values that overlap are both hidden, and the length
+// of neither shows.
 //
-// One automaton (Aho and Corasick, 1975) looks for all forms at once. Bytes
-// that cannot be part of a value are passed on at once, so that a prompt
-// appears before its answer is typed; a Writer holds back only what may be the
-// beginning of a value.
+// An automaton (Aho and Corasick, 1975) looks for all values at once, and
+// another for their base64. Bytes that cannot be part of a value are passed on
+// at once, so that a prompt appears before its answer is typed; a Writer holds
+// back only what may be the beginning of a value.
 package mask
 
 import (
@@ -33,10 +34,14 @@ const (
 	// replacements would give it away.
 	MinLength = 6
 
-	// MaxLength is the length in bytes above which a value is not masked. The
-	// automaton takes about 300 bytes of memory for each byte of a value
-	// (BenchmarkNew); a kubeconfig, the longest a job usually gets, has 10 KiB.
+	// MaxLength is the length in bytes above which a value is not masked. A
+	// kubeconfig, the longest a job usually gets, has 10 KiB.
 	MaxLength = 64 << 10
+
+	// MaxTotal is the length in bytes of all values of a Masker, above which
+	// further ones are not masked. A Masker takes up to 350 bytes of memory for
+	// each byte of a value (BenchmarkNew), so at most some 90 MiB.
+	MaxTotal = 256 << 10
 
 	// minDigits is the length below which a value of digits only is not masked:
 	// times, sizes and process ids would be.
@@ -60,22 +65,29 @@ type Refusal struct {
 
 // A Masker knows the values to mask. It is made once and never changes; any
 // number of Writers may share it.
-type Masker struct{ auto *automaton }
+type Masker struct{ plain, base64 *automaton }
 
 // New returns a Masker for values. Those that are too short, too long or too
 // common to mask are left out and reported, in the order given: whoever shows
 // output through the Masker must not show it while a refused value matters.
 func New(values []api.Secret) (*Masker, []Refusal) {
-	var all []pattern
+	var plain, base64 []pattern
 	var refused []Refusal
+	total := 0
 	for i, v := range values {
-		if reason := unfit(v.Reveal()); reason != "" {
+		value := v.Reveal()
+		reason := unfit(value)
+		if reason == "" && total+len(value) > MaxTotal {
+			reason = fmt.Sprintf("with the values before it longer than %d KiB", MaxTotal>>10)
+		}
+		if reason != "" {
 			refused = append(refused, Refusal{i, reason})
 			continue
 		}
-		all = append(all, patterns(v.Reveal())...)
+		total += len(value)
+		plain, base64 = append(plain, plainPatterns(value)...), append(base64, base64Patterns(value)...)
 	}
-	return &Masker{newAutomaton(all)}, refused
+	return &Masker{newAutomaton(plain), newAutomaton(base64)}, refused
 }
 
 // unfit says why value cannot be masked, or "" if it can.
@@ -84,7 +96,7 @@ func unfit(value string) string {
 	switch {
 	case len(v) < MinLength:
 		return fmt.Sprintf("shorter than %d bytes", MinLength)
-	case len(v) > MaxLength:
+	case len(value) > MaxLength:
 		return fmt.Sprintf("longer than %d KiB", MaxLength>>10)
 	case len(v) < minDigits && strings.Trim(v, "0123456789") == "":
 		return fmt.Sprintf("digits only, and fewer than %d", minDigits)
@@ -112,28 +124,23 @@ func isCommon(v string) bool {
 // A Writer masks what is written to it and passes the rest on. It may be used
 // from several goroutines; the bytes of one Write stay together.
 type Writer struct {
-	auto *automaton
-
 	mu      sync.Mutex
 	w       io.Writer
 	err     error       // the first error of w; nothing is written after it
-	state   uint32      // of the automaton, after everything written so far
-	held    []byte      // the last nodes[state].depth bytes: a value may have begun there
+	views   []view      // of everything written so far; the first is of the output itself
+	held    []byte      // the last bytes written: a value may have begun there
 	done    int         // bytes of held that are out already, masked or not
-	covered []span      // the parts of held that belong to a value: sorted, apart
+	covered spans       // the parts of held that belong to a value
 	masked  bool        // the last byte passed on was covered
 	out     []byte      // scratch for one write to w
 	quiet   *time.Timer // runs release
 	last    time.Time   // when Write was last called
 }
 
-// A span is a range of bytes, end excluded.
-type span struct{ start, end int }
-
 // Writer returns a Writer that passes what it is given on to w, masked. Close
 // it, or its last bytes may be missing.
 func (m *Masker) Writer(w io.Writer) *Writer {
-	out := &Writer{auto: m.auto, w: w}
+	out := &Writer{w: w, views: newViews(m)}
 	out.quiet = time.AfterFunc(quietTime, out.release)
 	out.quiet.Stop()
 	return out
@@ -154,7 +161,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 		}
 	}
 	w.last = time.Now()
-	if w.done < len(w.held) && !w.auto.nodes[w.state].telling {
+	if w.done < len(w.held) && !w.telling() {
 		w.quiet.Reset(quietTime)
 	}
 	return n, w.err
@@ -168,33 +175,47 @@ func (w *Writer) Close() error {
 	defer w.mu.Unlock()
 	w.quiet.Stop()
 	w.pass(w.held, len(w.held))
-	w.state, w.held, w.done, w.covered = root, w.held[:0], 0, w.covered[:0]
+	w.held, w.done, w.covered = w.held[:0], 0, w.covered[:0]
+	for i := range w.views {
+		w.views[i].restart()
+	}
 	return w.err
 }
 
 // release shows what was held back for quietTime, if it tells too little of a
-// value to matter. The automaton keeps its state: should the rest of the value
+// value to matter. The views stay where they are: should the rest of the value
 // come after all, the rest is masked.
 func (w *Writer) release() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if time.Since(w.last) < quietTime || w.auto.nodes[w.state].telling {
+	if time.Since(w.last) < quietTime || w.telling() {
 		return // a Write came between the timer and the lock
 	}
 	w.pass(w.held, len(w.held))
 }
 
-// feed runs the automaton over p and passes on what is decided.
+// telling reports whether what is held would tell too much of a value.
+func (w *Writer) telling() bool {
+	for i := range w.views {
+		if v := &w.views[i]; v.auto.nodes[v.state].telling {
+			return true
+		}
+	}
+	return false
+}
+
+// feed looks for values in p and passes on what is decided.
 func (w *Writer) feed(p []byte) {
-	from := len(w.held)
 	b := p
-	if from > 0 {
+	if len(w.held) > 0 {
 		w.held = append(w.held, p...)
 		b = w.held
 	}
-	w.scan(b, from)
-	// A value that is not complete yet begins at keep or later.
-	keep := len(b) - int(w.auto.nodes[w.state].depth)
+	w.search(b)
+	keep := len(b) // a value that is not complete yet begins there or later
+	for i := range w.views {
+		keep = min(keep, w.views[i].start)
+	}
 	end := keep
 	for _, c := range w.covered {
 		if c.start <= end {
@@ -205,33 +226,20 @@ func (w *Writer) feed(p []byte) {
 	w.hold(b, keep)
 }
 
-// scan moves the automaton over b[i:] and notes what its matches cover.
-func (w *Writer) scan(b []byte, i int) {
-	s := w.state
-	for i < len(b) {
-		if s == root {
-			if i = w.auto.skip(b, i); i == len(b) {
-				break
-			}
-		}
-		s = w.auto.step(s, b[i])
-		i++
-		if n := w.auto.nodes[s].match; n > 0 {
-			w.cover(i-int(n), i)
+// search moves all views to the end of b. One that would see what the output
+// itself shows, since there is nothing to decode, need not look again.
+func (w *Writer) search(b []byte) {
+	raw := &w.views[0]
+	was := raw.place
+	raw.find(b, &w.covered)
+	for i := 1; i < len(w.views); i++ {
+		v := &w.views[i]
+		if v.auto == raw.auto && v.place == was && !v.hasMark(b[v.read:]) {
+			v.follow(raw)
+		} else {
+			v.find(b, &w.covered)
 		}
 	}
-	w.state = s
-}
-
-// cover notes that b[start:end] belongs to a value. Ends never decrease, so
-// only the last spans can touch the new one.
-func (w *Writer) cover(start, end int) {
-	n := len(w.covered)
-	for n > 0 && w.covered[n-1].end >= start {
-		n--
-		start = min(start, w.covered[n].start)
-	}
-	w.covered = append(w.covered[:n], span{start, end})
 }
 
 // pass writes b[w.done:end], with the covered parts replaced.
@@ -277,11 +285,8 @@ func (w *Writer) write(p []byte) {
 func (w *Writer) hold(b []byte, keep int) {
 	w.held = append(w.held[:0], b[keep:]...)
 	w.done = max(0, w.done-keep)
-	rest := w.covered[:0]
-	for _, c := range w.covered {
-		if c.end > keep {
-			rest = append(rest, span{max(0, c.start-keep), c.end - keep})
-		}
+	w.covered = w.covered.after(keep)
+	for i := range w.views {
+		w.views[i].shift(keep)
 	}
-	w.covered = rest
 }

@@ -3,10 +3,15 @@ package mask_test
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/url"
+	"regexp"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -156,25 +161,98 @@ func TestOtherEncoders(t *testing.T) {
 		{"Python json", `a/b c~d'\u00e9*&\ud83d\udd11`},
 		{"PHP json_encode", `a\/b c~d'\u00e9*&\ud83d\udd11`},
 		{".NET", `a/b c~d'\u00E9*\u0026\uD83D\uDD11`},
+		{"System.Text.Json", `a/b c~d\u0027\u00E9*\u0026\uD83D\uDD11`},
+		{"Gson", `a/b c~d\u0027é*\u0026🔑`},
+		{"Go's Userinfo", "a%2Fb%20c~d%27%C3%A9%2A&%F0%9F%94%91"},
+		{"WHATWG's userinfo", "a%2Fb%20c~d'%C3%A9*&%F0%9F%94%91"},
+		{"printf %q of a shell", `a/b\ c\~d\'é\*\&🔑`},
 	} {
-		if got := through(t, m, "<"+tt.text+">", 5); got != "<***>" {
-			t.Errorf("%s: %q becomes %q, want <***>", tt.tool, tt.text, got)
+		for size := 1; size <= len(tt.text)+2; size++ {
+			if got := through(t, m, "<"+tt.text+">", size); got != "<***>" {
+				t.Errorf("%s: %q in pieces of %d becomes %q, want <***>", tt.tool, tt.text, size, got)
+			}
 		}
 	}
 }
 
-// TestBase64Lines checks a long value in base64 that was broken into lines.
-func TestBase64Lines(t *testing.T) {
-	value := strings.Repeat("0123456789 abc.", 30)
+// TestReserved encodes each character that some encoder escapes.
+func TestReserved(t *testing.T) {
+	const value = "x+'\"`&<>=~!$%()*,;:@?#[]{}|^/\\x"
 	m := newMasker(t, value)
-	for _, width := range []int{64, 76} {
-		text := base64.StdEncoding.EncodeToString([]byte(value))
-		var in, want string
-		for ; len(text) > width; text = text[width:] {
-			in, want = in+text[:width]+"\n", want+"***\n"
+	var percents, escapes string
+	for _, c := range []byte(value) {
+		percents += fmt.Sprintf("%%%02X", c)
+		escapes += fmt.Sprintf(`\u%04x`, c)
+	}
+	user := url.UserPassword("x", value).String()[2:]
+	for _, text := range []string{percents, escapes, user, url.PathEscape(value), marshalJSON(value)} {
+		if got := through(t, m, text, 3); got != "***" {
+			t.Errorf("%q becomes %q", text, got)
 		}
-		if got := through(t, m, in+text, 11); got != want+"***" {
-			t.Errorf("lines of %d: %q", width, got)
+	}
+}
+
+// TestNotEscapes leaves what only looks like an escape as it is.
+func TestNotEscapes(t *testing.T) {
+	m := newMasker(t, "hunter2!")
+	for _, text := range []string{"100%", "%zz", "%4", "%4g", `\`, `\u00`, `\u00zz`, `\ud83d`, `\ud83d\u0041`, `\udd11 x`, "a%20b", `C:\users`} {
+		for size := 1; size <= len(text); size++ {
+			if got := through(t, m, text, size); got != text {
+				t.Errorf("%q in pieces of %d becomes %q", text, size, got)
+			}
+			if got := through(t, m, text+" hunter2!", size); got != text+" ***" {
+				t.Errorf("%q before the value, in pieces of %d, becomes %q", text, size, got)
+			}
+		}
+	}
+}
+
+// TestBase64Lines checks a value in base64 after a prefix, as of a basic
+// credential, when the whole was broken into lines, as openssl, PEM, base64(1)
+// and MIME (RFC 2045, section 6.8) do it: of the value nothing is left.
+func TestBase64Lines(t *testing.T) {
+	for _, n := range []int{40, 57, 100, 300, 1100} {
+		value := strings.Repeat("0123456789 abc/", 80)[:n-1] + "!"
+		m := newMasker(t, value)
+		for before := range 81 {
+			prefix := strings.Repeat("~", before)
+			text := base64.StdEncoding.EncodeToString([]byte(prefix + value + "\n"))
+			for _, width := range []int{64, 76} {
+				for _, br := range []string{"\n", "\r\n"} {
+					in := "[" + broken(text, width, br) + "]"
+					shown := broken(text[:(before*8+5)/6], width, br)
+					got := through(t, m, in, 1+(before*7+n)%100)
+					inner, ok := strings.CutPrefix(got, "["+shown)
+					inner = strings.TrimPrefix(inner, br)
+					if rest := strings.TrimPrefix(inner, "***"); !ok || rest == inner || len(rest) > len("oK==")+len(br)+1 {
+						t.Fatalf("%d bytes after %d, lines of %d and %q: left %q", n, before, width, br, got)
+					}
+				}
+			}
+		}
+	}
+}
+
+// broken breaks text into lines.
+func broken(text string, width int, br string) string {
+	var lines []string
+	for ; len(text) > width; text = text[width:] {
+		lines = append(lines, text[:width])
+	}
+	return strings.Join(append(lines, text), br)
+}
+
+// TestBase64AnyBreak breaks at every place, and in all pieces.
+func TestBase64AnyBreak(t *testing.T) {
+	const value = "correct horse battery staple, and more of it"
+	m := newMasker(t, value)
+	text := base64.RawStdEncoding.EncodeToString([]byte("ab:" + value))
+	for i := 5; i < len(text); i++ {
+		in := text[:i] + "\r\n\n" + text[i:] + "\nnext"
+		for size := 1; size <= len(in); size++ {
+			if got := through(t, m, in, size); got != "YWI6***\nnext" {
+				t.Fatalf("%q in pieces of %d = %q", in, size, got)
+			}
 		}
 	}
 }
@@ -210,6 +288,7 @@ func TestRefusals(t *testing.T) {
 		{"production1", ""},
 		{"********", "one character repeated"},
 		{strings.Repeat("ab", mask.MaxLength), "longer than 64 KiB"},
+		{"abcdef" + strings.Repeat(" ", mask.MaxLength), "longer than 64 KiB"},
 		{"abcdef", ""},
 	} {
 		_, refused := mask.New(secrets("fit value", tt.value))
@@ -219,6 +298,40 @@ func TestRefusals(t *testing.T) {
 		case tt.reason != "" && (len(refused) != 1 || refused[0] != (mask.Refusal{Index: 1, Reason: tt.reason})):
 			t.Errorf("New(%.20q) refuses %v, want %q", tt.value, refused, tt.reason)
 		}
+	}
+}
+
+// TestTotal refuses the values beyond what a Masker may take of memory.
+func TestTotal(t *testing.T) {
+	long := strings.Repeat("long value ", 5900)
+	m, refused := mask.New(secrets(long, long, long, long, "the last one"))
+	want := mask.Refusal{Index: 4, Reason: "with the values before it longer than 256 KiB"}
+	if len(refused) != 0 {
+		t.Fatalf("New refused %v", refused)
+	}
+	if got := through(t, m, "the last one", 3); got != "***" {
+		t.Errorf("the last one becomes %q", got)
+	}
+	many := append(secrets(long, long, long, long), secrets("the last one"+strings.Repeat("!", mask.MaxTotal-4*len(long)))...)
+	if _, refused := mask.New(many); len(refused) != 1 || refused[0] != want {
+		t.Errorf("New refused %v, want %v", refused, want)
+	}
+}
+
+// TestMemory bounds what the longest value takes, of characters that encoders
+// escape in many ways.
+func TestMemory(t *testing.T) {
+	const size = 60 << 10
+	value := strings.Repeat("/+ '\"<>&é~@:;,$!(x1", size/21)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	m := newMasker(t, value)
+	runtime.ReadMemStats(&after)
+	if took := (after.TotalAlloc - before.TotalAlloc) / uint64(len(value)); took > 600 {
+		t.Errorf("New allocates %d bytes for each byte of a value", took)
+	}
+	if nodes := mask.Nodes(m) / len(value); nodes > 14 {
+		t.Errorf("%d nodes for each byte of a value", nodes)
 	}
 }
 
@@ -268,13 +381,16 @@ func TestQuiet(t *testing.T) {
 	}{
 		{"a short beginning goes out", []string{"is it hun"}, []string{"is it hun"}, "is it hun"},
 		{"half of the value does not", []string{"is it hunt"}, []string{"is it "}, "is it hunt"},
+		{"nor five characters of a long one", []string{"corr", "e"}, []string{"corr", "corr"}, "corre"},
+		{"the end of a line that may go on", []string{"aHV\n", "udGVyMiE="}, []string{"aHV\n", "aHV\n***="}, "aHV\n***="},
+		{"what may be an escape", []string{"50%"}, []string{"50%"}, "50%"},
 		{"the rest is masked", []string{"hun", "ter2!."}, []string{"hun", "hun***."}, "hun***."},
 		{"the rest of a longer one, too", []string{"hun", "te", "r2!"}, []string{"hun", "hun", "hun***"}, "hun***"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var out lockedBuffer
-				w := newMasker(t, "hunter2!").Writer(&out)
+				w := newMasker(t, "hunter2!", "correct horse battery staple").Writer(&out)
 				for i, part := range tt.parts {
 					if _, err := io.WriteString(w, part); err != nil {
 						t.Fatal(err)
@@ -347,14 +463,98 @@ func TestWriteDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// model masks text slowly and obviously: it looks for every form at every place.
-func model(text string, forms []string) string {
+// A decoded byte, and where in the text it comes from.
+type decoded struct {
+	c          byte
+	start, end int
+}
+
+// decode applies next to text until its end: next returns what the start of the
+// rest means and how long it is, or 0 if the end of the text cuts it off.
+func decode(text string, next func(rest string) (string, int)) []decoded {
+	var out []decoded
+	for at := 0; at < len(text); {
+		means, n := next(text[at:])
+		if n == 0 {
+			break
+		}
+		for i := range len(means) {
+			out = append(out, decoded{means[i], at, at + n})
+		}
+		at += n
+	}
+	return out
+}
+
+func plainByte(rest string) (string, int) { return rest[:1], 1 }
+
+func withoutBreaks(rest string) (string, int) { return strings.Trim(rest[:1], "\r\n"), 1 }
+
+var (
+	percentEscape = regexp.MustCompile(`^%[0-9a-fA-F]{2}`)
+	percentBegun  = regexp.MustCompile(`^%[0-9a-fA-F]?$`)
+	uEscape       = regexp.MustCompile(`^\\u[0-9a-fA-F]{4}`)
+	surrogates    = regexp.MustCompile(`^\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}`)
+	lone          = regexp.MustCompile(`^\\u[dD][89a-fA-F][0-9a-fA-F]{2}`)
+	escapeBegun   = regexp.MustCompile(`^(\\u[dD][89a-fA-F][0-9a-fA-F]{2})?(\\(u[0-9a-fA-F]{0,3})?)?$`)
+)
+
+func percentByte(rest string) (string, int) {
+	switch {
+	case percentEscape.MatchString(rest):
+		raw, err := hex.DecodeString(rest[1:3])
+		if err != nil {
+			panic(err)
+		}
+		return string(raw), 3
+	case percentBegun.MatchString(rest):
+		return "", 0
+	}
+	return rest[:1], 1
+}
+
+func jsonRune(rest string) (string, int) {
+	var out string
+	n := 0
+	switch {
+	case rest[0] != '\\':
+		return rest[:1], 1
+	case escapeBegun.MatchString(rest):
+		return "", 0
+	case surrogates.MatchString(rest):
+		n = 12
+	case lone.MatchString(rest):
+		return "\ufffd", 6
+	case uEscape.MatchString(rest):
+		n = 6
+	case strings.Contains("bfnrt", rest[1:2]):
+		n = 2
+	default:
+		return rest[1:2], 2
+	}
+	if err := json.Unmarshal([]byte(`"`+rest[:n]+`"`), &out); err != nil {
+		panic(err)
+	}
+	return out, n
+}
+
+// model masks text slowly and obviously: in each view it looks for every form at
+// every place.
+func model(text string, plain, base64 []string) string {
 	covered := make([]bool, len(text))
-	for _, form := range forms {
-		for i := 0; i+len(form) <= len(text); i++ {
-			if text[i:i+len(form)] == form {
+	for _, v := range []struct {
+		next  func(string) (string, int)
+		forms []string
+	}{{plainByte, plain}, {withoutBreaks, base64}, {percentByte, plain}, {jsonRune, plain}} {
+		view := decode(text, v.next)
+		for _, form := range v.forms {
+			for i := 0; i+len(form) <= len(view); i++ {
+				same := true
 				for j := range len(form) {
-					covered[i+j] = true
+					same = same && view[i+j].c == form[j]
+				}
+				for j := view[i].start; same && j < view[i+len(form)-1].end; j++ {
+					covered[j] = true
 				}
 			}
 		}
@@ -376,26 +576,31 @@ func FuzzMask(f *testing.F) {
 	f.Add("abcdef\nghijkl", "cdefgh", "abcdefghijkl abcdef\\nghijkl", uint8(1))
 	f.Add("ababab", "bababa", "abababababaXaHVudGVyMiE=", uint8(2))
 	f.Add("\xff\xfe a+b/<c>", "%41%42", "%FF%FE+a%2Bb %ff\\u003cc\\u003e", uint8(5))
+	f.Add("111112", "1111111", "%3111111 \\u003111111%31", uint8(0))
+	f.Add("aaaaa\U0001f511", "\x00\x01\x02\x03\x04", "aaaaa\\ud83d\\udd11\\ud83d\\u0061", uint8(2))
+	f.Add("hunter2!", "abcdef", "aHVu\ndGVy\r\n\nMiE YWJj\nZGVm@@", uint8(4))
 	f.Fuzz(func(t *testing.T, a, b, text string, size uint8) {
 		if len(a)+len(b) > 100 || len(text) > 1000 {
 			return
 		}
 		// Forms of the values make the text interesting.
-		var forms []string
+		var plain, base64 []string
 		m, refused := mask.New(secrets(a, b))
 		for i, v := range []string{a, b} {
 			if len(refused) == 2 || len(refused) == 1 && refused[0].Index == i {
 				continue
 			}
-			forms = append(forms, mask.Forms(v)...)
+			plain, base64 = append(plain, mask.Plain(v)...), append(base64, mask.Base64(v)...)
 		}
+		forms := slices.Concat(plain, base64)
 		for i := range min(4, strings.Count(text, "@")) {
 			if len(forms) > 0 {
 				form := forms[(int(size)+i)*7919%len(forms)]
-				text += form[i:] + form[:len(form)-i]
+				i %= len(form)
+				text += form[i:] + text[:min(i, len(text))] + url.QueryEscape(form[:len(form)-i])
 			}
 		}
-		want := model(text, forms)
+		want := model(text, plain, base64)
 		if got := through(t, m, text, int(size)+1); got != want {
 			t.Errorf("values %q, %q: %q in pieces of %d = %q, want %q", a, b, text, int(size)+1, got, want)
 		}
