@@ -22,6 +22,7 @@ type sessionClaims struct {
 	IssuedAt int64         `json:"iat"`
 	Expires  int64         `json:"exp"`
 	Confirm  *confirmation `json:"cnf,omitempty"` // RFC 7800; nil for a bearer token
+	Record   string        `json:"record"`        // hash of the session's record
 }
 
 type confirmation struct {
@@ -31,7 +32,7 @@ type confirmation struct {
 func (b *Broker) signSession(ctx context.Context, s *Session) (api.Secret, error) {
 	claims := sessionClaims{
 		Issuer: b.URL, Subject: s.Who.Subject, Audience: b.URL, ID: s.ID,
-		IssuedAt: s.IssuedAt.Unix(), Expires: s.Expires.Unix(),
+		IssuedAt: s.IssuedAt.Unix(), Expires: s.Expires.Unix(), Record: s.recordHash(),
 	}
 	if s.KeyThumbprint != "" {
 		claims.Confirm = &confirmation{s.KeyThumbprint}
@@ -58,7 +59,13 @@ func (b *Broker) session(ctx context.Context, token api.Secret) (*Session, error
 	if errors.Is(err, ErrNotFound) {
 		return nil, fmt.Errorf("%w: its session is not known any more", ErrSession)
 	}
-	return s, err
+	if err != nil {
+		return nil, err
+	}
+	if s.recordHash() != claims.Record {
+		return nil, fmt.Errorf("%w: the store has another record of session %s than the token: someone changed it", ErrSession, s.ID)
+	}
+	return s, nil
 }
 
 // Authenticate checks a session token and, if the session is bound to a key,

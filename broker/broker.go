@@ -39,10 +39,12 @@ type Broker struct {
 	Audit    AuditLog
 	Sessions TokenSigner
 	Targets  map[string]Target // by name of the credential
+
+	strangers flood
 }
 
 // New returns b if it is complete.
-func New(b Broker) (*Broker, error) {
+func New(b *Broker) (*Broker, error) {
 	switch {
 	case b.URL == "":
 		return nil, errors.New("a broker needs its url")
@@ -54,7 +56,7 @@ func New(b Broker) (*Broker, error) {
 			return nil, fmt.Errorf("credential %s has no minter", name)
 		}
 	}
-	return &b, nil
+	return b, nil
 }
 
 // A Target is a credential of the configuration: what can be asked for.
@@ -119,9 +121,14 @@ type LeaseStore interface {
 	// Session returns a session with its leases, or [ErrNotFound].
 	Session(ctx context.Context, id string) (*Session, error)
 
-	// Extend moves the end of an active lease to until, before a longer-lived
-	// credential is minted. It returns [ErrEnded] if l is not active.
+	// Extend moves the end of an active lease to until, or leaves it where it is
+	// if that is later, before a longer-lived credential is minted. It returns
+	// [ErrEnded] if l is not active, or its session has ended.
 	Extend(ctx context.Context, l *Lease, until time.Time) error
+
+	// Confirm reports, after the minting for a renewal, whether the lease is
+	// still active and ends no earlier than l.Expires; [ErrEnded] if not.
+	Confirm(ctx context.Context, l *Lease) error
 
 	// UseProof records a DPoP proof for the session, or returns
 	// [ErrProofReplayed].

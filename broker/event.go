@@ -22,6 +22,10 @@ type Event struct {
 	Policies  string       `json:"policies,omitempty"` // digest of the policy set that decided
 	Shadow    []string     `json:"shadow,omitempty"`   // shadow policies that would have granted
 	Drift     []string     `json:"drift,omitempty"`    // names that no longer fit their ids
+
+	// Suppressed counts refusals of strangers before this one that were not
+	// recorded, for their number.
+	Suppressed int `json:"suppressed,omitempty"`
 }
 
 // An EventLease is what an event says of a lease.
@@ -44,6 +48,7 @@ const (
 	EventIntent   EventName = "intent"   // about to mint; the leases are pending
 	EventExchange EventName = "exchange" // the outcome of one exchange, refused or not: exactly one each
 	EventRenew    EventName = "renew"    // the outcome of one renewal
+	EventLookup   EventName = "lookup"   // a session token was refused when a lease or token was asked about
 	EventRevoke   EventName = "revoke"   // a lease was ended by its owner or an operator
 	EventExpire   EventName = "expire"   // a lease was ended by the sweeper
 	EventStart    EventName = "start"    // the broker started

@@ -75,23 +75,40 @@ func (b *Broker) Exchange(ctx context.Context, req *Request, ev *Event) (*Issued
 	return issued, nil
 }
 
-// Conclude records the outcome of an exchange or a renewal: the last thing
-// before the answer leaves. If it cannot be recorded there is no answer, and
-// what was issued ends at once.
+// Conclude records the outcome of a request: the last thing before the answer
+// leaves. It returns err, or why the outcome could not be recorded: then there
+// is no answer. After either, what was issued is ended at once.
 func (b *Broker) Conclude(ctx context.Context, ev *Event, issued *Issued, err error) error {
+	if err != nil && issued != nil {
+		err = b.abandon(ctx, issued.Session, true, err)
+		issued = nil
+	}
 	ev.Time, ev.Outcome = time.Now(), Granted
 	if err != nil {
 		r := Refuse(err)
 		ev.Outcome, ev.Code, ev.Cause = r.Outcome(), r.Public.Code, err.Error()
+		if suppressed, ok := b.admit(ev); ok {
+			ev.Suppressed = suppressed
+		} else {
+			return err
+		}
 	}
 	if auditErr := b.Audit.Record(ctx, ev); auditErr != nil {
-		auditErr = fmt.Errorf("recording the outcome: %w", unavailable(auditErr))
+		err = errors.Join(fmt.Errorf("recording the outcome: %w", unavailable(auditErr)), err)
 		if issued != nil {
-			return b.abandon(ctx, issued.Session, true, auditErr)
+			err = b.abandon(ctx, issued.Session, true, err)
 		}
-		return errors.Join(auditErr, err)
 	}
 	return err
+}
+
+// admit reports whether a refusal is recorded: always, but for those of
+// strangers.
+func (b *Broker) admit(ev *Event) (suppressed int, ok bool) {
+	if ev.Who != nil || ev.Outcome != Refused {
+		return 0, true
+	}
+	return b.strangers.admit(ev.Time)
 }
 
 // decide is step 3: every credential asked for is granted, or none is.
@@ -120,7 +137,7 @@ func (b *Broker) decide(id *issuers.Identity, req *Request, ev *Event) (*Session
 		s.Leases = append(s.Leases, l)
 		s.Expires = later(s.Expires, l.MaxExpires)
 	}
-	return s, nil
+	return s, s.EncodeRecord()
 }
 
 // newLease computes, once, when a lease ends: everything that has to do with
@@ -160,8 +177,13 @@ func (b *Broker) mint(ctx context.Context, s *Session) ([]*Credential, error) {
 	return minted, errors.Join(errs...)
 }
 
-func (b *Broker) mintOne(ctx context.Context, s *Session, l *Lease) (*Credential, error) {
-	cred, err := b.Targets[l.Credential].Minter.Mint(ctx, s, l)
+func (b *Broker) mintOne(ctx context.Context, s *Session, l *Lease) (cred *Credential, err error) {
+	defer func() { // it may run in a goroutine of its own, where a panic ends the broker
+		if v := recover(); v != nil {
+			cred, err = nil, fmt.Errorf("minting %s for lease %s: panic: %v", l.Credential, l.ID, v)
+		}
+	}()
+	cred, err = b.Targets[l.Credential].Minter.Mint(ctx, s, l)
 	if err != nil {
 		return nil, fmt.Errorf("minting %s for lease %s: %w", l.Credential, l.ID, err)
 	}
@@ -212,7 +234,7 @@ func (b *Broker) abandon(ctx context.Context, s *Session, minting bool, why erro
 }
 
 func tokenUse(id *issuers.Identity, req *Request) TokenUse {
-	use := TokenUse{Issuer: id.Issuer, ReplayID: id.ReplayID, Mode: id.Preset.Replay, Expires: id.Expires, RetryKey: req.RetryKey}
+	use := TokenUse{Issuer: id.URL, ReplayID: id.ReplayID, Mode: id.Preset.Replay, Expires: id.Expires, RetryKey: req.RetryKey}
 	if req.Proof != nil {
 		use.ProofID = req.Proof.ID
 	}

@@ -65,6 +65,7 @@ type harness struct {
 	faults *faults
 	audit  *memoryAudit
 	epochs *keys.Epochs
+	redis  *redis.Client
 }
 
 func newHarness(t *testing.T) *harness {
@@ -82,6 +83,7 @@ func newHarness(t *testing.T) *harness {
 	}
 	client := redis.NewClient(&redis.Options{Addr: miniredis.RunT(t).Addr()})
 	t.Cleanup(func() { client.Close() })
+	h.redis = client
 	root, err := keys.NewSoftware(time.Now())
 	if err != nil {
 		t.Fatal(err)
@@ -90,7 +92,7 @@ func newHarness(t *testing.T) *harness {
 	if err := h.epochs.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	h.Broker, err = broker.New(broker.Broker{
+	h.Broker, err = broker.New(&broker.Broker{
 		URL: brokerURL, Issuers: set, Policies: policies.NewLive(loadPolicies(t, set, shopPolicy)),
 		Leases: &faultyStore{Store: lease.New(client, testSealer(t)), faults: h.faults}, Audit: h.audit, Sessions: h.epochs,
 		Targets: map[string]broker.Target{
@@ -233,6 +235,10 @@ func (s *faultyStore) Commit(ctx context.Context, x *broker.Session) error {
 
 func (s *faultyStore) Extend(ctx context.Context, l *broker.Lease, until time.Time) error {
 	return s.faults.step("extend", func() error { return s.Store.Extend(ctx, l, until) })
+}
+
+func (s *faultyStore) Confirm(ctx context.Context, l *broker.Lease) error {
+	return s.faults.step("confirm", func() error { return s.Store.Confirm(ctx, l) })
 }
 
 func (s *faultyStore) End(ctx context.Context, id string, leases []string, why string) (out []*broker.Lease, err error) {

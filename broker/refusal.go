@@ -14,6 +14,7 @@ import (
 // see [refuse].
 var (
 	ErrReplayed      = errors.New("subject token already used")
+	ErrOverused      = errors.New("subject token used too often")
 	ErrProofRequired = errors.New("this issuer's tokens need a DPoP proof")
 	ErrProofReplayed = errors.New("DPoP proof already used")
 	ErrProof         = errors.New("DPoP proof not accepted")
@@ -70,6 +71,7 @@ var rules = [...]rule{
 	{policies.ErrUnknownCredential, 400, api.CodeInvalidTarget, "no such credential, or no policy grants it to this workload"},
 	{policies.ErrNoGrant, 400, api.CodeInvalidTarget, "no such credential, or no policy grants it to this workload"},
 	{ErrReplayed, 400, api.CodeInvalidRequest, "subject token already used; fetch a new one, or show the key it was first used with"},
+	{ErrOverused, 400, api.CodeInvalidRequest, "subject token used too often; keep the session of an exchange instead of exchanging again"},
 	{ErrProofRequired, 400, api.CodeInvalidDPoPProof, "tokens of this issuer are accepted with a DPoP proof only"},
 	{ErrProofReplayed, 400, api.CodeInvalidDPoPProof, "DPoP proof already used; make a new one for each request"},
 	{ErrProof, 400, api.CodeInvalidDPoPProof, "DPoP proof not accepted; check its htm, htu, iat and key"},

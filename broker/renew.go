@@ -10,9 +10,10 @@ import (
 	"github.com/brevet-dev/brevet/policies"
 )
 
-// Renew extends a lease of an authenticated session: the exchange's line again,
-// from step 3. The policies decide anew, with the claims recorded at the
-// exchange; a grant that was withdrawn ends the lease.
+// Renew extends a lease of an authenticated session. The policies decide anew,
+// with the claims recorded at the exchange; a grant that was withdrawn ends the
+// lease. Then the exchange's line again: extend (for reserve), record the
+// intent, mint, confirm (for commit).
 //
 // The longer end is written down before the credential that needs it is made.
 func (b *Broker) Renew(ctx context.Context, s *Session, leaseID string, ev *Event) (*api.Lease, error) {
@@ -50,6 +51,11 @@ func (b *Broker) remint(ctx context.Context, s *Session, l *Lease) (*api.Lease, 
 	}
 	if old.Reveal() != cred.Handle.Reveal() {
 		err := fmt.Errorf("renewing lease %s: its minter made another credential instead of extending the first", l.ID)
+		return nil, errors.Join(err, b.revokeHandle(ctx, l.Credential, cred.Handle))
+	}
+	// It may have been revoked, or extended by another renewal, meanwhile.
+	if err := b.Leases.Confirm(ctx, l); err != nil {
+		err = fmt.Errorf("confirming lease %s: %w", l.ID, err)
 		return nil, errors.Join(err, b.revokeHandle(ctx, l.Credential, cred.Handle))
 	}
 	out := wireLease(l, cred)

@@ -10,7 +10,8 @@ import (
 	"github.com/brevet-dev/brevet/broker/api"
 )
 
-// cleanupTimeout bounds what is done for a request after its client has gone.
+// cleanupTimeout bounds what is done for a request after its client has gone,
+// and one revocation at a target.
 const cleanupTimeout = 15 * time.Second
 
 // A revocation that fails is tried again after 2 s, 4 s, … up to maxBackoff,
@@ -55,7 +56,7 @@ func (b *Broker) end(ctx context.Context, sessionID string, leaseIDs []string, w
 	defer cancel()
 	ended, err := b.Leases.End(ctx, sessionID, leaseIDs, why)
 	if err != nil {
-		return fmt.Errorf("ending leases of session %s: %w", sessionID, err)
+		err = fmt.Errorf("ending leases of session %s: %w", sessionID, err)
 	}
 	for _, l := range ended {
 		err = errors.Join(err, b.finish(ctx, time.Now(), l, EventRevoke, requestID))
@@ -104,7 +105,7 @@ func (b *Broker) close(ctx context.Context, l *Lease, final State, name EventNam
 	return nil
 }
 
-func (b *Broker) revokeHandle(ctx context.Context, credential string, handle api.Secret) error {
+func (b *Broker) revokeHandle(ctx context.Context, credential string, handle api.Secret) (err error) {
 	if handle.IsZero() {
 		return nil // nothing that the target could end: it ends by its own time
 	}
@@ -112,7 +113,14 @@ func (b *Broker) revokeHandle(ctx context.Context, credential string, handle api
 	if !ok {
 		return fmt.Errorf("credential %s is not configured any more: its leases cannot be revoked", credential)
 	}
-	if err := t.Minter.Revoke(context.WithoutCancel(ctx), handle); err != nil {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("revoking %s: panic: %v", credential, v)
+		}
+	}()
+	if err := t.Minter.Revoke(ctx, handle); err != nil {
 		return fmt.Errorf("revoking %s: %w", credential, err)
 	}
 	return nil

@@ -27,6 +27,7 @@ const (
 	Revoked  State = "revoked"  // ended before its time
 	Expired  State = "expired"  // ended by its time
 	Stuck    State = "stuck"    // could not be ended at its target: an operator must look
+	Unknown  State = "unknown"  // its record in the store is gone, or is garbage
 )
 
 // Live reports whether a credential may exist under a lease in this state.
@@ -42,6 +43,7 @@ type Session struct {
 	Expires       time.Time // no lease of it goes beyond
 	Ended         bool      // revoked or replaced
 	Leases        []*Lease  // in the order asked for
+	Record        []byte    // what of all this never changes: see EncodeRecord
 }
 
 // A Lease is one credential with its end.
@@ -61,8 +63,12 @@ type Lease struct {
 	Attempts     int    // failed revocations so far
 	Why          string // why it is being ended; "" while it is not
 
-	// Unsure says that the lease was ended while it was pending: its credential
-	// may exist, and nobody may know its handle.
+	// Unsure says that the lease was ended while it was pending, so that its
+	// credential may exist and nobody may know its handle. Whoever ends a
+	// pending lease sets it: the scripts, when another does than the broker
+	// that is minting; [Broker.abandon], when that broker gives up itself. Such
+	// a lease stays on record until the credential must have ended by itself:
+	// see [Broker.finish].
 	Unsure bool
 }
 
@@ -124,7 +130,7 @@ func (w Who) MarshalJSON() ([]byte, error) {
 // A TokenUse is what the replay barrier must know of the subject token and of
 // the way it was shown.
 type TokenUse struct {
-	Issuer   string // name in the configuration
+	Issuer   string // iss: the name in the configuration may change
 	ReplayID string // unique within the issuer
 	Mode     issuers.Replay
 	Expires  time.Time // the mark is kept until then, and skew

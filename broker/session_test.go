@@ -73,7 +73,7 @@ grant:
 }
 
 func TestFailedRenewalKeepsItsBooks(t *testing.T) {
-	for _, step := range []string{"extend", "record intent", "mint deploy", "record renew"} {
+	for _, step := range []string{"extend", "record intent", "mint deploy", "confirm", "record renew"} {
 		for _, late := range []bool{false, true} {
 			t.Run(step, func(t *testing.T) {
 				h := newHarness(t)

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 )
 
@@ -29,15 +30,53 @@ func (b *Broker) Sweep(ctx context.Context, report func(error)) {
 	}
 }
 
+// sweepers is how many leases a broker ends at the same time. They share the
+// syncs of the audit log; a target has its own limits.
+const sweepers = 64
+
+// sweepRound bounds one round: well within the time for which the store lets a
+// broker keep what it claimed. What was not begun by then is claimed again.
+const sweepRound = 10 * time.Second
+
+// maxReported bounds the errors that a round reports, of thousands alike.
+const maxReported = 5
+
 // SweepOnce ends the leases that are due at now.
 func (b *Broker) SweepOnce(ctx context.Context, now time.Time) error {
 	due, err := b.Leases.ClaimDue(ctx, now)
+	until := time.Now().Add(sweepRound)
+	var (
+		mu      sync.Mutex // guards err and failed
+		failed  int
+		workers sync.WaitGroup
+		places  = make(chan struct{}, sweepers)
+	)
 	for _, l := range due {
-		name := EventExpire
-		if l.Why != WhyExpired && l.Why != WhyLapsed {
-			name = EventRevoke // another broker began it
+		places <- struct{}{}
+		if time.Now().After(until) {
+			break
 		}
-		err = errors.Join(err, b.finish(context.WithoutCancel(ctx), now, l, name, ""))
+		workers.Go(func() {
+			defer func() { <-places }()
+			ended := b.finish(context.WithoutCancel(ctx), now, l, l.sweptAs(), "")
+			mu.Lock()
+			defer mu.Unlock()
+			if failed < maxReported {
+				err = errors.Join(err, ended)
+			}
+			if ended != nil {
+				failed++
+			}
+		})
 	}
+	workers.Wait()
 	return err
+}
+
+// sweptAs is the event that the end of l by a sweeper makes.
+func (l *Lease) sweptAs() EventName {
+	if l.Why == WhyExpired || l.Why == WhyLapsed {
+		return EventExpire
+	}
+	return EventRevoke // another broker began it
 }

@@ -70,6 +70,11 @@ func ParseSealKey(s string) (*SealRecipient, error) {
 	if err != nil {
 		return nil, errors.New("seal_key is not a public key of X25519 and ML-KEM-768")
 	}
+	// Some keys can be read and not be used: a point of low order (RFC 7748,
+	// section 6.1). It must not come out when there is something to seal.
+	if _, err := hpke.Seal(public, sealKDF(), sealAEAD(), nil, nil); err != nil {
+		return nil, errors.New("seal_key is not a public key that can be used")
+	}
 	return &SealRecipient{public}, nil
 }
 

@@ -2,7 +2,9 @@ package lease
 
 import (
 	"context"
+	"errors"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,9 +16,15 @@ const (
 	// Redis for about a millisecond.
 	maxBatch = 64
 
-	// batchTimeout bounds one pipeline; the client's own timeouts are shorter.
-	batchTimeout = 10 * time.Second
+	// maxWaiting bounds the scripts that wait for a pipeline: two seconds' worth
+	// for a Redis that takes no more than 500 a second is no Redis to wait for.
+	maxWaiting = 1024
+
+	// callTimeout bounds one script, with the time it waits.
+	callTimeout = 5 * time.Second
 )
+
+var errQueue = errors.New("too many scripts wait for it")
 
 // A batcher sends scripts that are run at the same time in one pipeline: alone a
 // script costs Redis and the broker a round trip, of which most is system
@@ -43,23 +51,69 @@ type call struct {
 	wake   chan bool // true: your turn to send; false: cmd is answered
 }
 
-// run runs a script. It does not return before the script was answered, or
-// failed: after an error it may have run, as after any error of a network.
+// run runs a script, within callTimeout and ctx. After an error the script may
+// have run, as after any error of a network.
 func (b *batcher) run(ctx context.Context, script *redis.Script, keys []string, args ...any) *redis.Cmd {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	c := &call{script: script, keys: keys, args: args, wake: make(chan bool, 1)}
-	b.mu.Lock()
-	b.waiting = append(b.waiting, c)
-	if b.busy {
-		b.mu.Unlock()
-		if !<-c.wake {
-			return c.cmd
+	lead, err := b.join(ctx, c)
+	if err == nil && !lead {
+		select {
+		case lead = <-c.wake:
+		case <-ctx.Done():
+			err = b.leave(ctx, c)
 		}
-	} else {
-		b.busy = true
-		b.mu.Unlock()
 	}
-	b.send(ctx, c)
+	switch {
+	case err != nil:
+		failed := redis.NewCmd(ctx)
+		failed.SetErr(err)
+		return failed
+	case lead:
+		b.send(ctx, c)
+	}
 	return c.cmd
+}
+
+// join queues c and reports whether it is to send.
+func (b *batcher) join(ctx context.Context, c *call) (lead bool, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case ctx.Err() != nil:
+		return false, ctx.Err()
+	case len(b.waiting) >= maxWaiting:
+		return false, errQueue
+	}
+	b.waiting = append(b.waiting, c)
+	lead, b.busy = !b.busy, true
+	return lead, nil
+}
+
+// leave takes c out of the queue, if it is still there, and passes on the turn
+// if it was just given one.
+func (b *batcher) leave(ctx context.Context, c *call) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if i := slices.Index(b.waiting, c); i >= 0 {
+		b.waiting = slices.Delete(b.waiting, i, i+1)
+	}
+	select {
+	case lead := <-c.wake:
+		if lead {
+			b.passLocked()
+		}
+	default:
+	}
+	return ctx.Err()
+}
+
+// passLocked gives the turn to the next who waits, if anyone does.
+func (b *batcher) passLocked() {
+	if b.busy = len(b.waiting) > 0; b.busy {
+		b.waiting[0].wake <- true
+	}
 }
 
 // send sends what waits, in which own is first, and passes the work on.
@@ -67,29 +121,24 @@ func (b *batcher) send(ctx context.Context, own *call) {
 	runtime.Gosched() // let those who are about to ask do so
 	b.mu.Lock()
 	n := min(len(b.waiting), maxBatch)
-	batch := b.waiting[:n:n]
-	b.waiting = b.waiting[n:]
+	batch := slices.Clone(b.waiting[:n])
+	b.waiting = slices.Delete(b.waiting, 0, n)
 	b.mu.Unlock()
 
-	// The others' scripts must not fail because own's client has gone.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), batchTimeout)
-	defer cancel()
-	defer b.pass(own, batch)
-	pipeline(ctx, b.redis, batch)
-}
-
-// pass gives the work to the next who waits, and wakes those of the batch.
-func (b *batcher) pass(own *call, batch []*call) {
-	b.mu.Lock()
-	if b.busy = len(b.waiting) > 0; b.busy {
-		b.waiting[0].wake <- true
-	}
-	b.mu.Unlock()
-	for _, c := range batch {
-		if c != own {
-			c.wake <- false
+	defer func() {
+		b.mu.Lock()
+		b.passLocked()
+		b.mu.Unlock()
+		for _, c := range batch {
+			if c != own {
+				c.wake <- false
+			}
 		}
-	}
+	}()
+	// The others' scripts must not fail because own's client has gone.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
+	pipeline(ctx, b.redis, batch)
 }
 
 // pipeline runs the scripts of a batch. One that Redis does not have, after a

@@ -1,7 +1,7 @@
 -- Claim: leases whose time has come become revoking, and are returned. They
 -- are due again later, in case this broker does not finish them.
 --
--- KEYS  1 due  2 quarantine
+-- KEYS  1 due
 -- ARGV  1 prefix of lease keys  2 now  3 when due again, both ms since 1970
 --       4 how many at most
 local out = {}
@@ -15,11 +15,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[2], 'LIMIT
 		redis.call('ZADD', KEYS[1], ARGV[3], id)
 		out[#out + 1] = {id, redis.call('HGETALL', key)}
 	else
-		-- No lease of ours: a record that was deleted or overwritten. It is kept
-		-- where an operator finds it.
-		redis.call('ZREM', KEYS[1], id)
-		redis.call('SADD', KEYS[2], id)
-		out[#out + 1] = {id, {}}
+		out[#out + 1] = {id, {}} -- deleted or overwritten: the caller quarantines it
 	end
 end
 return out

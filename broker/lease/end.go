@@ -25,7 +25,7 @@ func (s *Store) End(ctx context.Context, sessionID string, leaseIDs []string, wh
 	if err != nil {
 		return nil, unavailable(err)
 	}
-	return s.decodeReply(reply)
+	return s.decodeReply(ctx, k, reply)
 }
 
 // ClaimDue implements [broker.LeaseEnder]. Beside an error it returns what it
@@ -35,20 +35,20 @@ func (s *Store) ClaimDue(ctx context.Context, now time.Time) ([]*broker.Lease, e
 	for shard := range batch {
 		k := keysOf(shard)
 		batch[shard] = &call{
-			script: s.scripts.claim, keys: []string{k.due(), k.quarantine()},
+			script: s.scripts.claim, keys: []string{k.due()},
 			args: []any{k.lease(""), ms(now), ms(now.Add(claimFor)), claimBatch},
 		}
 	}
 	pipeline(ctx, s.redis, batch)
 	var claimed []*broker.Lease
 	var errs []error
-	for _, c := range batch {
+	for shard, c := range batch {
 		reply, err := c.cmd.Slice()
 		if err != nil {
 			errs = []error{unavailable(err)} // one of up to 64 alike
 			continue
 		}
-		leases, err := s.decodeReply(reply)
+		leases, err := s.decodeReply(ctx, keysOf(shard), reply)
 		claimed = append(claimed, leases...)
 		if err != nil {
 			errs = append(errs, err)
@@ -57,9 +57,10 @@ func (s *Store) ClaimDue(ctx context.Context, now time.Time) ([]*broker.Lease, e
 	return claimed, errors.Join(errs...)
 }
 
-// decodeReply reads the {id, {field, value, …}} pairs that scripts return.
-// Beside an error it returns the leases that could be read.
-func (s *Store) decodeReply(reply []any) ([]*broker.Lease, error) {
+// decodeReply reads the {id, {field, value, …}} pairs that scripts return. What
+// it cannot read is quarantined. Beside an error it returns the leases that
+// could be read.
+func (s *Store) decodeReply(ctx context.Context, k shardKeys, reply []any) ([]*broker.Lease, error) {
 	var out []*broker.Lease
 	var errs []error
 	for _, item := range reply {
@@ -69,18 +70,18 @@ func (s *Store) decodeReply(reply []any) ([]*broker.Lease, error) {
 		}
 		id, _ := pair[0].(string)
 		flat, _ := pair[1].([]any)
-		if len(flat) == 0 {
-			errs = append(errs, fmt.Errorf("lease %q: its record is gone or overwritten: quarantined", id))
-			continue
-		}
 		l, err := s.decodeLease(id, unflatten(flat))
 		if err != nil {
-			errs = append(errs, err)
+			errs = append(errs, fmt.Errorf("quarantined: %w", err), s.quarantine(ctx, k, id))
 			continue
 		}
 		out = append(out, l)
 	}
 	return out, errors.Join(errs...)
+}
+
+func (s *Store) quarantine(ctx context.Context, k shardKeys, id string) error {
+	return unavailable(s.batch.run(ctx, s.scripts.quarantine, []string{k.due(), k.quarantine()}, id).Err())
 }
 
 func unflatten(flat []any) map[string]string {
@@ -129,8 +130,9 @@ func (s *Store) Stuck(ctx context.Context) (int64, error) {
 
 // All calls each with every lease that lives: pending, active, being revoked or
 // stuck. It reads shard by shard; leases that come and go meanwhile may be
-// missed or told of twice.
+// missed or told of twice. What cannot be read is left out, and told at the end.
 func (s *Store) All(ctx context.Context, each func(*broker.Lease) error) error {
+	var unreadable []error
 	for shard := range broker.Shards {
 		k := keysOf(shard)
 		due, err := s.redis.ZRange(ctx, k.due(), 0, -1).Result()
@@ -141,15 +143,21 @@ func (s *Store) All(ctx context.Context, each func(*broker.Lease) error) error {
 		if err != nil {
 			return unavailable(err)
 		}
-		leases, err := s.leases(ctx, k, append(due, stuck...))
+		ids := append(due, stuck...)
+		records, err := s.read(ctx, k, ids)
 		if err != nil {
 			return err
 		}
-		for _, l := range leases {
+		for i, id := range ids {
+			l, err := s.decodeLease(id, records[i])
+			if err != nil {
+				unreadable = append(unreadable, err)
+				continue
+			}
 			if err := each(l); err != nil {
 				return err
 			}
 		}
 	}
-	return nil
+	return errors.Join(unreadable...)
 }

@@ -11,6 +11,7 @@ if #ARGV == 3 then
 	redis.call('HSET', KEYS[1], 'ended', '1')
 	for id in string.gmatch(known, '%S+') do ids[#ids + 1] = id end
 else
+	redis.call('HSET', KEYS[1], 'touched', '1')
 	for i = 4, #ARGV do
 		if string.find(' ' .. known .. ' ', ' ' .. ARGV[i] .. ' ', 1, true) then ids[#ids + 1] = ARGV[i] end
 	end

@@ -1,8 +1,9 @@
--- Finish: the final state of a lease.
+-- Finish: the final state of a lease that is being ended. One that is ended
+-- already stays as it is.
 --
 -- KEYS  1 lease  2 due  3 stuck
 -- ARGV  1 id  2 state  3 ms to keep the record
-if redis.call('EXISTS', KEYS[1]) == 0 then return 'ok' end
+if redis.call('HGET', KEYS[1], 'state') ~= 'revoking' then return 'ok' end
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('HSET', KEYS[1], 'state', ARGV[2])
 if ARGV[2] == 'stuck' then

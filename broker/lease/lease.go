@@ -41,13 +41,18 @@ const (
 	// clockSkew between brokers and issuers that replay marks allow for.
 	clockSkew = time.Minute
 
+	// maxUses of one subject token that may be shown again. A job that runs
+	// brevet exec in a loop stays below; each use leaves a session behind.
+	maxUses = 1000
+
 	// claimBatch bounds one script on one shard, so that a sweep never blocks
 	// Redis for longer than about a millisecond.
 	claimBatch = 100
 )
 
-// A Sealer encrypts revocation handles at rest. name, the lease's id, is
-// authenticated with them, so that a handle cannot be moved to another lease.
+// A Sealer encrypts revocation handles at rest. name, of the lease and its
+// credential, is authenticated with them, so that a handle cannot be moved to
+// another lease, nor be given to another minter.
 type Sealer interface {
 	Seal(handle, name string) (string, error)
 	Open(sealed, name string) (string, error)
@@ -83,23 +88,17 @@ func unavailable(err error) error {
 
 // Reserve implements [broker.LeaseStore].
 func (s *Store) Reserve(ctx context.Context, session *broker.Session, use broker.TokenUse) error {
-	fields, err := encodeSession(session)
-	if err != nil {
-		return err
-	}
-	k := keysOf(use.Shard())
+	k, now := keysOf(use.Shard()), time.Now()
 	keys := []string{k.replay(use), k.proof(use.ProofID), k.session(session.ID), k.due()}
-	now := time.Now()
 	args := []any{
 		string(use.Mode), session.KeyThumbprint, use.RetryKey, use.ProofID, broker.ProofMemory.Milliseconds(),
-		ms(use.Expires.Add(clockSkew)), session.ID, ms(session.Expires.Add(keepEnded)), ms(now.Add(pendingFor)),
-		ms(now), len(fields),
+		use.Expires.Add(clockSkew).Sub(now).Milliseconds(), session.ID, session.Expires.Add(keepEnded).Sub(now).Milliseconds(),
+		ms(now.Add(pendingFor)), ms(now), maxUses, k.session(""), k.lease(""), session.Record, leaseIDs(session),
 	}
-	args = append(args, fields...)
 	for _, l := range session.Leases {
 		keys = append(keys, k.lease(l.ID))
 		fields := encodeLease(l)
-		args = append(append(args, l.ID, len(fields)), fields...)
+		args = append(append(args, len(fields)), fields...)
 	}
 	switch answer, err := s.batch.run(ctx, s.scripts.reserve, keys, args...).Text(); {
 	case err != nil:
@@ -110,6 +109,8 @@ func (s *Store) Reserve(ctx context.Context, session *broker.Session, use broker
 		return broker.ErrProofReplayed
 	case answer == "replayed":
 		return broker.ErrReplayed
+	case answer == "overused":
+		return broker.ErrOverused
 	default:
 		return fmt.Errorf("reserve script answered %q", answer)
 	}
@@ -149,6 +150,15 @@ func (s *Store) Extend(ctx context.Context, l *broker.Lease, until time.Time) er
 	return endedOr(s.batch.run(ctx, s.scripts.extend, keys, l.ID, ms(until)))
 }
 
+// Confirm implements [broker.LeaseStore].
+func (s *Store) Confirm(ctx context.Context, l *broker.Lease) error {
+	k, err := keysOfLease(l.ID)
+	if err != nil {
+		return err
+	}
+	return endedOr(s.batch.run(ctx, s.scripts.confirm, []string{k.lease(l.ID), k.session(l.SessionID)}, ms(l.Expires)))
+}
+
 func endedOr(cmd *redis.Cmd) error {
 	switch answer, err := cmd.Text(); {
 	case err != nil:
@@ -173,16 +183,40 @@ func (s *Store) Session(ctx context.Context, id string) (*broker.Session, error)
 	if len(fields) == 0 {
 		return nil, broker.ErrNotFound
 	}
-	session, leaseIDs, err := decodeSession(id, fields)
+	session, err := broker.DecodeSession(id, []byte(fields["record"]))
 	if err != nil {
 		return nil, err
 	}
-	session.Leases, err = s.leases(ctx, k, leaseIDs)
-	return session, err
+	session.Ended = fields["ended"] != ""
+	return session, s.addState(ctx, k, session.Leases)
 }
 
-// leases reads leases of one shard. One that is not kept any more is left out.
-func (s *Store) leases(ctx context.Context, k shardKeys, ids []string) ([]*broker.Lease, error) {
+// addState reads what changes of a session's leases. One whose record is gone
+// or garbage has an unknown state: that must not keep the others from being
+// ended.
+func (s *Store) addState(ctx context.Context, k shardKeys, leases []*broker.Lease) error {
+	ids := make([]string, len(leases))
+	for i, l := range leases {
+		ids[i] = l.ID
+	}
+	records, err := s.read(ctx, k, ids)
+	if err != nil {
+		return err
+	}
+	for i, l := range leases {
+		stored, err := s.decodeLease(l.ID, records[i])
+		if l.State = broker.Unknown; err != nil {
+			continue
+		}
+		l.State, l.Expires, l.Handle = stored.State, stored.Expires, stored.Handle
+		l.Attempts, l.Why, l.Unsure = stored.Attempts, stored.Why, stored.Unsure
+	}
+	return nil
+}
+
+// read returns the records of leases of one shard; one that is not there is
+// empty.
+func (s *Store) read(ctx context.Context, k shardKeys, ids []string) ([]map[string]string, error) {
 	cmds := make([]*redis.MapStringStringCmd, len(ids))
 	_, err := s.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, id := range ids {
@@ -190,19 +224,12 @@ func (s *Store) leases(ctx context.Context, k shardKeys, ids []string) ([]*broke
 		}
 		return nil
 	})
-	if err != nil {
+	if err != nil && !redis.HasErrorPrefix(err, "WRONGTYPE") {
 		return nil, unavailable(err)
 	}
-	out := make([]*broker.Lease, 0, len(ids))
-	for i, id := range ids {
-		if len(cmds[i].Val()) == 0 {
-			continue
-		}
-		l, err := s.decodeLease(id, cmds[i].Val())
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, l)
+	out := make([]map[string]string, len(ids))
+	for i := range out {
+		out[i] = cmds[i].Val()
 	}
 	return out, nil
 }
@@ -220,6 +247,8 @@ func (s *Store) UseProof(ctx context.Context, sessionID, proofID string) error {
 	return unavailable(err)
 }
 
+func sealName(l *broker.Lease) string { return l.ID + " " + l.Credential }
+
 // seal returns what is stored of a lease's handle.
 func (s *Store) seal(l *broker.Lease) (string, error) {
 	if l.Handle.IsZero() {
@@ -228,7 +257,7 @@ func (s *Store) seal(l *broker.Lease) (string, error) {
 	if s.sealer == nil {
 		return "", fmt.Errorf("lease %s has a revocation handle, and there is no key to seal it with", l.ID)
 	}
-	sealed, err := s.sealer.Seal(l.Handle.Reveal(), l.ID)
+	sealed, err := s.sealer.Seal(l.Handle.Reveal(), sealName(l))
 	if err != nil {
 		return "", fmt.Errorf("sealing the handle of lease %s: %w", l.ID, err)
 	}

@@ -1,11 +1,14 @@
 package lease_test
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/base32"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -77,6 +80,9 @@ func session(u broker.TokenUse, jkt string, n int) *broker.Session {
 			Policy: "p", PolicyDigest: "sha256:0", State: broker.Pending, TTL: time.Minute,
 			IssuedAt: now, Expires: now.Add(time.Minute).Truncate(time.Second), MaxExpires: now.Add(time.Hour).Truncate(time.Second),
 		})
+	}
+	if err := s.EncodeRecord(); err != nil {
+		panic(err) // strings and numbers
 	}
 	return s
 }
@@ -426,5 +432,173 @@ func TestHandleWithoutAKeyIsRefused(t *testing.T) {
 	x.Leases[0].Handle = api.NewSecret("user-1")
 	if err := s.Commit(t.Context(), x); err == nil {
 		t.Error("Commit kept a handle in clear")
+	}
+}
+
+// What Redis forgets, it forgets by durations: its clock may be another.
+func TestMemories(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
+		u := use(issuers.Bind, "t")
+		u.ProofID, u.RetryKey = "proof", "retry"
+		x := session(u, "key", 1)
+		mustReserve(t, s, x, u)
+		if err := s.UseProof(t.Context(), x.ID, "another"); err != nil {
+			t.Fatal(err)
+		}
+		keys, err := r.Keys(t.Context(), "brevet:*").Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]time.Duration{"r": 6 * time.Minute, "p": broker.ProofMemory, "s": 2 * time.Hour, "l": -1, "due": -1}
+		seen := map[string]bool{}
+		for _, key := range keys {
+			kind := strings.Split(key, ":")[2]
+			seen[kind] = true
+			ttl := r.PTTL(t.Context(), key).Val()
+			if w := want[kind]; w < 0 && ttl != -1 || w > 0 && (ttl > w || ttl < w-10*time.Second) {
+				t.Errorf("%s is kept for %s, want %s", key, ttl, w)
+			}
+		}
+		if len(seen) != len(want) {
+			t.Errorf("keys of kinds %v, want %d kinds", seen, len(want))
+		}
+	})
+}
+
+func TestTokenIsNotUsedWithoutEnd(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
+		u := use(issuers.Bind, "t")
+		mustReserve(t, s, session(u, "key", 1), u)
+		keys, err := r.Keys(t.Context(), "brevet:*:r:*").Result()
+		if err != nil || len(keys) != 1 {
+			t.Fatalf("%v, %v", keys, err)
+		}
+		r.HSet(t.Context(), keys[0], "uses", 1000)
+		if err := s.Reserve(t.Context(), session(u, "key", 1), u); !errors.Is(err, broker.ErrOverused) {
+			t.Errorf("Reserve = %v, want ErrOverused", err)
+		}
+	})
+}
+
+func TestExtendAndConfirm(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *lease.Store, _ *redis.Client) {
+		u := use(issuers.Once, "t")
+		x := session(u, "", 2)
+		mustReserve(t, s, x, u)
+		l := x.Leases[0]
+		if err := s.Extend(t.Context(), l, l.MaxExpires); !errors.Is(err, broker.ErrEnded) {
+			t.Errorf("Extend of a pending lease = %v, want ErrEnded", err)
+		}
+		mustCommit(t, s, x)
+		for _, until := range []time.Time{l.Expires.Add(10 * time.Minute), l.Expires.Add(5 * time.Minute)} {
+			if err := s.Extend(t.Context(), l, until); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := mustSession(t, s, x.ID).Leases[0].Expires; !got.Equal(l.Expires.Add(10 * time.Minute)) {
+			t.Errorf("the lease ends at %s: an earlier end took the place of a later", got)
+		}
+		if due, err := s.ClaimDue(t.Context(), l.Expires.Add(9*time.Minute)); err != nil || len(due) != 1 {
+			t.Errorf("ClaimDue = %d leases, %v; want only the one that was not extended", len(due), err)
+		}
+		l.Expires = l.Expires.Add(10 * time.Minute)
+		if err := s.Confirm(t.Context(), l); err != nil {
+			t.Errorf("Confirm = %v", err)
+		}
+		l.Expires = l.Expires.Add(time.Second)
+		if err := s.Confirm(t.Context(), l); !errors.Is(err, broker.ErrEnded) {
+			t.Errorf("Confirm beyond the lease's end = %v, want ErrEnded", err)
+		}
+		// An ended session cannot extend what another still has to end.
+		if _, err := s.End(t.Context(), x.ID, []string{x.Leases[1].ID}, "revoked"); err != nil {
+			t.Fatal(err)
+		}
+		l.Expires = l.Expires.Add(-time.Second)
+		if err := s.Confirm(t.Context(), l); err != nil {
+			t.Errorf("Confirm after another lease was revoked = %v", err)
+		}
+		if _, err := s.End(t.Context(), x.ID, nil, "revoked"); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Confirm(t.Context(), l); !errors.Is(err, broker.ErrEnded) {
+			t.Errorf("Confirm after the end = %v, want ErrEnded", err)
+		}
+	})
+}
+
+func TestFinishedIsFinal(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *lease.Store, _ *redis.Client) {
+		u := use(issuers.Once, "t")
+		x := session(u, "", 1)
+		mustReserve(t, s, x, u)
+		mustCommit(t, s, x)
+		if _, err := s.End(t.Context(), x.ID, nil, "revoked"); err != nil {
+			t.Fatal(err)
+		}
+		for _, final := range []broker.State{broker.Revoked, broker.Expired, broker.Stuck} {
+			if err := s.Finish(t.Context(), x.Leases[0], final); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := states(mustSession(t, s, x.ID)); got != "revoked" {
+			t.Errorf("the lease is %s, want revoked", got)
+		}
+	})
+}
+
+func TestUnsure(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *lease.Store, _ *redis.Client) {
+		for _, tt := range []struct {
+			name   string
+			commit bool
+			end    func(x *broker.Session, u broker.TokenUse)
+		}{
+			{"ended while pending", false, func(x *broker.Session, _ broker.TokenUse) { s.End(t.Context(), x.ID, nil, "revoked") }},
+			{"ended while active", true, func(x *broker.Session, _ broker.TokenUse) { s.End(t.Context(), x.ID, nil, "revoked") }},
+			{"replaced while pending", false, func(_ *broker.Session, u broker.TokenUse) { s.Reserve(t.Context(), session(u, "key", 1), u) }},
+			{"replaced while active", true, func(_ *broker.Session, u broker.TokenUse) { s.Reserve(t.Context(), session(u, "key", 1), u) }},
+			{"lapsed", false, func(*broker.Session, broker.TokenUse) { s.ClaimDue(t.Context(), time.Now().Add(2*time.Minute)) }},
+		} {
+			u := use(issuers.Once, tt.name)
+			x := session(u, "key", 1)
+			mustReserve(t, s, x, u)
+			if tt.commit {
+				mustCommit(t, s, x)
+			}
+			tt.end(x, u)
+			if l := mustSession(t, s, x.ID).Leases[0]; l.State != broker.Revoking || l.Unsure == tt.commit {
+				t.Errorf("%s: %s, unsure %v; want revoking, %v", tt.name, l.State, l.Unsure, !tt.commit)
+			}
+		}
+	})
+}
+
+// A Redis that accepts and says nothing holds nobody up for longer than he
+// wants to wait.
+func TestRedisHangs(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	client := redis.NewClient(&redis.Options{Addr: silent.Addr().String(), ContextTimeoutEnabled: true, MaxRetries: -1})
+	defer client.Close()
+	s := lease.New(client, nil)
+	u := use(issuers.Once, "t")
+	x := session(u, "", 1)
+	var waiting sync.WaitGroup
+	start := time.Now()
+	for range 200 {
+		waiting.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			defer cancel()
+			if err := s.Extend(ctx, x.Leases[0], time.Now()); !errors.Is(err, broker.ErrUnavailable) {
+				t.Errorf("Extend = %v, want ErrUnavailable", err)
+			}
+		})
+	}
+	waiting.Wait()
+	if took := time.Since(start); took > 20*time.Second { // one of them sends, for 5 s at most; the rest leave
+		t.Errorf("it took %s", took)
 	}
 }

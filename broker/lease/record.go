@@ -3,7 +3,6 @@ package lease
 import (
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -44,38 +43,17 @@ func (k shardKeys) replay(use broker.TokenUse) string {
 	return string(k) + "r:" + base64.RawURLEncoding.EncodeToString(sum[:16])
 }
 
-func encodeSession(s *broker.Session) ([]any, error) {
-	who, err := json.Marshal(s.Who)
-	if err != nil {
-		return nil, fmt.Errorf("encoding the identity of session %s: %w", s.ID, err)
-	}
+func leaseIDs(s *broker.Session) string {
 	ids := make([]string, len(s.Leases))
 	for i, l := range s.Leases {
 		ids[i] = l.ID
 	}
-	return []any{
-		"who", string(who), "jkt", s.KeyThumbprint, "request", s.RequestID,
-		"issued", ms(s.IssuedAt), "expires", ms(s.Expires), "leases", strings.Join(ids, " "),
-	}, nil
+	return strings.Join(ids, " ")
 }
 
-func decodeSession(id string, f map[string]string) (*broker.Session, []string, error) {
-	r := record{fields: f}
-	s := &broker.Session{
-		ID: id, RequestID: f["request"], KeyThumbprint: f["jkt"], Ended: f["ended"] != "",
-		IssuedAt: r.time("issued"), Expires: r.time("expires"),
-	}
-	if r.err != nil {
-		return nil, nil, fmt.Errorf("session %s: %w", id, r.err)
-	}
-	decoder := json.NewDecoder(strings.NewReader(f["who"]))
-	decoder.UseNumber() // ids may exceed what a float64 holds
-	if err := decoder.Decode(&s.Who); err != nil {
-		return nil, nil, fmt.Errorf("session %s: its identity is not readable: %w", id, err)
-	}
-	return s, strings.Fields(f["leases"]), nil
-}
-
+// encodeLease returns the fields of a lease's hash. What never changes of them
+// stands in the session's record, too, which is what renewals go by; here it is
+// for sweepers, who end leases and have no session token.
 func encodeLease(l *broker.Lease) []any {
 	return []any{
 		"state", string(l.State), "session", l.SessionID, "credential", l.Credential, "kind", l.Kind,
@@ -97,6 +75,9 @@ func (s *Store) decodeLease(id string, f map[string]string) (*broker.Lease, erro
 	if f["attempts"] != "" {
 		l.Attempts = int(r.int("attempts"))
 	}
+	if l.Attempts < 0 || l.TTL < 0 || l.SessionID == "" || l.Credential == "" {
+		return nil, fmt.Errorf("lease %q: a field is missing or out of range", id)
+	}
 	switch l.State {
 	case broker.Pending, broker.Active, broker.Revoking, broker.Revoked, broker.Expired, broker.Stuck:
 	default:
@@ -111,7 +92,7 @@ func (s *Store) decodeLease(id string, f map[string]string) (*broker.Lease, erro
 	if s.sealer == nil {
 		return nil, fmt.Errorf("lease %s has a sealed handle, and there is no key to open it with", id)
 	}
-	handle, err := s.sealer.Open(f["handle"], id)
+	handle, err := s.sealer.Open(f["handle"], sealName(l))
 	if err != nil {
 		return nil, fmt.Errorf("opening the handle of lease %s: %w", id, err)
 	}

@@ -3,77 +3,76 @@
 -- KEYS  1 replay mark  2 proof mark  3 session  4 due  5… leases
 -- ARGV  1 mode (once, bind, reuse)   2 thumbprint of the DPoP key, or ""
 --       3 retry key, or ""           4 proof id, or ""
---       5 ms to remember the proof   6 ms since 1970 to keep the replay mark until
---       7 session id                 8 ms since 1970 to keep the session until
+--       5 ms to remember the proof   6 ms to remember the use of the token
+--       7 session id                 8 ms to keep the session
 --       9 ms since 1970 when the pending leases are due
---      10 now, ms since 1970        11 number of session fields, then these,
---       then for each lease: id, number of its fields, then these
+--      10 now, ms since 1970        11 most uses of one token
+--      12 prefix of session keys    13 prefix of lease keys
+--      14 record of the session     15 ids of its leases, separated by spaces
+--       then for each lease: number of its fields, then these
 --
--- Returns "ok", "replayed" or "proof"; nothing is written unless "ok".
+-- What Redis is to forget is given as durations: its clock may be another than
+-- the brokers'.
+--
+-- Returns "ok", "replayed", "overused" or "proof"; nothing is written unless
+-- "ok".
 local mode, jkt, retry, id = ARGV[1], ARGV[2], ARGV[3], ARGV[7]
+local session_prefix, lease_prefix = ARGV[12], ARGV[13]
 
 -- The same call again, after its answer got lost between Redis and the broker.
 if redis.call('EXISTS', KEYS[3]) == 1 then return 'ok' end
 
-local seen = redis.call('HMGET', KEYS[1], 'jkt', 'session')
-local used_jkt, replaced = seen[1], nil
-if used_jkt then
-	-- Whoever shows a used token again must hold the key it was used with.
-	-- A token used without a key is spent.
-	if mode ~= 'reuse' and (jkt == '' or jkt ~= used_jkt) then return 'replayed' end
-	if retry ~= '' then replaced = redis.call('HGET', KEYS[1], 'retry:' .. jkt .. ':' .. retry) end
-	if mode == 'once' then
-		-- Only the exchange whose answer got lost may be repeated, and only
-		-- while nobody has ended what it issued.
-		replaced = seen[2]
-		local prefix = string.sub(KEYS[3], 1, -1 - string.len(id))
-		if redis.call('HGET', prefix .. replaced, 'ended') then return 'replayed' end
-	end
+local mark = redis.call('HMGET', KEYS[1], 'jkt', 'session', 'uses')
+local used_by, last, uses = mark[1], mark[2], tonumber(mark[3] or 0)
+local retried = 'retry:' .. jkt .. ':' .. retry
+local replaced = retry ~= '' and redis.call('HGET', KEYS[1], retried)
+
+if used_by and mode ~= 'reuse' then
+	-- Whoever shows a used token again must hold the key it was used with. A
+	-- token used without a key is spent.
+	if jkt == '' or jkt ~= used_by then return 'replayed' end
 end
+if used_by and mode == 'once' then
+	-- Only the exchange whose answer got lost may be repeated, and only while
+	-- nobody has ended anything of what it issued.
+	replaced = last
+	local touched = redis.call('HMGET', session_prefix .. last, 'record', 'ended', 'touched')
+	if not touched[1] or touched[2] or touched[3] then return 'replayed' end
+end
+if uses >= tonumber(ARGV[11]) then return 'overused' end
 
 if ARGV[4] ~= '' and not redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[5]) then
 	return 'proof'
 end
 
-if replaced then
-	local prefix = string.sub(KEYS[3], 1, -1 - string.len(id))
-	local leases = redis.call('HGET', prefix .. replaced, 'leases')
-	if leases then
-		redis.call('HSET', prefix .. replaced, 'ended', '1')
-		local lease_prefix = string.gsub(prefix, 's:$', 'l:')
-		for lease in string.gmatch(leases, '%S+') do
-			local key = lease_prefix .. lease
-			local state = redis.call('HGET', key, 'state')
-			if state == 'pending' or state == 'active' then
-				redis.call('HSET', key, 'state', 'revoking', 'why', 'replaced')
-				if state == 'pending' then redis.call('HSET', key, 'unsure', '1') end
-				redis.call('ZADD', KEYS[4], ARGV[10], lease)
-			end
+-- What the lost answer carried ends.
+local leases = replaced and redis.call('HGET', session_prefix .. replaced, 'leases')
+if leases then
+	redis.call('HSET', session_prefix .. replaced, 'ended', '1')
+	for lease in string.gmatch(leases, '%S+') do
+		local key = lease_prefix .. lease
+		local state = redis.call('HGET', key, 'state')
+		if state == 'pending' or state == 'active' then
+			redis.call('HSET', key, 'state', 'revoking', 'why', 'replaced')
+			if state == 'pending' then redis.call('HSET', key, 'unsure', '1') end
+			redis.call('ZADD', KEYS[4], ARGV[10], lease)
 		end
 	end
 end
 
 redis.call('HSET', KEYS[1], 'session', id)
-if not used_jkt then redis.call('HSET', KEYS[1], 'jkt', jkt) end
-if retry ~= '' then redis.call('HSET', KEYS[1], 'retry:' .. jkt .. ':' .. retry, id) end
+if not used_by then redis.call('HSET', KEYS[1], 'jkt', jkt) end
+if retry ~= '' then redis.call('HSET', KEYS[1], retried, id) end
 redis.call('HINCRBY', KEYS[1], 'uses', 1)
-redis.call('PEXPIREAT', KEYS[1], ARGV[6])
+redis.call('PEXPIRE', KEYS[1], ARGV[6])
 
-local at = 11
-local function fields()
+redis.call('HSET', KEYS[3], 'record', ARGV[14], 'leases', ARGV[15])
+redis.call('PEXPIRE', KEYS[3], ARGV[8])
+local at, key = 16, 5
+for lease in string.gmatch(ARGV[15], '%S+') do
 	local n = tonumber(ARGV[at])
-	local out = {}
-	for i = 1, n do out[i] = ARGV[at + i] end
-	at = at + n + 1
-	return out
-end
-
-redis.call('HSET', KEYS[3], unpack(fields()))
-redis.call('PEXPIREAT', KEYS[3], ARGV[8])
-for k = 5, #KEYS do
-	local lease = ARGV[at]
-	at = at + 1
-	redis.call('HSET', KEYS[k], unpack(fields()))
+	redis.call('HSET', KEYS[key], unpack(ARGV, at + 1, at + n))
 	redis.call('ZADD', KEYS[4], ARGV[9], lease)
+	at, key = at + n + 1, key + 1
 end
 return 'ok'

@@ -15,6 +15,12 @@ var commitLua string
 //go:embed extend.lua
 var extendLua string
 
+//go:embed confirm.lua
+var confirmLua string
+
+//go:embed quarantine.lua
+var quarantineLua string
+
 //go:embed end.lua
 var endLua string
 
@@ -28,7 +34,7 @@ var finishLua string
 var postponeLua string
 
 type scripts struct {
-	reserve, commit, extend, end, claim, finish, postpone *redis.Script
+	reserve, commit, extend, confirm, end, claim, finish, postpone, quarantine *redis.Script
 }
 
 func newScripts() scripts {
@@ -36,6 +42,7 @@ func newScripts() scripts {
 		reserve: redis.NewScript(reserveLua), commit: redis.NewScript(commitLua),
 		extend: redis.NewScript(extendLua), end: redis.NewScript(endLua),
 		claim: redis.NewScript(claimLua), finish: redis.NewScript(finishLua),
-		postpone: redis.NewScript(postponeLua),
+		postpone: redis.NewScript(postponeLua), confirm: redis.NewScript(confirmLua),
+		quarantine: redis.NewScript(quarantineLua),
 	}
 }

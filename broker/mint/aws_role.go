@@ -29,10 +29,13 @@ const (
 	modeAssumeRole  = "assume_role"
 )
 
+// AWSAudience is the default audience of the token that the broker shows to
+// STS. Whoever holds a token for it can try to assume roles himself.
+const AWSAudience = "sts.amazonaws.com"
+
 const (
-	defaultAWSAudience = "sts.amazonaws.com"
-	defaultAWSSubject  = "credential:{credential}"
-	defaultRegion      = "us-east-1" // what MinIO and Ceph answer to unless told otherwise
+	defaultAWSSubject = "credential:{credential}"
+	defaultRegion     = "us-east-1" // what MinIO and Ceph answer to unless told otherwise
 )
 
 // Limits of STS: API reference, AssumeRole and AssumeRoleWithWebIdentity.

@@ -90,7 +90,7 @@ type webIdentity struct {
 
 func newWebIdentity(c Config, d Deps) *webIdentity {
 	if c.Audience == "" {
-		c.Audience = defaultAWSAudience
+		c.Audience = AWSAudience
 	}
 	return &webIdentity{c, d, newSTS(c, aws.AnonymousCredentials{})}
 }

@@ -143,12 +143,21 @@ func checkCredentials(names []string) error {
 	}
 	seen := make(map[string]bool, len(names))
 	for _, name := range names {
-		if name == "" || seen[name] {
-			return bad(api.CodeInvalidRequest, "audience names no credential, or one twice")
+		if !isName(name) {
+			return bad(api.CodeInvalidTarget, "audience is not the name of a credential")
+		}
+		if seen[name] {
+			return bad(api.CodeInvalidRequest, "audience names a credential twice")
 		}
 		seen[name] = true
 	}
 	return nil
+}
+
+// isName reports whether a credential could have that name. What could not is
+// refused before it is recorded anywhere: it may be a token in the wrong place.
+func isName(s string) bool {
+	return s != "" && len(s) <= 64 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789_-") == ""
 }
 
 func decodeTTL(form url.Values) (time.Duration, error) {

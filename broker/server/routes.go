@@ -13,33 +13,36 @@ import (
 // token answers POST /v1/token: RFC 8693.
 func (s *Server) token(c echo.Context) error {
 	ev := s.event(c, broker.EventExchange)
-	req, recipient, err := s.decodeExchange(c)
-	var issued *broker.Issued
-	if err == nil {
-		issued, err = s.Broker.Exchange(c.Request().Context(), req, ev)
-	}
+	issued, body, err := s.exchange(c, ev)
 	err = s.Broker.Conclude(c.Request().Context(), ev, issued, err)
 	s.Metrics.exchange(ev)
-	if err != nil {
-		return err
-	}
-	body, err := s.encode(c, issued, recipient)
 	if err != nil {
 		return err
 	}
 	return c.JSONBlob(http.StatusOK, body)
 }
 
-// encode makes the answer to an exchange, sealed to recipient if there is one.
-func (s *Server) encode(c echo.Context, issued *broker.Issued, recipient *api.SealRecipient) ([]byte, error) {
+// exchange returns what was issued, even beside an error, and the answer.
+func (s *Server) exchange(c echo.Context, ev *broker.Event) (*broker.Issued, []byte, error) {
+	req, recipient, err := s.decodeExchange(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	issued, err := s.Broker.Exchange(c.Request().Context(), req, ev)
+	if err != nil {
+		return nil, nil, err
+	}
 	answer := api.TokenResponse{
 		AccessToken: issued.Token, IssuedTokenType: api.TokenTypeJWT, TokenType: issued.Session.TokenType(),
 		ExpiresIn: int64(time.Until(issued.Session.Expires) / time.Second), Leases: issued.Leases,
 	}
+	var body []byte
 	if recipient == nil {
-		return answer.Encode()
+		body, err = answer.Encode()
+	} else {
+		body, err = answer.EncodeSealed(recipient, s.Broker.URL+api.PathToken, c.Request().Header.Get("DPoP"))
 	}
-	return answer.EncodeSealed(recipient, s.Broker.URL+api.PathToken, c.Request().Header.Get("DPoP"))
+	return issued, body, err
 }
 
 // event begins the outcome event of a request.
@@ -69,9 +72,19 @@ func (s *Server) renewLease(c echo.Context, ev *broker.Event) (*api.Lease, error
 	return s.Broker.Renew(c.Request().Context(), session, c.Param("id"), ev)
 }
 
+// owner authenticates a request that only asks. A refusal is recorded: it may
+// be a thief who tries a session token without its key.
+func (s *Server) owner(c echo.Context) (*broker.Session, error) {
+	session, err := s.authenticate(c)
+	if err != nil {
+		return nil, s.Broker.Conclude(c.Request().Context(), s.event(c, broker.EventLookup), nil, err)
+	}
+	return session, nil
+}
+
 // lease answers GET /v1/leases/{id}.
 func (s *Server) lease(c echo.Context) error {
-	session, err := s.authenticate(c)
+	session, err := s.owner(c)
 	if err != nil {
 		return err
 	}
@@ -113,7 +126,7 @@ func (s *Server) introspect(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	session, err := s.authenticate(c)
+	session, err := s.owner(c)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -227,11 +228,28 @@ func (c *config) validateCredentials(p *place) {
 		if _, err := mint.New(*cred, c.mintDeps(signNothing)); err != nil {
 			c.credentialProblems(p, i, err)
 		}
+		if c.opensRoles(cred) {
+			p.bad(strictyaml.Path{"credentials", i, "audience"}, "a job with this token could assume AWS roles by itself, without its lease; give it another audience")
+		}
 		if seen[cred.Name] {
 			p.bad(strictyaml.Path{"credentials", i, "name"}, "name: there is a credential %s already", cred.Name)
 		}
 		seen[cred.Name] = true
 	}
+}
+
+// opensRoles reports whether the token of a jwt credential is one that the
+// broker itself shows to AWS for an aws-role.
+func (c *config) opensRoles(cred *mint.Config) bool {
+	if cred.Kind != mint.KindJWT {
+		return false
+	}
+	for _, other := range c.Credentials {
+		if other.Kind == mint.KindAWSRole && cmp.Or(other.Audience, mint.AWSAudience) == cred.Audience {
+			return true
+		}
+	}
+	return cred.Audience == mint.AWSAudience
 }
 
 // credentialProblems places the problems that mint.New joined.
@@ -329,8 +347,13 @@ func (c *config) redisOptions() (*redis.Options, error) {
 		raw = os.Getenv(name)
 	}
 	o, err := parseRedisURL(raw)
-	if err != nil || c.Redis.PasswordFile == "" {
-		return o, err
+	if err != nil {
+		return nil, err
+	}
+	o.ContextTimeoutEnabled = true // a Redis that hangs must not hold up a request for longer than it may take
+	o.MaxRetries = 1               // the client of the broker tries again, with Retry-After
+	if c.Redis.PasswordFile == "" {
+		return o, nil
 	}
 	password, err := os.ReadFile(c.path(c.Redis.PasswordFile))
 	if err != nil {

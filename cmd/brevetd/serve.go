@@ -118,7 +118,7 @@ func build(ctx context.Context, c *config, log *slog.Logger) (_ *daemon, err err
 	if err != nil {
 		return nil, err
 	}
-	d.broker, err = broker.New(broker.Broker{
+	d.broker, err = broker.New(&broker.Broker{
 		URL: c.URL, Issuers: d.issuers, Policies: d.policies, Leases: d.leases,
 		Audit: d.audit, Sessions: d.epochs, Targets: targets,
 	})

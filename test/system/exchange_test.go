@@ -1,6 +1,7 @@
 package system
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -136,6 +137,8 @@ func TestBadRequests(t *testing.T) {
 		{"a resource", set("resource", "https://x"), nil, 400, "invalid_target"},
 		{"a scope", set("scope", "x"), nil, 400, "invalid_request"},
 		{"an actor", set("actor_token", "x"), nil, 400, "invalid_request"},
+		{"a token where a name belongs", good.Encode() + "&audience=" + f.token(nil), nil, 400, "invalid_target"},
+		{"a seal key of low order", set("seal_key", lowOrder(t)), nil, 400, "invalid_request"},
 		{"a seal key that is none", set("seal_key", "eA"), nil, 400, "invalid_request"},
 		{"a seal key in another spelling", set("seal_key", "+/=="), nil, 400, "invalid_request"},
 		{"not a form", "{}", []string{"Content-Type", "application/json"}, 400, "invalid_request"},
@@ -191,6 +194,22 @@ func TestBadRequests(t *testing.T) {
 	}
 }
 
+// lowOrder returns a seal key that can be read and not be used: its X25519 half
+// is the point 0 (RFC 7748, section 6.1).
+func lowOrder(t *testing.T) string {
+	t.Helper()
+	key, err := api.NewSealKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear(raw[len(raw)-32:])
+	return base64.RawURLEncoding.EncodeToString(raw)
+}
+
 func TestOtherEndpointsRefuse(t *testing.T) {
 	f := start(t, options{})
 	answer := f.exchange(f.form(f.token(nil), "deploy"))
@@ -228,6 +247,12 @@ func TestOtherEndpointsRefuse(t *testing.T) {
 			}
 			if tt.status >= 400 && a.oauth(t).RequestID == "" {
 				t.Errorf("no request id: %s", a.body)
+			}
+			if tt.status == 401 && strings.Contains(tt.method+tt.path, "GET"+api.PathLeases) {
+				last := f.auditLines()[len(f.auditLines())-1]
+				if last["event"] != "lookup" || last["outcome"] != "refused" {
+					t.Errorf("the refusal is not in the audit log: %v", last)
+				}
 			}
 			if tt.status == 401 && a.header.Get("WWW-Authenticate") == "" {
 				t.Error("401 without WWW-Authenticate")
