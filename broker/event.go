@@ -49,7 +49,7 @@ const (
 	EventExchange EventName = "exchange" // the outcome of one exchange, refused or not: exactly one each
 	EventRenew    EventName = "renew"    // the outcome of one renewal
 	EventLookup   EventName = "lookup"   // a session token was refused when a lease or token was asked about
-	EventRevoke   EventName = "revoke"   // a lease was ended by its owner or an operator
+	EventRevoke   EventName = "revoke"   // a lease was ended before its time
 	EventExpire   EventName = "expire"   // a lease was ended by the sweeper
 	EventStart    EventName = "start"    // the broker started
 	EventStop     EventName = "stop"     // the broker stopped in good order

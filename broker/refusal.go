@@ -11,7 +11,7 @@ import (
 )
 
 // What can go wrong in a step. The server answers each with an OAuth error;
-// see [refuse].
+// see [Refuse].
 var (
 	ErrReplayed      = errors.New("subject token already used")
 	ErrOverused      = errors.New("subject token used too often")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/brevet-dev/brevet/issuers"
@@ -67,9 +68,35 @@ func (s *Set) Decide(id *issuers.Identity, credential string) (*Decision, error)
 		return cmp.Or(cmp.Compare(a.Policy, b.Policy), cmp.Compare(a.Claim, b.Claim))
 	})
 	if d.Grant.Policy == "" {
-		return d, ErrNoGrant
+		return d, fmt.Errorf("%w: %s", ErrNoGrant, s.nearMisses(id, credential))
 	}
 	return d, nil
+}
+
+// maxMisses bounds what a refusal says: an owner's policies may be many.
+const maxMisses = 3
+
+// nearMisses says, for operators, what kept the policies of this workload's
+// project or owner from granting the credential.
+func (s *Set) nearMisses(id *issuers.Identity, credential string) string {
+	var misses []string
+	for _, bucket := range s.index.candidates(id.Issuer, s.issuers[id.Issuer], id.Claims) {
+		for _, p := range bucket {
+			switch why := p.why(id.Claims); {
+			case p.grant(credential) == nil:
+			case len(misses) == maxMisses:
+				return strings.Join(misses, "; ") + "; …"
+			case why == "" && p.shadow:
+				misses = append(misses, "policy "+p.name+" is in mode shadow")
+			default:
+				misses = append(misses, "policy "+p.name+": "+why)
+			}
+		}
+	}
+	if len(misses) == 0 {
+		return "no policy for this project or owner has a grant for it"
+	}
+	return strings.Join(misses, "; ")
 }
 
 // consider adds to d what p has to say.

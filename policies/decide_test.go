@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -110,6 +111,26 @@ func TestUntrustedTriggers(t *testing.T) {
 }
 
 // The order of files, here a to d, must not matter.
+// An operator is told what kept the policies from granting.
+func TestNearMisses(t *testing.T) {
+	set, err := policies.Load("testdata/good", options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name, credential, want string
+		id                     *issuers.Identity
+	}{
+		{"another ref", "deploy", `policy shop-deploy: claim ref is "refs/heads/x", match wants "refs/heads/main"`, github(map[string]any{"ref": "refs/heads/x"})},
+		{"another project and owner", "deploy", "no policy for this project or owner has a grant for it", github(map[string]any{"repository_id": "1", "repository_owner_id": "2"})},
+		{"no grant for it", "other", "no policy for this project or owner has a grant for it", github(nil)},
+	} {
+		if _, err := set.Decide(tt.id, tt.credential); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: Decide = %v, want an error with: %s", tt.name, err, tt.want)
+		}
+	}
+}
+
 func TestDecideChoice(t *testing.T) {
 	tests := []struct {
 		name   string

@@ -10,11 +10,14 @@ mkdir -p "$tools/bin"
 
 say() { printf '%s\n' "tools: $*" >&2; }
 
-# as_root runs a command as root, or says which line to run.
+# as_root runs a command as root, or says what to run instead.
 as_root() {
 	if [ "$(id -u)" = 0 ]; then "$@"
 	elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then sudo "$@"
-	else say "error: not root, and sudo asks for a password"; say "hint: run: sudo $*"; exit 1
+	else
+		say "error: not root, and there is no sudo without a password"
+		say "hint: run as root: apt-get update && apt-get install -y --no-install-recommends ${missing[*]}"
+		exit 1
 	fi
 }
 

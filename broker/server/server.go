@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"runtime/debug"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -102,7 +103,7 @@ func (s *Server) around(next echo.HandlerFunc) echo.HandlerFunc {
 func (s *Server) guarded(next echo.HandlerFunc, c echo.Context) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = fmt.Errorf("panic: %v", v)
+			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
 		}
 	}()
 	return next(c)
@@ -111,7 +112,7 @@ func (s *Server) guarded(next echo.HandlerFunc, c echo.Context) (err error) {
 func (s *Server) logRequest(c echo.Context, id string, took time.Duration, err error) {
 	level, attrs := slog.LevelInfo, []slog.Attr{
 		slog.String(requestIDKey, id), slog.String("method", c.Request().Method), slog.String("path", c.Path()),
-		slog.Int("status", c.Response().Status), slog.Duration("took", took), slog.String("remote", c.Request().RemoteAddr),
+		slog.Int("status", c.Response().Status), slog.Float64("took_ms", float64(took.Microseconds())/1000), slog.String("remote", c.Request().RemoteAddr),
 	}
 	if err != nil {
 		attrs = append(attrs, slog.String("error", err.Error()))

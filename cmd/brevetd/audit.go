@@ -54,8 +54,12 @@ func auditVerifyCommand() *cobra.Command {
 				report.Lines, report.Checkpoints, report.First, report.Last, report.Sealed, report.Head, report.Torn, report.From, report.Until,
 			})
 		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "ok: %d lines, %d checkpoints, from %s until %s\nlines after %d have no checkpoint yet\n",
-			report.Lines, report.Checkpoints, report.From.Format(time.RFC3339), report.Until.Format(time.RFC3339), report.Sealed)
+		out := fmt.Sprintf("ok: %d lines, %d checkpoints, from %s until %s\n",
+			report.Lines, report.Checkpoints, report.From.Format(time.RFC3339), report.Until.Format(time.RFC3339))
+		if report.Sealed < report.Last {
+			out += fmt.Sprintf("lines after %d have no checkpoint yet\n", report.Sealed)
+		}
+		_, err = io.WriteString(cmd.OutOrStdout(), out)
 		return err
 	}
 	return cmd

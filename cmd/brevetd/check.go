@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -22,6 +24,9 @@ func checkCommand() *cobra.Command {
 	}
 	file, asJSON := configFlag(cmd), jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if _, err := os.Stat(*file); err != nil {
+			return noConfig(err)
+		}
 		r := check(*file)
 		if *asJSON {
 			if err := writeJSON(cmd.OutOrStdout(), r); err != nil {
@@ -96,12 +101,27 @@ func (r *report) print(w io.Writer) {
 	for _, line := range append(r.Problems, r.FailedIDs...) {
 		fmt.Fprintln(w, line)
 	}
-	if r.OK {
-		fmt.Fprintf(w, "ok: %d issuers, %d credentials, %d policies (%.19s…), %d tests passed\n",
-			r.Issuers, r.Creds, r.Policies, r.Digest, r.Tests)
-		return
+	switch {
+	case r.OK:
+		fmt.Fprintf(w, "ok: %s, %s, %s (%.19s…), %s passed\n",
+			count(r.Issuers, "issuer"), count(r.Creds, "credential"), count(r.Policies, "policy"), r.Digest, count(r.Tests, "test"))
+	case r.Tests == 0:
+		fmt.Fprintln(w, count(len(r.Problems), "problem"))
+	default:
+		fmt.Fprintf(w, "%s, %d of %s failed\n", count(len(r.Problems), "problem"), len(r.FailedIDs), count(r.Tests, "test"))
 	}
-	fmt.Fprintf(w, "%d problems, %d of %d tests failed\n", len(r.Problems), len(r.FailedIDs), r.Tests)
+}
+
+// count writes a number of things.
+func count(n int, thing string) string {
+	switch stem, isY := strings.CutSuffix(thing, "y"); {
+	case n == 1:
+	case isY:
+		thing = stem + "ies"
+	default:
+		thing += "s"
+	}
+	return fmt.Sprintf("%d %s", n, thing)
 }
 
 func writeJSON(w io.Writer, v any) error {

@@ -107,8 +107,7 @@ func (p *place) bad(path strictyaml.Path, format string, args ...any) {
 func readConfig(file string) (*config, *place, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
-		return nil, nil, hint{fmt.Errorf("reading the configuration: %w", err),
-			"give its place with --config, or run: brevetd dev"}
+		return nil, nil, noConfig(err)
 	}
 	doc, problems := strictyaml.Parse(file, data)
 	if doc == nil {
@@ -120,6 +119,10 @@ func readConfig(file string) (*config, *place, error) {
 		c.validate(p)
 	}
 	return c, p, nil
+}
+
+func noConfig(err error) error {
+	return hint{fmt.Errorf("reading the configuration: %w", err), "give its place with --config, or run: brevetd dev"}
 }
 
 // path makes a path of the configuration absolute or relative to where brevetd
@@ -134,7 +137,9 @@ func (c *config) path(p string) string {
 func (c *config) validate(p *place) {
 	c.validateURL(p)
 	c.validateIssuers(p)
-	c.validateCredentials(p)
+	if c.URL != "" { // without it no credential can be judged
+		c.validateCredentials(p)
+	}
 	p.opaque = len(p.problems) > 0
 	c.validateListen(p)
 	c.validateRedis(p)

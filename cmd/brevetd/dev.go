@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"text/template"
 	"time"
 
@@ -32,8 +33,8 @@ func devCommand() *cobra.Command {
 			"reaches the lab issuer gets any token.",
 		Args: noArgs,
 	}
-	dir := cmd.Flags().String("dir", "", "`folder` for configuration, policies and audit log (default: a new temporary one)")
-	listen := cmd.Flags().String("listen", "127.0.0.1:0", "loopback `address` of the broker; port 0 finds a free one")
+	dir := cmd.Flags().String("dir", "", "`folder` to write to (default: a new one under the system's temporary folder, which stays)")
+	listen := cmd.Flags().String("listen", "127.0.0.1:0", "loopback `address`; port 0 finds a free one")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return dev(cmd.Context(), *dir, *listen, cmd.OutOrStdout(), cmd.ErrOrStderr())
 	}
@@ -47,6 +48,11 @@ func dev(ctx context.Context, dir, listen string, stdout, stderr io.Writer) erro
 			return err
 		}
 	}
+	release, err := ownFolder(dir)
+	if err != nil {
+		return err
+	}
+	defer release()
 	l, err := startLab(listen)
 	if err != nil {
 		return err
@@ -70,6 +76,32 @@ func dev(ctx context.Context, dir, listen string, stdout, stderr io.Writer) erro
 		fmt.Fprintf(stdout, "In another shell, to be a GitHub job:\n  set -a; . %s; set +a\n  brevet exec --credential registry -- env\n", filepath.Join(dir, "dev.env"))
 		fmt.Fprintf(stdout, "Configuration, policies and audit log: %s\n", dir)
 	})
+}
+
+// devMark is how the configuration begins that dev writes.
+const devMark = "# Written by \"brevetd dev\""
+
+// ownFolder makes dir ready to be written to: it is nobody else's, and no other
+// dev runs in it. release takes back what only a running broker may leave.
+func ownFolder(dir string) (release func(), err error) {
+	if err := os.MkdirAll(filepath.Join(dir, "policies"), 0o700); err != nil {
+		return nil, err
+	}
+	config, err := os.ReadFile(filepath.Join(dir, "brevetd.yaml"))
+	if err == nil && !strings.HasPrefix(string(config), devMark) {
+		return nil, hint{fmt.Errorf("%s/brevetd.yaml is not from brevetd dev", dir), "choose another --dir; it would be overwritten"}
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, ".lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(hint{fmt.Errorf("another brevetd dev runs in %s", dir), "choose another --dir, or stop it"}, lock.Close())
+	}
+	return func() {
+		os.Remove(filepath.Join(dir, "dev.env")) // its addresses are nobody's now
+		lock.Close()                             // which unlocks it
+	}, nil
 }
 
 // A devLab is what dev runs beside the broker.
@@ -154,12 +186,6 @@ var devGitLabPolicy []byte
 // write fills dir: the configuration anew, as its addresses are; the root key
 // and the policies only where there are none, so that a user's changes stay.
 func (l *devLab) write(dir string) (file string, err error) {
-	if err := os.MkdirAll(filepath.Join(dir, "policies"), 0o700); err != nil {
-		return "", err
-	}
-	if err := os.Remove(filepath.Join(dir, "dev.env")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", err
-	}
 	var config strings.Builder
 	if err := template.Must(template.New("").Parse(devConfig)).Execute(&config, l); err != nil {
 		return "", err
@@ -191,9 +217,9 @@ func writeNew(file string, data []byte) error {
 
 // writeEnv writes what a job would find in its environment.
 func (l *devLab) writeEnv(dir string) error {
-	env := fmt.Sprintf("BREVET_BROKER=%s\nACTIONS_ID_TOKEN_REQUEST_URL='%s'\nACTIONS_ID_TOKEN_REQUEST_TOKEN=%s\n"+
+	env := fmt.Sprintf("BREVETD_PID=%d\nBREVET_BROKER=%s\nACTIONS_ID_TOKEN_REQUEST_URL='%s'\nACTIONS_ID_TOKEN_REQUEST_TOKEN=%s\n"+
 		"LAB_GITLAB_REQUEST_URL='%s'\nLAB_GITLAB_REQUEST_TOKEN=%s\n",
-		l.URL, l.GitHub.RequestURL, l.GitHub.RequestToken, l.GitLab.RequestURL, l.GitLab.RequestToken)
+		os.Getpid(), l.URL, l.GitHub.RequestURL, l.GitHub.RequestToken, l.GitLab.RequestURL, l.GitLab.RequestToken)
 	temporary := filepath.Join(dir, ".dev.env")
 	if err := os.WriteFile(temporary, []byte(env), 0o600); err != nil {
 		return err

@@ -55,7 +55,7 @@ func keysStatusCommand() *cobra.Command {
 		}
 		root, err := keys.OpenSoftware(c.path(c.Root.Software.File))
 		if err != nil {
-			return hint{err, "make one with: brevetd keys init"}
+			return noRoot(err)
 		}
 		if *public {
 			return pem.Encode(cmd.OutOrStdout(), &pem.Block{Type: "CERTIFICATE", Bytes: root.Certificate().Raw})
@@ -63,6 +63,14 @@ func keysStatusCommand() *cobra.Command {
 		return printRoot(cmd.OutOrStdout(), root, *asJSON)
 	}
 	return cmd
+}
+
+// noRoot adds what to do to an error of opening the root key.
+func noRoot(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return hint{err, "make one with: brevetd keys init"}
+	}
+	return err
 }
 
 // rootStatus is what is shown of a root key.

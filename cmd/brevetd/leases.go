@@ -62,8 +62,12 @@ func listLeases(cmd *cobra.Command, c *config) ([]leaseLine, error) {
 	if err != nil {
 		return nil, err
 	}
+	redis.SetLogger(quiet{})
 	client := redis.NewClient(o)
 	defer client.Close()
+	if err := client.Ping(cmd.Context()).Err(); err != nil {
+		return nil, noRedis(o, err)
+	}
 	lines := []leaseLine{}
 	err = lease.New(client, nil).All(cmd.Context(), func(l *broker.Lease) error {
 		lines = append(lines, leaseLine{

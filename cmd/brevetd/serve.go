@@ -135,14 +135,15 @@ func (d *daemon) openStores(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	redis.SetLogger(quiet{}) // it would write its own lines between ours; its errors come back to us
 	d.redis = redis.NewClient(o)
 	d.leases = lease.New(d.redis, nil)
 	if err := d.leases.Check(ctx); err != nil {
-		return hint{fmt.Errorf("connecting to Redis at %s: %w", o.Addr, err), "start it, or correct redis.url"}
+		return noRedis(o, err)
 	}
 	root, err := keys.OpenSoftware(d.config.path(d.config.Root.Software.File))
 	if err != nil {
-		return hint{fmt.Errorf("opening the software root key: %w", err), "make one with: brevetd keys init"}
+		return noRoot(fmt.Errorf("opening the software root key: %w", err))
 	}
 	d.root = root
 	d.log.Warn("the root key is a software key: whoever copies its file has the root; use it for development only", "root", root.Kind())
@@ -152,10 +153,20 @@ func (d *daemon) openStores(ctx context.Context) error {
 	}
 	d.audit, err = audit.Open(d.config.path(d.config.Audit.File), audit.Options{Sign: d.epochs.SignArchival})
 	if err != nil {
-		return fmt.Errorf("opening the audit log: %w", err)
+		return err
 	}
 	return nil
 }
+
+// noRedis adds what to do to an error of connecting to Redis.
+func noRedis(o *redis.Options, err error) error {
+	return hint{fmt.Errorf("connecting to Redis at %s: %w", o.Addr, err), "start it, or correct redis.url"}
+}
+
+// quiet is a logger for go-redis.
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
 
 func (d *daemon) newMetrics() *server.Metrics {
 	m := server.NewMetrics()

@@ -64,7 +64,14 @@ type demo struct {
 	token string   // the subject token that the main job showed
 }
 
-func say(format string, args ...any) { fmt.Printf("\n\033[1m▸ "+format+"\033[0m\n", args...) }
+// say prints a headline, bold on a terminal (no-color.org).
+func say(format string, args ...any) {
+	bold, plain := "\033[1m", "\033[0m"
+	if info, err := os.Stdout.Stat(); err != nil || info.Mode()&os.ModeCharDevice == 0 || os.Getenv("NO_COLOR") != "" {
+		bold, plain = "", ""
+	}
+	fmt.Printf("\n"+bold+"▸ "+format+plain+"\n", args...)
+}
 
 func indent(text string) {
 	for line := range strings.Lines(text) {
@@ -197,14 +204,18 @@ func (d *demo) afterwards(ctx context.Context) error {
 	for line := range strings.Lines(string(log)) {
 		var e struct {
 			Event  string
-			Leases []struct{ Lease, Credential, State string }
+			Leases []struct {
+				Lease, Credential, State string
+				Expires                  time.Time `json:"expires_at"`
+			}
 		}
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
 			return err
 		}
 		if e.Event == "revoke" {
 			revoked++
-			indent(fmt.Sprintf("%s: %s %s\n", e.Leases[0].Lease, e.Leases[0].Credential, e.Leases[0].State))
+			indent(fmt.Sprintf("%s: lease of %s %s; the signed token itself ends at %s\n",
+				e.Leases[0].Lease, e.Leases[0].Credential, e.Leases[0].State, e.Leases[0].Expires.Local().Format(time.TimeOnly)))
 		}
 	}
 	if revoked != 2 {
