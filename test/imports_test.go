@@ -2,6 +2,7 @@
 package test
 
 import (
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -83,4 +84,23 @@ func goList(t *testing.T, format string, args ...string) []string {
 		t.Fatalf("go list: %v", err)
 	}
 	return strings.Split(strings.TrimSpace(string(out)), "\n")
+}
+
+// Each direct dependency earns a sentence.
+func TestDependenciesAreExplained(t *testing.T) {
+	explained, err := os.ReadFile("../CONTRIBUTING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("go", "list", "-m", "-f", "{{if not .Indirect}}{{.Path}}{{end}}", "all")
+	cmd.Dir = ".."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path := range strings.FieldsSeq(string(out)) {
+		if path != strings.TrimSuffix(module, "/") && !strings.Contains(string(explained), path) {
+			t.Errorf("CONTRIBUTING.md does not say what %s is for", path)
+		}
+	}
 }
