@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/brevet-dev/brevet/broker/api"
 	"github.com/brevet-dev/brevet/plugins/runner"
@@ -36,11 +37,20 @@ func (p *program) get(ctx context.Context, args []string) (int, error) {
 	if o.TTL, err = parseTTL(*ttl); err != nil {
 		return statusOf(err), err
 	}
-	session, err := runner.Open(ctx, o, p.env)
+	signals := runner.Catch()
+	defer signals.Stop()
+	session, err := p.open(ctx, signals, o)
 	if err != nil {
 		return statusOf(err), err
 	}
-	return p.print(ctx, session, *format, *withSession)
+	text, err := runner.Format(session.Answer, *format, *withSession)
+	if err == nil {
+		err = p.print(ctx, signals, text)
+	}
+	if err != nil { // the session is of no use to anyone
+		p.tellRevoked(session.Revoke(ctx))
+	}
+	return statusOf(err), err
 }
 
 // checkGet refuses what Format would, before an exchange is made for it.
@@ -54,19 +64,24 @@ func checkGet(format string, withSession bool) error {
 	return nil
 }
 
-// print writes session to stdout. If it cannot, the session is of no use to
-// anyone and is ended.
-func (p *program) print(ctx context.Context, session *runner.Session, format string, withSession bool) (int, error) {
-	text, err := runner.Format(session.Answer, format, withSession)
-	if err != nil {
-		p.giveBack(ctx, session)
-		return statusOf(err), err
+// print writes text to stdout, unless a signal that ends a program comes first.
+func (p *program) print(ctx context.Context, signals *runner.Signals, text []byte) error {
+	ctx, release := signals.Context(ctx)
+	defer release()
+	written := make(chan error, 1)
+	go func() { // may wait for a reader that never reads, until the program ends
+		_, err := p.stdout.Write(text)
+		written <- err
+	}()
+	select {
+	case err := <-written:
+		if err != nil {
+			return outputError{fmt.Errorf("printing the credentials: %w", err)}
+		}
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
-	if _, err := p.stdout.Write(text); err != nil {
-		p.giveBack(ctx, session)
-		return exitOutput, fmt.Errorf("printing the credentials: %w", err)
-	}
-	return 0, nil
 }
 
 // revoke ends a session. The token comes from a file, the environment or stdin,
@@ -115,7 +130,7 @@ func (p *program) sessionToken(file string) (api.Secret, error) {
 
 // read returns what is in file, or stdin if that is "", of at most limit bytes.
 func (p *program) read(file string, limit int64) ([]byte, error) {
-	in := p.stdin
+	var in io.Reader = p.stdin
 	if file != "" {
 		f, err := os.Open(file)
 		if err != nil {
@@ -166,11 +181,19 @@ func (p *program) readValues(file string) ([]api.Secret, error) {
 		return nil, fmt.Errorf("reading the values to mask: %w", err)
 	}
 	var values []string
-	if err := json.Unmarshal(raw, &values); err != nil {
+	switch err := json.Unmarshal(raw, &values); {
+	case !utf8.Valid(raw): // encoding/json would change the values
+		return nil, errors.New("the file of values to mask is not UTF-8")
+	case err != nil:
 		return nil, errors.New("the file of values to mask is not a JSON list of strings")
+	case len(values) == 0:
+		return nil, errors.New("the file of values to mask has none")
 	}
 	out := make([]api.Secret, len(values))
 	for i, v := range values {
+		if strings.ContainsRune(v, utf8.RuneError) { // encoding/json's for half a surrogate pair
+			return nil, fmt.Errorf("value %d to mask has a character that is none", i+1)
+		}
 		out[i] = api.NewSecret(v)
 	}
 	return out, nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/brevet-dev/brevet/broker/api"
 	"github.com/brevet-dev/brevet/plugins/runner"
@@ -29,7 +30,8 @@ func (p *program) exec(ctx context.Context, args []string) (int, error) {
 	if err != nil {
 		return statusOf(err), err
 	}
-	defer p.giveBack(ctx, session)
+	revoke := sync.OnceValue(func() error { return session.Revoke(ctx) })
+	defer func() { p.tellRevoked(revoke()) }()
 
 	command.Env, err = p.env.ForChild(session.Answer.Leases)
 	if err != nil {
@@ -39,8 +41,27 @@ func (p *program) exec(ctx context.Context, args []string) (int, error) {
 	if err != nil {
 		return statusOf(err), err
 	}
-	status, err := command.Run(ctx, masker, signals)
-	if err != nil && status == 0 {
+	status, err := command.Run(ctx, masker, signals, func() { revoke() })
+	signals.Stop() // whoever reads stderr may have stopped: a signal then ends brevet
+	return p.judge(status, err)
+}
+
+// judge turns what Run says into exec's exit status and error. Output that is
+// lost makes exec fail where the command did not.
+func (p *program) judge(status int, err error) (int, error) {
+	interrupted, ok := errors.AsType[runner.Interrupted](err)
+	switch {
+	case err == nil:
+		return status, nil
+	case errors.Is(err, runner.ErrHeldOpen):
+		p.report("warning", err.Error())
+		return status, nil
+	case ok: // whoever reads stderr may be the one who does not read
+		if status == 0 {
+			status = interrupted.Status()
+		}
+		return status, nil
+	case status == 0:
 		status = exitOutput
 	}
 	return status, err
@@ -67,22 +88,25 @@ func (p *program) execFlags(args []string) (o runner.Options, short, argv []stri
 // open makes the exchange, unless a signal that ends a program comes first.
 func (p *program) open(ctx context.Context, signals *runner.Signals, o runner.Options) (*runner.Session, error) {
 	ctx, release := signals.Context(ctx)
+	defer release()
 	session, err := runner.Open(ctx, o, p.env)
-	release()
 	interrupted, ok := errors.AsType[runner.Interrupted](context.Cause(ctx))
 	if !ok {
 		return session, err
 	}
 	if session != nil {
-		p.giveBack(ctx, session)
+		p.tellRevoked(session.Revoke(ctx))
+	}
+	if errors.Is(err, runner.ErrUnanswered) {
+		p.report("warning", err.Error())
 	}
 	return nil, interrupted
 }
 
-// giveBack revokes session. That it fails is not the job's fault, and the
-// leases end by their TTL: a warning, never a failure.
-func (p *program) giveBack(ctx context.Context, session *runner.Session) {
-	if err := session.Revoke(ctx); err != nil {
+// tellRevoked tells that a revocation failed. That is not the job's fault, and
+// the leases end by their TTL: a warning, never a failure.
+func (p *program) tellRevoked(err error) {
+	if err != nil {
 		p.report("warning", "revoking the leases, which now end by their TTL: "+err.Error())
 	}
 }

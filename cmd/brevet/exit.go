@@ -27,6 +27,11 @@ func (e usageError) Unwrap() error { return e.error }
 // usagef makes a usageError.
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
+// An outputError tells that a result could not be printed.
+type outputError struct{ error }
+
+func (e outputError) Unwrap() error { return e.error }
+
 // statusOf returns the exit status for an error of brevet's own.
 func statusOf(err error) int {
 	if err == nil {
@@ -34,6 +39,9 @@ func statusOf(err error) int {
 	}
 	if _, ok := errors.AsType[usageError](err); ok {
 		return exitUsage
+	}
+	if _, ok := errors.AsType[outputError](err); ok {
+		return exitOutput
 	}
 	if i, ok := errors.AsType[runner.Interrupted](err); ok {
 		return i.Status()

@@ -26,13 +26,13 @@ func main() {
 
 // A program is one call of brevet.
 type program struct {
-	stdin          io.Reader
+	stdin          *os.File
 	stdout, stderr io.Writer
 	env            runner.Env
 }
 
 // run is the whole program: it returns the exit status.
-func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, env []string) int {
+func run(ctx context.Context, args []string, stdin *os.File, stdout, stderr io.Writer, env []string) int {
 	p := &program{stdin, stdout, stderr, env}
 	status, err := p.dispatch(ctx, args)
 	if err != nil {
@@ -75,10 +75,11 @@ func (p *program) dispatch(ctx context.Context, args []string) (int, error) {
 	return exitUsage, usagef("no command %q", args[0])
 }
 
-// report writes a message to stderr, each of its lines marked as brevet's.
+// report writes a message to stderr, each of its lines marked as brevet's, and
+// none a command to the platform.
 func (p *program) report(kind, message string) {
 	for line := range strings.Lines(message) {
-		fmt.Fprintf(p.stderr, "brevet: %s: %s\n", kind, strings.TrimRight(line, "\n"))
+		fmt.Fprintf(p.stderr, "brevet: %s: %s\n", kind, runner.Defused(strings.TrimRight(line, "\n")))
 	}
 }
 

@@ -6,14 +6,17 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -24,7 +27,9 @@ import (
 var update = flag.Bool("update", false, "write the golden files")
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"brevet": main, "family": family})
+	testscript.Main(m, map[string]func(){
+		"brevet": main, "family": family, "deaf": deaf, "outlived": outlived, "orphaned": orphaned,
+	})
 }
 
 // family is a command that starts a child, has a signal sent to brevet when
@@ -80,6 +85,68 @@ func kill(s syscall.Signal) {
 	}
 }
 
+// deaf runs a command whose stdout nobody reads, and ends with its status.
+func deaf() {
+	r, w, err := os.Pipe()
+	if err != nil {
+		panic(err)
+	}
+	r.Close()
+	cmd := exec.Command(os.Args[1], os.Args[2:]...)
+	cmd.Stdout, cmd.Stderr = w, os.Stderr
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		panic(err)
+	}
+	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		os.Exit(128 + int(status.Signal()))
+	}
+	os.Exit(cmd.ProcessState.ExitCode())
+}
+
+// outlived starts a command, "outlived FIFO command args...", that must open
+// FIFO for writing, kills it when it has, and waits until the last process that
+// still writes there is gone.
+func outlived() {
+	cmd := exec.Command(os.Args[2], os.Args[3:]...)
+	if err := cmd.Start(); err != nil {
+		panic(err)
+	}
+	fifo, err := os.Open(os.Args[1]) // waits for the writer
+	if err == nil {
+		err = cmd.Process.Kill()
+	}
+	if err == nil {
+		_, err = io.Copy(io.Discard, fifo)
+	}
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println("nothing is left")
+}
+
+// orphaned runs a command in a shell, kills the shell alone when the command has
+// printed its first line, and prints the rest that the command and all before
+// it print until they end.
+func orphaned() {
+	cmd := exec.Command("sh", append([]string{"-c", `"$@"; echo shell goes on`, "sh"}, os.Args[1:]...)...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		panic(err)
+	}
+	lines := bufio.NewScanner(out)
+	lines.Scan()
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		panic(err)
+	}
+	for lines.Scan() {
+		fmt.Println(lines.Text())
+	}
+}
+
 // TestScripts runs the real program against a broker that each script has for
 // itself: BROKER is its URL, and the job is one of GitLab's until the script
 // says otherwise.
@@ -112,12 +179,13 @@ func leases() []api.Lease {
 		runnertest.Lease("registry", "REGISTRY_TOKEN", "registry+"+runnertest.Canary),
 		runnertest.Lease("clash", "DEPLOY_TOKEN", "clash-"+runnertest.Canary),
 		runnertest.Lease("shell", "A;B", "shell-"+runnertest.Canary),
+		runnertest.Lease("preload", "LD_PRELOAD", "preload-"+runnertest.Canary),
 		pin, odd,
 	}
 }
 
-// configure changes the script's broker: "broker busy|garbage|huge|clear|
-// redirect|fail-revoke".
+// configure changes the script's broker: "broker busy|garbage|command|huge|clear|
+// redirect|interrupt|fail-revoke|stop".
 func configure(ts *testscript.TestScript, _ bool, args []string) {
 	b := ts.Value("broker").(*runnertest.Broker)
 	write := func(text string) {
@@ -128,6 +196,11 @@ func configure(ts *testscript.TestScript, _ bool, args []string) {
 		b.Busy(2)
 	case "garbage":
 		write("<html>" + runnertest.Canary + "\x1b[31m\n::error::")
+	case "command": // one of GitHub's runner
+		b.Answer(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusInternalServerError)
+			fmt.Fprint(w, `{"error": "server_error", "error_description": "##[set-output name=leases]pwned"}`)
+		})
 	case "huge":
 		write(strings.Repeat(" "+runnertest.Canary, 1<<20))
 	case "clear":
@@ -136,12 +209,26 @@ func configure(ts *testscript.TestScript, _ bool, args []string) {
 		b.Answer(func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
 		})
+	case "interrupt": // brevet, whose process id is in the file pid
+		b.Before(func(r *http.Request) { interrupt(ts, r) })
 	case "fail-revoke":
 		b.FailRevocations()
 	case "stop":
 		b.Close()
 	default:
 		ts.Fatalf("broker: no %s", args[0])
+	}
+}
+
+// interrupt sends SIGTERM to brevet and gives it time to die of it.
+func interrupt(ts *testscript.TestScript, r *http.Request) {
+	pid, err := strconv.Atoi(strings.TrimSpace(ts.ReadFile("pid")))
+	if err != nil || syscall.Kill(pid, syscall.SIGTERM) != nil {
+		return // the script then sees an exchange that was not interrupted
+	}
+	select {
+	case <-r.Context().Done():
+	case <-time.After(300 * time.Millisecond):
 	}
 }
 

@@ -4,7 +4,7 @@ package runner
 
 import "syscall"
 
-// childAttr makes the child the leader of a new process group, if ownGroup.
-func childAttr(ownGroup bool) *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Setpgid: ownGroup}
+// childAttr puts the child into a process group, 0 for a new one, if inGroup.
+func childAttr(group int, inGroup bool) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: inGroup, Pgid: group}
 }

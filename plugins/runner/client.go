@@ -3,6 +3,7 @@ package runner
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -51,6 +52,10 @@ type Request struct {
 // Exchange trades the subject token for credentials: RFC 8693, section 2. It
 // tries until ctx ends, always as the same logical exchange, so that an answer
 // lost on the way costs nothing. Its errors are Failures.
+//
+// An answer that is on its way when ctx ends is waited for, five seconds more,
+// and may come although ctx is over. If none comes the error is an
+// [ErrUnanswered].
 func (c *Client) Exchange(ctx context.Context, r Request) (*api.TokenResponse, error) {
 	form := url.Values{
 		"grant_type":         {api.GrantTypeTokenExchange},
@@ -67,7 +72,7 @@ func (c *Client) Exchange(ctx context.Context, r Request) (*api.TokenResponse, e
 	}
 	form.Set("seal_key", seal.Public())
 	retryKey, proof := randomID(), "" // the proof of the last try: the one that was answered
-	body, err := c.post(ctx, api.PathToken, form, func(h http.Header) (err error) {
+	body, err := c.post(ctx, api.PathToken, revokeTimeout, form, func(h http.Header) (err error) {
 		proof, err = c.key.Proof(http.MethodPost, c.endpoint(api.PathToken), api.Secret{}, time.Now())
 		h.Set("DPoP", proof)
 		h.Set(api.HeaderRetryKey, retryKey)
@@ -91,6 +96,8 @@ func (c *Client) accept(ctx context.Context, r Request, answer *api.TokenRespons
 	}
 	if err != nil {
 		err = failf(Protocol, "", "the broker's answer: %w", errors.New(printable(err.Error())))
+		ctx, cancel := afterwards(ctx)
+		defer cancel()
 		return nil, errors.Join(err, c.Revoke(ctx, answer.AccessToken))
 	}
 	return answer, nil
@@ -104,6 +111,9 @@ func check(answer *api.TokenResponse, credentials []string) error {
 	var got []string
 	for _, l := range answer.Leases {
 		got = append(got, l.Credential)
+		if err := checkEnv(l); err != nil {
+			return err
+		}
 		for _, name := range l.Sensitive {
 			if _, ok := l.Values[name]; !ok {
 				return errors.New("a sensitive value is not there")
@@ -121,14 +131,14 @@ func check(answer *api.TokenResponse, credentials []string) error {
 // that is over already is no error.
 func (c *Client) Revoke(ctx context.Context, token api.Secret) error {
 	form := url.Values{"token": {token.Reveal()}, "token_type_hint": {"access_token"}}
-	_, err := c.post(ctx, api.PathRevoke, form, func(http.Header) error { return nil })
+	_, err := c.post(ctx, api.PathRevoke, 0, form, func(http.Header) error { return nil })
 	return err
 }
 
 // post sends form to one of the broker's paths and returns the body of a 200.
-// prepare sets the headers of each try.
-func (c *Client) post(ctx context.Context, path string, form url.Values, prepare func(http.Header) error) ([]byte, error) {
-	a, err := send(ctx, c.http, func() (*http.Request, error) {
+// prepare sets the headers of each try; patience is as for send.
+func (c *Client) post(ctx context.Context, path string, patience time.Duration, form url.Values, prepare func(http.Header) error) ([]byte, error) {
+	a, err := send(ctx, c.http, patience, func() (*http.Request, error) {
 		req, err := http.NewRequest(http.MethodPost, c.endpoint(path), strings.NewReader(form.Encode()))
 		if err != nil {
 			return nil, err
@@ -154,10 +164,25 @@ func (c *Client) post(ctx context.Context, path string, form url.Values, prepare
 func (c *Client) unreachable(err error) error {
 	kind, hint := Unavailable, "check that the URL is right and that this machine may reach it"
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		kind, hint = Misconfigured, "for a private CA give --ca-file FILE, or set BREVET_CA_FILE"
+		kind, hint = Misconfigured, certificateHint(err)
 	}
 	if errors.Is(err, errTooLarge) {
 		kind, hint = Protocol, ""
 	}
 	return failf(kind, hint, "reaching the broker %s: %w", c.broker, err)
+}
+
+// certificateHint says what to do about a certificate that is not accepted. To
+// trust more helps in one case only, and may hurt in the others.
+func certificateHint(err error) string {
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		return "for a private CA give --ca-file FILE, or set BREVET_CA_FILE"
+	}
+	if _, ok := errors.AsType[x509.HostnameError](err); ok {
+		return "the certificate is for another host; check the URL, and who answers there"
+	}
+	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
+		return "the certificate's time is over or has not come, or this machine's clock is wrong"
+	}
+	return "the broker's operator must mend its certificate"
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"io"
@@ -198,6 +199,59 @@ func TestRetries(t *testing.T) {
 	}
 }
 
+// TestInterruptedExchange ends the context while the broker works on the
+// exchange: the answer is waited for, since it says what to give back.
+func TestInterruptedExchange(t *testing.T) {
+	b := runnertest.NewBroker(runnertest.Lease("deploy", "TOKEN", canary))
+	defer b.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	b.Before(func(*http.Request) { cancel() })
+	answer, err := newClient(t, b.URL, b.Client()).Exchange(ctx, request("deploy"))
+	if err != nil || answer == nil {
+		t.Errorf("Exchange = %v, %v; want the answer", answer, err)
+	}
+}
+
+// TestUnansweredExchange ends the context while the broker works on an exchange
+// that it never answers: the error says that something may have been granted.
+func TestUnansweredExchange(t *testing.T) {
+	b := runnertest.NewBroker(runnertest.Lease("deploy", "TOKEN", canary))
+	defer b.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	b.Before(func(r *http.Request) { cancel(); <-r.Context().Done() })
+	start := time.Now()
+	_, err := newClient(t, b.URL, b.Client()).Exchange(ctx, request("deploy"))
+	if !errors.Is(err, runner.ErrUnanswered) || !runner.IsKind(err, runner.Unavailable) {
+		t.Errorf("Exchange = %v, want an ErrUnanswered", err)
+	}
+	if d := time.Since(start); d < 5*time.Second || d > 10*time.Second {
+		t.Errorf("took %v, want 5s", d)
+	}
+	// Without a connection there is nothing to wait for.
+	if _, err := newClient(t, b.URL, b.Client()).Exchange(ctx, request("deploy")); err == nil || errors.Is(err, runner.ErrUnanswered) {
+		t.Errorf("Exchange after the end = %v", err)
+	}
+}
+
+// TestUnusableLate revokes an answer that cannot be used also when the time is
+// over.
+func TestUnusableLate(t *testing.T) {
+	wrong := runnertest.Lease("deploy", "LD_PRELOAD", canary)
+	b := runnertest.NewBroker(wrong)
+	defer b.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	b.Before(func(*http.Request) { cancel() })
+	if _, err := newClient(t, b.URL, b.Client()).Exchange(ctx, request("deploy")); !runner.IsKind(err, runner.Protocol) {
+		t.Errorf("Exchange = %v", err)
+	}
+	if sessions, live, _ := b.Counts(); sessions != 1 || live != 0 {
+		t.Errorf("%d sessions, %d live; want 1, 0", sessions, live)
+	}
+}
+
 // TestRetryAfterDate gives the other form of the header, a date.
 func TestRetryAfterDate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -252,6 +306,38 @@ func TestTLS(t *testing.T) {
 		if _, err := runner.NewHTTPClient(path); !runner.IsKind(err, runner.Misconfigured) {
 			t.Errorf("NewHTTPClient(%s) = %v", path, err)
 		}
+	}
+}
+
+// TestCertificateHints checks that only a missing CA is answered by trusting
+// more.
+func TestCertificateHints(t *testing.T) {
+	for want, cause := range map[string]error{
+		"--ca-file":        x509.UnknownAuthorityError{},
+		"another host":     x509.HostnameError{Certificate: &x509.Certificate{}, Host: "broker.example.com"},
+		"time is over":     x509.CertificateInvalidError{Cert: &x509.Certificate{}, Reason: x509.Expired},
+		"mend its certifi": x509.CertificateInvalidError{Cert: &x509.Certificate{}, Reason: x509.NotAuthorizedToSign},
+	} {
+		hc := &http.Client{Transport: transport(func(*http.Request) (*http.Response, error) {
+			return nil, &tls.CertificateVerificationError{Err: cause}
+		})}
+		err := newClient(t, "https://broker.example.com", hc).Revoke(t.Context(), api.NewSecret(canary))
+		failure, ok := errors.AsType[*runner.Failure](err)
+		if !ok || failure.Kind != runner.Misconfigured || !strings.Contains(failure.Hint, want) {
+			t.Errorf("Revoke with %v = %v, want a hint with %q", cause, err, want)
+		}
+	}
+}
+
+// TestCommandsInAnswers checks that no answer can give GitHub's runner a command.
+func TestCommandsInAnswers(t *testing.T) {
+	hc := &http.Client{Transport: transport(func(*http.Request) (*http.Response, error) {
+		return response(400, "", `{"error": "##[x]", "error_description": "##[set-output name=a]b\n::error::c", "request_id": "####[y]"}`), nil
+	})}
+	_, err := newClient(t, "https://broker.example.com", hc).Exchange(t.Context(), request("deploy"))
+	failure, ok := errors.AsType[*runner.Failure](err)
+	if !ok || strings.ContainsAny(err.Error(), "\n") || strings.Contains(err.Error()+failure.Hint, "##[") {
+		t.Errorf("Exchange = %q", err)
 	}
 }
 

@@ -15,10 +15,6 @@ import (
 	"github.com/brevet-dev/brevet/plugins/runner/mask"
 )
 
-// drainTime is how long the output of a command is read on after its end,
-// when processes that it left behind hold it open.
-const drainTime = 5 * time.Second
-
 // Exit statuses that shells give a command that did not run: POSIX.1-2017,
 // XCU section 2.8.2; 128 is added to the number of a signal that killed it.
 const (
@@ -31,8 +27,10 @@ const (
 type Command struct {
 	Args           []string // program and arguments
 	Env            Env
-	Stdin          io.Reader
+	Stdin          *os.File  // nil: nothing to read
 	Stdout, Stderr io.Writer // masked on the way, and kept apart
+
+	idle time.Duration // 0: idleTime
 }
 
 // Find fails, with a Failure, if there is no such program. Ask before an
@@ -54,43 +52,86 @@ func FindStatus(err error) int {
 }
 
 // Run runs the command and returns its exit status, 128+n if signal n killed
-// it. Signals are passed on to it, and to the processes it started. An error
-// means that it did not run, or that its output could not be passed on whole.
+// it. Signals are passed on to it, and without a terminal also to the processes
+// it started; see companion for how. If brevet is killed they are, too; with a
+// terminal only the command itself, and that on Linux only.
 //
-// Without a terminal the command is the leader of a process group of its own:
-// what a CI system sends to brevet's group then reaches it once, through
-// brevet. A second interrupt makes many programs give up at once and leave
-// their work half done. On Linux it is killed if brevet is.
-func (c *Command) Run(ctx context.Context, m *mask.Masker, signals *Signals) (int, error) {
-	stdout, stderr := m.Writer(c.Stdout), m.Writer(c.Stderr)
-	cmd := exec.CommandContext(ctx, c.Args[0], c.Args[1:]...)
-	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Env, c.Stdin, stdout, stderr
-	cmd.WaitDelay = drainTime
-	cmd.SysProcAttr = childAttr(!signals.terminal)
-
+// ended is called when the command itself has ended, before Run waits for the
+// rest of its output: for what must not wait with it.
+//
+// An error means that the command did not run, or that its output could not be
+// passed on whole: [ErrHeldOpen], an [Interrupted] if a signal ended the
+// waiting, or that of Stdout or Stderr. A closed pipe is none: the command was
+// told.
+func (c *Command) Run(ctx context.Context, m *mask.Masker, signals *Signals, ended func()) (int, error) {
 	// The kernel ties the death signal of childAttr to the thread that starts
 	// the child, so that thread must live on.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if err := cmd.Start(); err != nil {
+	beside, err := newCompanion(signals.terminal)
+	if err != nil {
+		return StatusCannotRun, err
+	}
+	defer beside.dismiss()
+	streams, err := c.streams(m)
+	if err != nil {
+		return StatusCannotRun, fmt.Errorf("making pipes for the command's output: %w", err)
+	}
+	cmd, err := c.start(ctx, beside, signals.terminal, streams)
+	if err != nil {
 		return FindStatus(err), fmt.Errorf("starting the command: %w", err)
 	}
-	stop := signals.forward(cmd.Process.Pid)
-	err := cmd.Wait()
+	stop := beside.forward(signals, cmd.Process.Pid)
+	err = cmd.Wait()
 	stop()
-	err = errors.Join(outputError(err), stdout.Close(), stderr.Close())
-	if errors.Is(err, syscall.EPIPE) {
-		err = nil // whoever read brevet's output has enough, and the command was told
+	signals.forget() // they were for the command
+	ended()
+	if _, ok := errors.AsType[*exec.ExitError](err); ok {
+		err = nil // its own status
 	}
-	return exitStatus(cmd.ProcessState), err
+	return exitStatus(cmd.ProcessState), errors.Join(err, drain(ctx, signals, streams))
 }
 
-// outputError returns of an error of Wait what is not the command's own status.
-func outputError(err error) error {
-	if _, ok := errors.AsType[*exec.ExitError](err); ok || errors.Is(err, exec.ErrWaitDelay) {
-		return nil
+// streams returns those of stdout and stderr.
+func (c *Command) streams(m *mask.Masker) ([]*stream, error) {
+	idle := c.idle
+	if idle == 0 {
+		idle = idleTime
 	}
-	return err
+	stdout, err := newStream(m.Writer(c.Stdout), idle)
+	if err != nil {
+		return nil, err
+	}
+	stderr, err := newStream(m.Writer(c.Stderr), idle)
+	if err != nil {
+		stdout.child.Close()
+		stdout.close()
+		return nil, err
+	}
+	return []*stream{stdout, stderr}, nil
+}
+
+// start starts the command, and the copying of its output.
+func (c *Command) start(ctx context.Context, beside *companion, terminal bool, streams []*stream) (*exec.Cmd, error) {
+	cmd := exec.CommandContext(ctx, c.Args[0], c.Args[1:]...)
+	cmd.Env, cmd.Stdout, cmd.Stderr = c.Env, streams[0].child, streams[1].child
+	if c.Stdin != nil {
+		cmd.Stdin = c.Stdin
+	}
+	cmd.SysProcAttr = childAttr(0, false)
+	if !terminal {
+		cmd.SysProcAttr = childAttr(beside.group(), true)
+	}
+	err := cmd.Start()
+	for _, s := range streams {
+		s.child.Close()
+		if err != nil {
+			s.close()
+		} else {
+			go s.copy() // drain waits for it
+		}
+	}
+	return cmd, err
 }
 
 func exitStatus(state *os.ProcessState) int {

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -37,10 +38,10 @@ func (e Env) ForChild(leases []api.Lease) (Env, error) {
 	owners := map[string]string{} // variable → credential
 	var added Env
 	for _, l := range leases {
+		if err := checkEnv(l); err != nil {
+			return nil, failf(Protocol, "", "%w", errors.New(printable(err.Error())))
+		}
 		for name, valueName := range l.Env {
-			if err := checkVariable(name, l.Values[valueName]); err != nil {
-				return nil, failf(Protocol, "", "credential %s: %w", printable(l.Credential), err)
-			}
 			if other, taken := owners[name]; taken {
 				return nil, failf(Misconfigured, "run two commands, each with one of them",
 					"credentials %s and %s both set %s", printable(other), printable(l.Credential), name)
@@ -58,23 +59,62 @@ func (e Env) ForChild(leases []api.Lease) (Env, error) {
 	return append(child, added...), nil
 }
 
+// checkEnv refuses variables that no environment can hold, and those that are
+// not a credential's to set.
+func checkEnv(l api.Lease) error {
+	for name, valueName := range l.Env {
+		if err := checkVariable(name, l.Values[valueName]); err != nil {
+			return fmt.Errorf("credential %s: %w", l.Credential, err)
+		}
+	}
+	return nil
+}
+
 // checkVariable refuses a name that a shell would not take (POSIX.1-2017,
-// section 8.1), which also keeps a name from being read as shell code, and a
-// value that no environment can hold.
+// section 8.1), which also keeps a name from being read as shell code, one that
+// is reserved, and a value that no environment can hold.
 func checkVariable(name string, value api.Secret) error {
 	for i, c := range []byte(name) {
 		letter := c == '_' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
 		if !letter && (i == 0 || c < '0' || c > '9') {
-			return fmt.Errorf("%s is not a name for an environment variable", printable(name))
+			return fmt.Errorf("%s is not a name for an environment variable", name)
 		}
 	}
-	if name == "" {
-		return fmt.Errorf("a value has an empty name in the environment")
-	}
-	if strings.ContainsRune(value.Reveal(), 0) {
+	switch {
+	case name == "":
+		return errors.New("a value has an empty name in the environment")
+	case reserved(name):
+		return fmt.Errorf("the variable %s is not a credential's to set", name)
+	case strings.ContainsRune(value.Reveal(), 0):
 		return fmt.Errorf("the value of %s has a zero byte, which no environment can hold", name)
 	}
 	return nil
+}
+
+// reserved reports whether a broker may not set the variable name: one whose
+// value is run as code by the programs that a job is likely to start, that says
+// where programs or their configuration are, that sends their traffic elsewhere
+// or makes them trust more, or that is the platform's or brevet's own. Programs
+// without number have such variables, so the list is a net below the trust in
+// the broker, not instead of it.
+func reserved(name string) bool {
+	upper := strings.ToUpper(name)
+	switch upper {
+	case "GITHUB_TOKEN", "NODE_AUTH_TOKEN": // tokens, by which gh and npm know them
+		return false
+	case "PATH", "HOME", "SHELL", "ENV", "IFS", "PS4", "BASH_ENV", "BASHOPTS", "SHELLOPTS", "PROMPT_COMMAND",
+		"JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "GCONV_PATH":
+		return true
+	}
+	for _, prefix := range []string{
+		"LD_", "DYLD_", "BASH_FUNC_", "GIT_", "PYTHON", "PERL5", "RUBY", "NODE_", "SSL_CERT_",
+		"GITHUB_", "RUNNER_", "ACTIONS_", "INPUT_", "STATE_", "CI_", "BREVET_",
+	} {
+		if strings.HasPrefix(upper, prefix) {
+			return true
+		}
+	}
+	return strings.HasSuffix(upper, "_PROXY")
 }
 
 // A Sensitive is a value that must be masked wherever it could be shown.

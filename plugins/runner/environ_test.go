@@ -55,6 +55,45 @@ func TestGet(t *testing.T) {
 	}
 }
 
+// TestReserved refuses variables that would run a hostile broker's code, in an
+// exchange, before anything is made of the answer, and gives the session back.
+func TestReserved(t *testing.T) {
+	for _, name := range []string{
+		"PATH", "Path", "HOME", "SHELL", "ENV", "IFS", "PS4", "BASH_ENV", "BASHOPTS", "SHELLOPTS", "PROMPT_COMMAND", "LD_PRELOAD",
+		"DYLD_INSERT_LIBRARIES", "GIT_SSH_COMMAND", "PYTHONSTARTUP", "PERL5LIB", "RUBYOPT", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS",
+		"NODE_OPTIONS", "https_proxy", "HTTP_PROXY", "ALL_PROXY", "no_proxy", "SSL_CERT_FILE", "GCONV_PATH", "GITHUB_ENV", "RUNNER_TEMP",
+		"ACTIONS_CACHE_URL", "INPUT_X", "STATE_session", "BREVET_BROKER", "CI_JOB_ID",
+	} {
+		b := runnertest.NewBroker(runnertest.Lease("deploy", name, canary))
+		_, err := newClient(t, b.URL, b.Client()).Exchange(t.Context(), request("deploy"))
+		if !runner.IsKind(err, runner.Protocol) || !strings.Contains(err.Error(), name+" is not a credential's to set") {
+			t.Errorf("Exchange with the variable %s = %v", name, err)
+		}
+		if sessions, live, _ := b.Counts(); sessions != 1 || live != 0 {
+			t.Errorf("%s: %d sessions, %d live; want 1, 0", name, sessions, live)
+		}
+		b.Close()
+	}
+	for _, name := range []string{"GITHUB_TOKEN", "NODE_AUTH_TOKEN", "PGPASSWORD", "AWS_SESSION_TOKEN", "CITY", "PROXY"} {
+		if _, err := (runner.Env{}).ForChild([]api.Lease{runnertest.Lease("deploy", name, canary)}); err != nil {
+			t.Errorf("ForChild with the variable %s = %v", name, err)
+		}
+	}
+}
+
+// TestDotenv refuses what readers of such files do not agree on.
+func TestDotenv(t *testing.T) {
+	for value, want := range map[string]string{
+		"plain": "TOKEN=plain\n", "two words $x #y": "TOKEN='two words $x #y'\n",
+		"it's": "", `C:\srv`: "", "a\nb": "", "\x7f": "",
+	} {
+		got, err := runner.Format(&api.TokenResponse{Leases: []api.Lease{runnertest.Lease("deploy", "TOKEN", value)}}, "dotenv", false)
+		if string(got) != want || (err == nil) != (want != "") {
+			t.Errorf("dotenv of %q = %q, %v; want %q", value, got, err, want)
+		}
+	}
+}
+
 // FuzzFormat checks that whatever a broker sends, the lines for a shell and for
 // a dotenv file hold the one assignment that they are for.
 func FuzzFormat(f *testing.F) {

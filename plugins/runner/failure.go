@@ -22,8 +22,8 @@ const (
 
 // A Failure is an error with what the reader of a job's log can do about it.
 // Neither Error nor Hint holds a secret, and what they quote of an answer is
-// free of control characters: a line of a job's log can be a command to the
-// platform.
+// free of control characters and of "##[": a line of a job's log can be a command
+// to the platform.
 type Failure struct {
 	Kind Kind
 	Err  error
@@ -41,7 +41,12 @@ func failf(kind Kind, hint, format string, args ...any) error {
 // maxQuote bounds what is quoted of an answer: a sentence, not a page.
 const maxQuote = 300
 
-// printable returns s on one line and of bounded length.
+// Defused returns line without what GitHub's runner takes for a command wherever
+// in a line it stands (actions/runner, ActionCommand.cs). The other form of its
+// commands begins the line, as nothing does that brevet prints.
+func Defused(line string) string { return strings.ReplaceAll(line, "##[", "# #[") }
+
+// printable returns s on one line, of bounded length, and defused.
 func printable(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
@@ -52,7 +57,7 @@ func printable(s string) string {
 	if len(s) > maxQuote {
 		s = strings.ToValidUTF8(s[:maxQuote], "") + "…"
 	}
-	return s
+	return Defused(s)
 }
 
 // refusal turns an answer that is not 200 into a Failure. who is "the broker".

@@ -82,9 +82,9 @@ func dotenv(name, value string) (string, error) {
 	if strings.Trim(value, bare) == "" {
 		return name + "=" + value + "\n", nil
 	}
-	if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f || r == '\'' }) {
+	if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f || r == '\'' || r == '\\' }) {
 		return "", failf(Misconfigured, "take --format env or json",
-			"the value of %s has a quote, a new line or a control character, which files of this kind cannot hold safely", name)
+			"the value of %s has a quote, a backslash, a new line or a control character, which files of this kind cannot hold safely", name)
 	}
 	return name + "='" + value + "'\n", nil
 }

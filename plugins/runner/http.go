@@ -10,9 +10,11 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"time"
 )
 
@@ -97,14 +99,22 @@ var (
 	errBuild    = errors.New("preparing the request")
 )
 
+// ErrUnanswered says that a request was on its way when its time was up, or its
+// connection broke: whether it was granted is not known.
+var ErrUnanswered = errors.New("no answer came; leases that were granted all the same end by their TTL")
+
 // send makes the request that build returns until it is answered, other than
 // by "try later", or ctx ends. Each try is built anew, because a DPoP proof is
 // good for one request. The error is of the last try that was not cut short.
-func send(ctx context.Context, client *http.Client, build func() (*http.Request, error)) (*answer, error) {
+//
+// The answer to a request that is on its way when ctx ends is waited for,
+// patience longer: it may tell what must be given back. With patience an error
+// is an ErrUnanswered if the last try was sent.
+func send(ctx context.Context, client *http.Client, patience time.Duration, build func() (*http.Request, error)) (*answer, error) {
 	var last error
 	for try := 0; ; try++ {
-		a, err := sendOnce(ctx, client, build)
-		if err != nil && ctx.Err() != nil && last != nil {
+		a, err := sendOnce(ctx, client, patience, build)
+		if err != nil && ctx.Err() != nil && last != nil && !errors.Is(err, ErrUnanswered) {
 			return nil, last
 		}
 		if err == nil && !isBusy(a.status) || err != nil && isPermanent(err) {
@@ -121,7 +131,7 @@ func send(ctx context.Context, client *http.Client, build func() (*http.Request,
 	}
 }
 
-func sendOnce(ctx context.Context, client *http.Client, build func() (*http.Request, error)) (*answer, error) {
+func sendOnce(ctx context.Context, client *http.Client, patience time.Duration, build func() (*http.Request, error)) (*answer, error) {
 	req, err := build()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errBuild, err)
@@ -129,7 +139,45 @@ func sendOnce(ctx context.Context, client *http.Client, build func() (*http.Requ
 	// net/http repeats a request with an Idempotency-Key by itself where a
 	// connection breaks; the proof in it would be used twice.
 	req.GetBody = nil
-	resp, err := client.Do(req.WithContext(ctx))
+	longer, sent, stop := outlast(ctx, patience)
+	defer stop()
+	a, err := roundTrip(client, req.WithContext(longer))
+	if err == nil {
+		return a, nil
+	}
+	if ctx.Err() != nil {
+		err = ctx.Err() // not that of longer, which tells nothing
+	}
+	if patience > 0 && sent() && !errors.Is(err, errTooLarge) {
+		err = fmt.Errorf("%w; %w", err, ErrUnanswered)
+	}
+	return nil, err
+}
+
+// outlast returns the context of one request. It ends with ctx or, if the
+// request has a connection by then, patience later.
+func outlast(ctx context.Context, patience time.Duration) (longer context.Context, sent func() bool, stop func()) {
+	var connected atomic.Bool
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	longer = httptrace.WithClientTrace(longer, &httptrace.ClientTrace{
+		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
+	})
+	release := context.AfterFunc(ctx, func() {
+		if connected.Load() {
+			timer := time.NewTimer(patience)
+			defer timer.Stop()
+			select {
+			case <-timer.C:
+			case <-longer.Done():
+			}
+		}
+		cancel()
+	})
+	return longer, connected.Load, func() { release(); cancel() }
+}
+
+func roundTrip(client *http.Client, req *http.Request) (*answer, error) {
+	resp, err := client.Do(req)
 	if err != nil {
 		if u, ok := errors.AsType[*url.Error](err); ok {
 			err = u.Err // without the URL: the platform's may hold more than it should

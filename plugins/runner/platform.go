@@ -116,7 +116,7 @@ func (g github) fetch(ctx context.Context, audience string) (string, error) {
 		return "", failf(Misconfigured, "", "%s: %w", githubURL, err)
 	}
 	u.RawQuery = strings.TrimPrefix(u.RawQuery+"&audience="+url.QueryEscape(audience), "&")
-	a, err := send(ctx, g.client, func() (*http.Request, error) {
+	a, err := send(ctx, g.client, 0, func() (*http.Request, error) {
 		req, err := http.NewRequest(http.MethodGet, u.String(), nil)
 		if err == nil {
 			req.Header.Set("Authorization", "bearer "+g.bearer.Reveal())

@@ -17,7 +17,8 @@ import (
 	"github.com/brevet-dev/brevet/broker/api"
 )
 
-// revokeTimeout bounds the end of a job. What cannot be revoked by then expires.
+// revokeTimeout bounds the end of a job: how long an exchange on its way is
+// waited for, and a revocation. What cannot be revoked by then expires.
 const revokeTimeout = 5 * time.Second
 
 // Options say what a job wants, and from whom.
@@ -38,8 +39,9 @@ type Session struct {
 // Open finds the job's token and exchanges it once for all credentials. Its
 // errors are Failures.
 //
-// An exchange that ctx cuts short may have been granted: its leases end by
-// their TTL.
+// When ctx cuts the exchange short it waits a little for what was asked for
+// already, and may return a session, which the caller ends; see
+// [Client.Exchange].
 func Open(ctx context.Context, o Options, env Env) (*Session, error) {
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
@@ -105,9 +107,14 @@ func checkNames(credentials []string) error {
 // Revoke ends the session and its leases, within five seconds, also when ctx is
 // over already.
 func (s *Session) Revoke(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeTimeout)
+	ctx, cancel := afterwards(ctx)
 	defer cancel()
 	return s.client.Revoke(ctx, s.Answer.AccessToken)
+}
+
+// afterwards returns the context of what must be done although ctx may be over.
+func afterwards(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), revokeTimeout)
 }
 
 // Revoke ends the session of token at the broker o.Broker.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // An Interrupted is the cause of a context that a signal ended.
@@ -16,10 +18,12 @@ func (i Interrupted) Error() string { return "interrupted: " + i.Signal.String()
 // Status is what a shell gives for a program that died of the signal.
 func (i Interrupted) Status() int { return statusSignal + int(i.Signal) }
 
-// Signals are those sent to this process from Catch on.
+// Signals are those sent to this process from Catch on. The death of the
+// process that started it counts as a SIGTERM; see watchParent.
 type Signals struct {
 	ch       chan os.Signal
-	terminal bool // there is one, and it sends its signals to the command itself
+	terminal bool // there is one, which brevet and the command share a process group for
+	stop     func()
 }
 
 // catchable lists what is passed on: all signals but those that cannot be
@@ -33,20 +37,62 @@ func catchable() []os.Signal {
 	}
 }
 
-// Catch begins to receive signals, instead of dying of them.
+// Catch begins to receive signals, instead of dying of them. Those that are
+// ignored, as by nohup, stay so.
+//
+// From then on a write to a closed pipe gives an error, also after Stop: it must
+// not end brevet before it has revoked.
 func Catch() *Signals {
 	s := &Signals{ch: make(chan os.Signal, 16)}
 	if tty, err := os.Open("/dev/tty"); err == nil {
 		s.terminal = tty.Close() == nil
 	}
-	// A write to a closed pipe must give an error, not end brevet before it has
-	// revoked; so SIGPIPE is received, too, and forgotten.
-	signal.Notify(s.ch, append(catchable(), syscall.SIGPIPE)...)
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	wanted := slices.DeleteFunc(catchable(), signal.Ignored)
+	signal.Notify(s.ch, wanted...) // never all of them: Go tells of SIGHUP and SIGINT only that they are ignored
+	s.stop = s.watchParent()
 	return s
 }
 
-// Stop ends what Catch began.
-func (s *Signals) Stop() { signal.Stop(s.ch) }
+// Stop ends what Catch began: signals end the program again.
+func (s *Signals) Stop() {
+	signal.Stop(s.ch)
+	s.stop()
+}
+
+// parentInterval is how often watchParent looks. GitHub's runner kills what is
+// left of a cancelled step 2.5 seconds after its shell.
+const parentInterval = time.Second
+
+// watchParent sends a SIGTERM when the process that started this one has died.
+// GitHub's runner signals only a step's shell, not what it runs: when the shell
+// is gone, so must be the command and its leases. The kernel's own notice
+// (PR_SET_PDEATHSIG) will not do: it comes with the end of the thread that
+// started brevet. With nohup brevet lives on.
+func (s *Signals) watchParent() (stop func()) {
+	if signal.Ignored(syscall.SIGHUP) {
+		return func() {}
+	}
+	parent := os.Getppid()
+	done := make(chan struct{})
+	var running sync.WaitGroup
+	running.Go(func() {
+		ticker := time.NewTicker(parentInterval)
+		defer ticker.Stop()
+		for os.Getppid() == parent {
+			select {
+			case <-ticker.C:
+			case <-done:
+				return
+			}
+		}
+		select {
+		case s.ch <- syscall.SIGTERM:
+		case <-done:
+		}
+	})
+	return sync.OnceFunc(func() { close(done); running.Wait() })
+}
 
 // Context returns a context that ends with the first signal that ends a
 // program, which is then its cause, an [Interrupted]. Call release when the
@@ -59,27 +105,17 @@ func (s *Signals) Context(parent context.Context) (ctx context.Context, release 
 			cancel(Interrupted{n})
 		}
 	})
-	return ctx, stop
+	return ctx, func() { stop(); cancel(nil) }
 }
 
-// forward passes signals on to the process group that child leads or, with a
-// terminal, to child alone, but for those that the terminal sends it itself.
-func (s *Signals) forward(child int) (stop func()) {
-	if s.terminal {
-		return s.each(func(n syscall.Signal) {
-			if n != syscall.SIGINT && n != syscall.SIGQUIT && n != syscall.SIGWINCH {
-				kill(child, n)
-			}
-		})
-	}
-	return s.each(func(n syscall.Signal) { kill(-child, n) })
-}
-
-// kill sends n. That the process has ended meanwhile, the only error there can
-// be for one's own child, leaves nothing to do.
-func kill(pid int, n syscall.Signal) {
-	if err := syscall.Kill(pid, n); err != nil {
-		return
+// forget drops the signals that have come and were not passed on.
+func (s *Signals) forget() {
+	for {
+		select {
+		case <-s.ch:
+		default:
+			return
+		}
 	}
 }
 
@@ -91,7 +127,7 @@ func (s *Signals) each(f func(syscall.Signal)) (stop func()) {
 		for {
 			select {
 			case got := <-s.ch:
-				if n, ok := got.(syscall.Signal); ok && n != syscall.SIGPIPE {
+				if n, ok := got.(syscall.Signal); ok {
 					f(n)
 				}
 			case <-done:
@@ -100,4 +136,12 @@ func (s *Signals) each(f func(syscall.Signal)) (stop func()) {
 		}
 	})
 	return sync.OnceFunc(func() { close(done); running.Wait() })
+}
+
+// kill sends n. That the process has ended meanwhile, the only error there can
+// be for one's own child, leaves nothing to do.
+func kill(pid int, n syscall.Signal) {
+	if err := syscall.Kill(pid, n); err != nil {
+		return
+	}
 }

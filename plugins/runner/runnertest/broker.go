@@ -40,6 +40,7 @@ type Broker struct {
 	busy     int                  // answers 503 that many times
 	raw      http.HandlerFunc     // answers exchanges instead, if not nil
 	noRevoke bool                 // answers 500 to revocations
+	before   func(*http.Request)  // called for each exchange before it is granted
 	keys     map[string]string    // subject token → thumbprint and retry key that used it
 	proofs   map[string]bool      // ids of proofs seen
 	live     map[string]bool      // session token → not revoked
@@ -85,6 +86,9 @@ func (b *Broker) Busy(n int) { b.set(func() { b.busy = n }) }
 // Answer makes h answer all exchanges.
 func (b *Broker) Answer(h http.HandlerFunc) { b.set(func() { b.raw = h }) }
 
+// Before makes each exchange call f, when it has come in and nothing is granted.
+func (b *Broker) Before(f func(*http.Request)) { b.set(func() { b.before = f }) }
+
 // FailRevocations makes revocations end in an error.
 func (b *Broker) FailRevocations() { b.set(func() { b.noRevoke = true }) }
 
@@ -125,6 +129,16 @@ func (b *Broker) github(w http.ResponseWriter, r *http.Request) {
 
 // token is the endpoint of exchanges.
 func (b *Broker) token(w http.ResponseWriter, r *http.Request) {
+	b.mu.Lock()
+	before := b.before
+	b.mu.Unlock()
+	if before != nil {
+		if err := r.ParseForm(); err != nil { // to the end of the body: only then is the end of the connection seen
+			refuse(w, http.StatusBadRequest, &api.Error{Code: api.CodeInvalidRequest})
+			return
+		}
+		before(r)
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.tries++
