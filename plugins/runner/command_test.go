@@ -1,0 +1,120 @@
+package runner_test
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/plugins/runner"
+	"github.com/brevet-dev/brevet/plugins/runner/mask"
+)
+
+// idle is the time in which nothing comes that Run waits here for.
+const idle = 100 * time.Millisecond
+
+// shell is a command that runs script.
+func shell(script string) *runner.Command {
+	c := &runner.Command{Args: []string{"/bin/sh", "-c", script}, Env: os.Environ(), Stdout: new(bytes.Buffer), Stderr: new(bytes.Buffer)}
+	c.SetIdleTime(idle)
+	return c
+}
+
+// run runs c with the value hunter2! masked.
+func run(t *testing.T, c *runner.Command, ended func()) (int, error) {
+	t.Helper()
+	m, refused := mask.New([]api.Secret{api.NewSecret("hunter2!")})
+	if len(refused) > 0 {
+		t.Fatal(refused)
+	}
+	signals := runner.Catch()
+	defer signals.Stop()
+	return c.Run(t.Context(), m, signals, ended)
+}
+
+// A slowWriter writes only after wait returned.
+type slowWriter struct {
+	bytes.Buffer
+	wait func()
+}
+
+func (w *slowWriter) Write(p []byte) (int, error) {
+	w.wait()
+	return w.Buffer.Write(p)
+}
+
+// TestSlowReader makes whoever reads brevet's output pause for longer than Run
+// waits for a silent command: nothing may be lost.
+func TestSlowReader(t *testing.T) {
+	const lines = 20000
+	c := shell("i=0; while [ $i -lt 20000 ]; do echo hunter2!; i=$((i+1)); done")
+	ended := make(chan struct{})
+	pause := sync.OnceFunc(func() { <-time.After(4 * idle) })
+	begin := sync.OnceFunc(func() { <-time.After(idle / 10) }) // lets the pipe fill
+	out := &slowWriter{wait: func() {
+		begin()
+		select {
+		case <-ended:
+			pause()
+		default:
+		}
+	}}
+	c.Stdout = out
+	status, err := run(t, c, func() { close(ended) })
+	if got := strings.Count(out.String(), "***\n"); status != 0 || err != nil || got != lines {
+		t.Errorf("Run = %d, %v with %d lines; want 0, nil, %d", status, err, got, lines)
+	}
+}
+
+// TestHeldOpen leaves a process behind that holds the output and says nothing.
+func TestHeldOpen(t *testing.T) {
+	c := shell("echo out; sleep 600 & echo $! >&2")
+	errs := new(bytes.Buffer)
+	c.Stderr = errs
+	status, err := run(t, c, func() {})
+	if status != 0 || !errors.Is(err, runner.ErrHeldOpen) {
+		t.Errorf("Run = %d, %v; want 0 and ErrHeldOpen", status, err)
+	}
+	end := shell("kill " + errs.String())
+	if status, err := run(t, end, func() {}); status != 0 || err != nil {
+		t.Errorf("the process that was left behind is gone: %d, %v", status, err)
+	}
+}
+
+// TestBlockedReader has a reader that reads nothing: the end of the command is
+// told all the same, and a signal then ends Run.
+func TestBlockedReader(t *testing.T) {
+	c := shell("echo text; exit 3")
+	release := make(chan struct{})
+	defer close(release)
+	c.Stdout = &slowWriter{wait: func() { <-release }}
+	told := false
+	status, err := run(t, c, func() {
+		told = true
+		if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+			t.Error(err)
+		}
+	})
+	if i, ok := errors.AsType[runner.Interrupted](err); status != 3 || !ok || i.Signal != syscall.SIGTERM || !told {
+		t.Errorf("Run = %d, %v, told %v; want 3, interrupted by SIGTERM, true", status, err, told)
+	}
+}
+
+// TestFullDisk passes on the error of whoever takes the output.
+func TestFullDisk(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	c := shell("echo text")
+	c.Stdout = full
+	if _, err := run(t, c, func() {}); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("Run = %v, want %v", err, syscall.ENOSPC)
+	}
+}
