@@ -125,7 +125,8 @@ func gitlabInstallation(t *testing.T, b programs) {
 		{"nothing given", nil, 1, "no brevet"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			cmd := exec.Command("sh", "-ec", installScript(t)+"\necho installed $(brevet --version)\n")
+			cmd := exec.Command("sh", "-ec", "os=o arch=a url=u sum=s dir=d\n"+installScript(t)+
+				"\n[ $os$arch$url$sum$dir = oausd ] # the job's own\necho installed $(brevet --version)\n")
 			cmd.Env = append(cleanEnv(t, t.TempDir()), "CI_JOB_ID=7", "CURL_CA_BUNDLE="+ca)
 			cmd.Env = append(cmd.Env, test.env...)
 			status, out := run(t, cmd)
