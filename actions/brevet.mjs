@@ -2,13 +2,15 @@
 // it in its environment and come back on its stdout; none is in its arguments,
 // which every user of the machine can read.
 
-import { spawnSync } from "node:child_process";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 
 import { Failure } from "./failure.mjs";
 import { programIn } from "./binary.mjs";
 
-const getTimeout = 60_000; // milliseconds; brevet itself gives up after 30 s
+const getTimeout = 60_000; // milliseconds; brevet itself gives up after 30 s, or 5 s later for an answer on its way
 const revokeTimeout = 10_000; // milliseconds; brevet itself gives up after 5 s, as at the end of brevet exec
+const endingSignals = ["SIGHUP", "SIGINT", "SIGTERM"]; // with which a runner cancels a step: SIGINT, later SIGTERM
 const maxAnswer = 16 << 20; // bytes; a broker's answer has at most 1 MiB
 
 // settings returns brevet's variables for a job's inputs.
@@ -20,24 +22,59 @@ export function settings({ broker, credentials = [], ttl = "", caFile = "" }) {
 // get makes one exchange. It returns {session_token, leases}, each lease as the
 // broker gave it: {lease_id, credential, kind, expires_at, revocable, values,
 // env, sensitive}.
-export function get(folder, inputs, env) {
+//
+// A signal that ends a program is passed on to brevet, which then gives back what
+// it got. If brevet had answered already, that is given back here. From the call
+// of get on such a signal never ends this process by itself: once it has the
+// answer, it must get to the end of what it does with it.
+export async function get(folder, inputs, env) {
   const variables = { ...env, ...Object.fromEntries(settings(inputs)) };
-  return parse(run(folder, ["get", "--format", "json", "--with-session"], variables, getTimeout));
+  const child = start(folder, ["get", "--format", "json", "--with-session"], variables, getTimeout);
+  let interrupted = "";
+  for (const signal of endingSignals) process.on(signal, () => child.kill((interrupted = signal)));
+  try {
+    const answer = parse(await result(child, "get"));
+    if (interrupted) await revoke(folder, answer.session_token, inputs, env);
+    else return answer;
+  } catch (error) {
+    if (!interrupted) throw error;
+    throw new Failure(`interrupted by ${interrupted}: ${error.message}`);
+  }
+  throw new Failure(`interrupted by ${interrupted}; gave the leases back`);
 }
 
 // revoke ends a session with all its leases.
-export function revoke(folder, session, options, env) {
+export async function revoke(folder, session, options, env) {
   const variables = { ...env, ...Object.fromEntries(settings(options)), BREVET_SESSION: session };
-  run(folder, ["revoke", "--timeout", "5s"], variables, revokeTimeout);
+  await result(start(folder, ["revoke", "--timeout", "5s"], variables, revokeTimeout), "revoke");
 }
 
-function run(folder, args, env, timeout) {
-  const result = spawnSync(programIn(folder), args, {
-    env, timeout, maxBuffer: maxAnswer, encoding: "utf8", stdio: ["ignore", "pipe", "pipe"],
+// start runs brevet. After timeout it is asked to end, with SIGTERM.
+function start(folder, args, env, timeout) {
+  return spawn(programIn(folder), args, { env, timeout, stdio: ["ignore", "pipe", "pipe"] });
+}
+
+// result returns what brevet printed, when it has ended well.
+async function result(child, name) {
+  const stdout = collect(child, child.stdout);
+  const stderr = collect(child, child.stderr);
+  const [status, signal] = await once(child, "close").catch((error) => {
+    throw new Failure(`running brevet ${name}: ${error.code}`);
   });
-  if (result.error) throw new Failure(`running brevet ${args[0]}: ${result.error.code}`);
-  if (result.status === 0) return result.stdout;
-  throw new Failure(plain(result.stderr) || `brevet ${args[0]} ended with ${result.status ?? result.signal}`);
+  if (status === 0) return Buffer.concat(stdout).toString();
+  throw new Failure(plain(Buffer.concat(stderr).toString()) || `brevet ${name} ended with ${status ?? signal}`);
+}
+
+// collect returns a list that grows with what comes from stream.
+function collect(child, stream) {
+  const chunks = [];
+  let size = 0;
+  stream.on("data", (chunk) => {
+    chunks.push(chunk);
+    size += chunk.length;
+    if (size > maxAnswer) child.kill();
+  });
+  return chunks;
 }
 
 // plain returns brevet's messages without its name before each line.

@@ -9,27 +9,16 @@ export function secrets(leases) {
 }
 
 // variables returns the names and values that the leases ask to be exported
-// under.
+// under. brevet get has refused names that are not a credential's to set.
 export function variables(leases) {
   const all = new Map();
-  for (const { credential, env, values } of leases) {
+  for (const { env, values } of leases) {
     for (const [name, valueName] of Object.entries(env)) {
       if (all.has(name)) throw new Failure(`two of the credentials set ${name}`, "use the action twice, with export: outputs");
-      checkVariable(name, values[valueName], credential);
       all.set(name, values[valueName]);
     }
   }
   return all;
-}
-
-// What a broker may not set for all later steps: variables whose value is run as
-// code, or that are the runner's own.
-const reserved = /^(PATH|ENV|BASH_ENV|NODE_OPTIONS|LD_.*|DYLD_.*|GITHUB_.*|RUNNER_.*|ACTIONS_.*|INPUT_.*|STATE_.*)$/i;
-
-function checkVariable(name, value, credential) {
-  if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name)) throw new Failure(`credential ${credential} asks for a variable with a name that no shell takes`);
-  if (reserved.test(name)) throw new Failure(`credential ${credential} asks for the variable ${name}, which is not a credential's to set`, "change its env in the broker's configuration");
-  if (value.includes("\0")) throw new Failure(`the value of ${name} has a zero byte, which no environment can hold`);
 }
 
 // publicPart returns what may be shown of the leases.

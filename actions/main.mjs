@@ -16,18 +16,18 @@ async function main(env) {
   const folder = await install(inputs, env);
   saveState(env, new Map([["folder", folder]]));
   if (inputs.export === "none") leaveToExec(folder, inputs, env);
-  else lease(folder, inputs, env);
+  else await lease(folder, inputs, env);
 }
 
 // leaveToExec lets later steps run brevet themselves.
 function leaveToExec(folder, inputs, env) {
   addPath(env, folder);
   exportVariables(env, settings(inputs));
-  say("installed; nothing is leased yet. A later step runs: brevet exec -- COMMAND");
+  say("installed; nothing is leased yet. A later step runs: exec brevet exec -- COMMAND");
 }
 
-function lease(folder, inputs, env) {
-  const { session_token: session, leases } = get(folder, inputs, env);
+async function lease(folder, inputs, env) {
+  const { session_token: session, leases } = await get(folder, inputs, env);
   mask(session);
   saveState(env, new Map([["session", session], ["broker", inputs.broker], ["ca_file", inputs.caFile]]));
   secrets(leases).forEach(mask);

@@ -11,10 +11,10 @@ import { say, showWarning } from "./workflow.mjs";
 // The main step's saveState: see main.mjs.
 const { STATE_folder: folder, STATE_session: session, STATE_broker: broker, STATE_ca_file: caFile, STATE_until: until } = process.env;
 
-function giveBack() {
+async function giveBack() {
   if (!session) return say("nothing was leased");
   try {
-    revoke(folder, session, { broker, caFile }, process.env);
+    await revoke(folder, session, { broker, caFile }, process.env);
     say("gave the leases back");
   } catch (error) {
     showWarning(`revoking the leases failed; they end by themselves at ${until ?? "their TTL"}\n${describe(error)}`);
@@ -29,5 +29,5 @@ function cleanUp() {
   }
 }
 
-giveBack();
+await giveBack();
 cleanUp();

@@ -17,12 +17,17 @@ function command(name, text) {
   process.stdout.write(`::${name}::${escapeData(text)}\n`);
 }
 
-export const showError = (text) => command("error", text);
-export const showWarning = (text) => command("warning", text);
+// defused returns text without what the runner takes for a command wherever in a
+// line it stands: see actions/runner, ActionCommand.cs.
+export const defused = (text) => text.replaceAll("##[", "# #[");
 
-// say prints one line. It begins with "brevet:", so it is never a command.
+export const showError = (text) => command("error", defused(text));
+export const showWarning = (text) => command("warning", defused(text));
+
+// say prints one line. It begins with "brevet:", so it is never a command of the
+// kind that begins a line.
 export function say(text) {
-  process.stdout.write(`brevet: ${text.replace(/[^\x20-\x7e]/g, "?")}\n`);
+  process.stdout.write(`brevet: ${defused(text.replace(/[^\x20-\x7e]/g, "?"))}\n`);
 }
 
 // minLine is the length in characters below which one line of a longer value is

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { setTimeout } from "node:timers/promises";
 
 import { becomePost, entries, fakeBrevet, newStep, read, run } from "./step.mjs";
 
@@ -93,6 +94,46 @@ test("a refusal fails the step with brevet's words, and exports nothing", async 
   assert.equal(read(step, "GITHUB_ENV") + read(step, "GITHUB_OUTPUT"), "");
 });
 
+test("nothing that is said can be a command", async () => {
+  const step = newStep();
+  fakeBrevet(step.folder, { answer: answer.replace('"kind":"jwt"', '"kind":"##[stop-commands]x"') });
+  const { status, stdout } = await run(step, "main");
+  assert.equal(status, 0, stdout);
+  assert.match(stdout, /stop-commands/);
+  assert.doesNotMatch(stdout, /##\[/);
+  fakeBrevet(step.folder, { status: 77, message: "brevet: error: ##[error]x\n" });
+  assert.doesNotMatch((await run(step, "main")).stdout, /##\[/);
+});
+
+// A brevet that waits for a signal and then does what is given; revoke works.
+const waiting = (step, then) => writeFileSync(join(step.folder, "fake"), `#!/bin/sh
+printf 'args:%s\\n' "$*" >>'${step.folder}/calls'
+env | grep BREVET_SESSION >>'${step.folder}/calls'
+[ "$1" = get ] || exit 0
+trap '${then}' INT
+touch '${step.folder}/started'
+while :; do sleep 0.05; done
+`);
+
+test("cancelled during the exchange: nothing is left leased", async () => {
+  for (const [name, then, message] of [
+    ["brevet gives back", 'echo "brevet: error: interrupted: interrupt" >&2; exit 130', /^::error::interrupted by SIGINT: interrupted: interrupt\n$/],
+    ["brevet had answered", "cat answer; exit 0", /^::error::interrupted by SIGINT; gave the leases back\n$/],
+  ]) {
+    const step = newStep();
+    writeFileSync(join(step.folder, "answer"), answer);
+    waiting(step, then.replace("answer;", `${step.folder}/answer;`));
+    const { status, stdout } = await run(step, "main", async (child) => {
+      while (!existsSync(join(step.folder, "started"))) await setTimeout(10);
+      child.kill("SIGINT"); // to the action alone, as GitHub's runner does
+    });
+    assert.equal(status, 1, name);
+    assert.match(stdout, message, name);
+    assert.equal(/^args:revoke.*\nBREVET_SESSION=canary-session$/m.test(read(step, "calls")), name === "brevet had answered", name);
+    assert.equal(read(step, "GITHUB_ENV") + read(step, "GITHUB_OUTPUT"), "", name);
+  }
+});
+
 test("an answer that is no answer is not shown", async () => {
   for (const text of ["canary", "{\"session_token\": \"canary\"}", "null", "", "[]"]) {
     const step = newStep();
@@ -106,10 +147,10 @@ test("an answer that is no answer is not shown", async () => {
 
 test("leases that cannot be handed over are given back all the same", async () => {
   const step = newStep();
-  fakeBrevet(step.folder, { answer: answer.replace("REGISTRY_TOKEN", "LD_PRELOAD") });
+  fakeBrevet(step.folder, { answer: answer.replace("REGISTRY_TOKEN", "DEPLOY_KEY") });
   const result = await run(step, "main");
   assert.equal(result.status, 1);
-  assert.match(result.stdout, /^::error::credential registry asks for the variable LD_PRELOAD/m);
+  assert.match(result.stdout, /^::error::two of the credentials set DEPLOY_KEY/m);
   assert.doesNotMatch(unmasked(result), /canary/);
   assert.equal(read(step, "GITHUB_ENV"), "");
   assert.equal(entries(read(step, "GITHUB_STATE")).session, "canary-session");

@@ -41,13 +41,16 @@ exit ${status}
 }
 
 // run runs main or post and returns its exit status and output. It does not
-// block, so that a test can serve what the step downloads.
-export async function run(step, which) {
+// block, so that a test can serve what the step downloads, or do something with
+// the process in meanwhile.
+export async function run(step, which, meanwhile = () => {}) {
   const program = fileURLToPath(new URL(`../${which}.mjs`, import.meta.url));
   const child = spawn(process.execPath, [program], { env: step.env });
   const chunks = { stdout: "", stderr: "" };
   for (const name of ["stdout", "stderr"]) child[name].setEncoding("utf8").on("data", (text) => (chunks[name] += text));
-  const [status] = await once(child, "close");
+  const closed = once(child, "close");
+  await meanwhile(child);
+  const [status] = await closed;
   return { status, ...chunks };
 }
 
