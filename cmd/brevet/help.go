@@ -51,8 +51,12 @@ const helpExec = `Usage: brevet exec [flags] -- command args...
 
 Runs command with credentials in its environment, under the names that the
 broker gives. Sensitive values are masked in its stdout and stderr. Signals and
-the exit status are passed through. At the end, whatever it is, the leases are
-revoked; if that fails, a warning says so.
+the exit status are passed through. When it has ended, however it did, the
+leases are revoked; if that fails, a warning says so. The rest of the output is
+passed on, until nothing comes for five seconds.
+
+When the process that started brevet dies, brevet ends the command as if by
+SIGTERM; with nohup it does not.
 
 The command does not see ACTIONS_ID_TOKEN_REQUEST_URL and
 ACTIONS_ID_TOKEN_REQUEST_TOKEN, BREVET_ID_TOKEN, BREVET_SESSION, nor any
@@ -72,12 +76,14 @@ const helpGet = `Usage: brevet get [flags] NAME[,NAME]
 
 Prints what an exchange gives for the credentials NAME (BREVET_CREDENTIALS), in
 clear, and does not revoke it: the leases end by their TTL, or by brevet revoke.
+If they cannot be printed, or a signal comes first, it does.
 
 Flags, with the variables that set their defaults:
   --format F       json: {"leases": [{lease_id, credential, kind, expires_at,
                    renewable, revocable, values, env, sensitive}]} (default)
                    env: lines for a shell, export NAME='value'
-                   dotenv: lines NAME=value
+                   dotenv: lines NAME=value; fails where readers of such files
+                   differ
   --with-session   in json also session_token, token_type and expires_in
   --ttl D          ask for less time than granted, as 15m (BREVET_TTL)
 ` + helpConnection
@@ -94,8 +100,8 @@ Flags, with the variables that set their defaults:
 
 const helpMask = `Usage: brevet mask --values FILE [--allow-short]
 
-Copies stdin to stdout and masks the values in FILE, a JSON list of strings:
-as they are, line by line, in base64, percent-encoded and in JSON.
+Copies stdin to stdout and masks the values in FILE, a JSON list of strings in
+UTF-8: as they are, line by line, in base64, percent-encoded and in JSON.
 
 Flags:
   --values FILE    the values
