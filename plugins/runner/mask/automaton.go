@@ -40,19 +40,25 @@ type node struct {
 }
 
 func newAutomaton(patterns []pattern) *automaton {
-	slices.SortFunc(patterns, func(p, q pattern) int { return strings.Compare(p.text, q.text) })
-	size, last := 1, "" // the root
-	for _, p := range patterns {
-		size += len(p.text) - commonPrefix(p.text, last)
-		last = p.text
-	}
-	a := &automaton{nodes: make([]node, 1, size)}
+	a := &automaton{nodes: make([]node, 1, 1+sortForTrie(patterns))}
 	for _, p := range patterns {
 		a.insert(p)
 	}
 	a.link()
 	a.fillShift(patterns)
 	return a
+}
+
+// sortForTrie sorts patterns and returns how many nodes they take besides the
+// root.
+func sortForTrie(patterns []pattern) int {
+	slices.SortFunc(patterns, func(p, q pattern) int { return strings.Compare(p.text, q.text) })
+	nodes, last := 0, ""
+	for _, p := range patterns {
+		nodes += len(p.text) - commonPrefix(p.text, last)
+		last = p.text
+	}
+	return nodes
 }
 
 // commonPrefix returns how many bytes s and t have in common at the start.

@@ -38,10 +38,11 @@ const (
 	// kubeconfig, the longest a job usually gets, has 10 KiB.
 	MaxLength = 64 << 10
 
-	// MaxTotal is the length in bytes of all values of a Masker, above which
-	// further ones are not masked. A Masker takes up to 350 bytes of memory for
-	// each byte of a value (BenchmarkNew), so at most some 90 MiB.
-	MaxTotal = 256 << 10
+	// MaxNodes bounds the automatons of a Masker, in nodes of 24 bytes: 96 MiB.
+	// A long value takes up to 14 nodes for each of its bytes, so five of
+	// MaxLength fit; one of up to 32 bytes takes 300 to 1,400 nodes, so 3,000
+	// of them fit. Further values are not masked.
+	MaxNodes = 4 << 20
 
 	// minDigits is the length below which a value of digits only is not masked:
 	// times, sizes and process ids would be.
@@ -73,19 +74,20 @@ type Masker struct{ plain, base64 *automaton }
 func New(values []api.Secret) (*Masker, []Refusal) {
 	var plain, base64 []pattern
 	var refused []Refusal
-	total := 0
+	nodes := 0
 	for i, v := range values {
-		value := v.Reveal()
-		reason := unfit(value)
-		if reason == "" && total+len(value) > MaxTotal {
-			reason = fmt.Sprintf("with the values before it longer than %d KiB", MaxTotal>>10)
-		}
-		if reason != "" {
+		if reason := unfit(v.Reveal()); reason != "" {
 			refused = append(refused, Refusal{i, reason})
 			continue
 		}
-		total += len(value)
-		plain, base64 = append(plain, plainPatterns(value)...), append(base64, base64Patterns(value)...)
+		p, b := plainPatterns(v.Reveal()), base64Patterns(v.Reveal())
+		cost := sortForTrie(p) + sortForTrie(b)
+		if nodes+cost > MaxNodes {
+			refused = append(refused, Refusal{i, "with the values before it more than fits into the memory for masks"})
+			continue
+		}
+		nodes += cost
+		plain, base64 = append(plain, p...), append(base64, b...)
 	}
 	return &Masker{newAutomaton(plain), newAutomaton(base64)}, refused
 }

@@ -2,6 +2,7 @@ package mask_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"net/url"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -298,20 +300,23 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestTotal refuses the values beyond what a Masker may take of memory.
+// TestTotal refuses the values beyond what a Masker may take of memory, be they
+// few and long or many and short.
 func TestTotal(t *testing.T) {
-	long := strings.Repeat("long value ", 5900)
-	m, refused := mask.New(secrets(long, long, long, long, "the last one"))
-	want := mask.Refusal{Index: 4, Reason: "with the values before it longer than 256 KiB"}
-	if len(refused) != 0 {
-		t.Fatalf("New refused %v", refused)
-	}
-	if got := through(t, m, "the last one", 3); got != "***" {
-		t.Errorf("the last one becomes %q", got)
-	}
-	many := append(secrets(long, long, long, long), secrets("the last one"+strings.Repeat("!", mask.MaxTotal-4*len(long)))...)
-	if _, refused := mask.New(many); len(refused) != 1 || refused[0] != want {
-		t.Errorf("New refused %v, want %v", refused, want)
+	const reason = "with the values before it more than fits into the memory for masks"
+	for _, tt := range []struct{ size, fit, count int }{{mask.MaxLength, 5, 14}, {32, 3000, 3400}} {
+		var values []string
+		for i := range tt.count {
+			sum := sha256.Sum256([]byte(strconv.Itoa(i)))
+			values = append(values, strings.Repeat(base64.StdEncoding.EncodeToString(sum[:]), 1+tt.size/44)[:tt.size])
+		}
+		m, refused := mask.New(secrets(values...))
+		if len(refused) == 0 || refused[0].Index < tt.fit || refused[0].Reason != reason {
+			t.Errorf("New of %d values of %d bytes refused %d of them, want some after %d", tt.count, tt.size, len(refused), tt.fit)
+		}
+		if nodes := mask.Nodes(m); nodes > mask.MaxNodes+2 { // the roots
+			t.Errorf("%d values of %d bytes take %d nodes", tt.count, tt.size, nodes)
+		}
 	}
 }
 
