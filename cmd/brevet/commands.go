@@ -106,9 +106,9 @@ func (p *program) revoke(ctx context.Context, args []string) (int, error) {
 	return statusOf(err), err
 }
 
-// maxSession in bytes: a session token is a JWT, and the broker accepts none
-// longer than a subject token.
-const maxSession = api.MaxSubjectToken
+// maxSession in bytes bounds what a session token is looked for in: the answer to
+// an exchange, as the runner prints it.
+const maxSession = 2 << 20
 
 func (p *program) sessionToken(file string) (api.Secret, error) {
 	text := p.env.Get("BREVET_SESSION")
@@ -125,7 +125,33 @@ func (p *program) sessionToken(file string) (api.Secret, error) {
 			Hint: "give it by BREVET_SESSION, --session-file FILE or stdin",
 		}
 	}
-	return api.NewSecret(text), nil
+	token, ok := sessionIn(text)
+	if !ok {
+		return api.Secret{}, &runner.Failure{
+			Kind: runner.Misconfigured, Err: errors.New("this is no session token"),
+			Hint: "give what brevet get --with-session printed, or its session_token",
+		}
+	}
+	return token, nil
+}
+
+// sessionIn returns the session token in text, which is one, or is what "brevet
+// get --with-session" printed. What the broker could not know it would answer
+// with "revoked" (RFC 7009, section 2.2).
+func sessionIn(text string) (token api.Secret, ok bool) {
+	var answer struct {
+		Session string `json:"session_token"`
+	}
+	if json.Unmarshal([]byte(text), &answer) == nil {
+		text = answer.Session
+	}
+	parts := strings.Split(text, ".")
+	for _, part := range parts {
+		if part == "" || strings.Trim(part, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-") != "" {
+			return api.Secret{}, false
+		}
+	}
+	return api.NewSecret(text), len(parts) == 3
 }
 
 // read returns what is in file, or stdin if that is "", of at most limit bytes.

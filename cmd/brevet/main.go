@@ -12,13 +12,15 @@ import (
 	"io"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/brevet-dev/brevet/plugins/runner"
 )
+
+// version is set by the linker: see the Makefile.
+var version = "devel"
 
 func main() {
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Environ()))
@@ -70,7 +72,7 @@ func (p *program) dispatch(ctx context.Context, args []string) (int, error) {
 	case "help", "-h", "-help", "--help":
 		return p.help(args[1:])
 	case "version", "-version", "--version":
-		return p.version()
+		return p.printVersion()
 	}
 	return exitUsage, usagef("no command %q", args[0])
 }
@@ -83,11 +85,7 @@ func (p *program) report(kind, message string) {
 	}
 }
 
-func (p *program) version() (int, error) {
-	version := "(unknown)"
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		version = info.Main.Version
-	}
+func (p *program) printVersion() (int, error) {
 	_, err := fmt.Fprintf(p.stdout, "brevet %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	return statusOf(err), err
 }

@@ -30,17 +30,17 @@ func NewClient(broker string, client *http.Client, key *Key) (*Client, error) {
 		return nil, failf(Misconfigured, "give --broker URL, or set BREVET_BROKER", "no broker")
 	}
 	u, err := checkURL(broker)
-	if err == nil && (u.RawQuery != "" || u.ForceQuery) {
-		err = errors.New("a query in the URL")
+	if err == nil && u.Scheme+"://"+u.Host != broker {
+		err = errors.New("more than https://host[:port] in it, or a capital letter")
 	}
 	if err != nil {
-		return nil, failf(Misconfigured, "", "the broker's URL: %w", err)
+		return nil, failf(Misconfigured, "it must be the url in the broker's configuration, byte for byte, without a slash at its end", "the broker's URL: %w", err)
 	}
 	return &Client{broker, client, key}, nil
 }
 
 // endpoint returns the URL of one of the broker's paths.
-func (c *Client) endpoint(path string) string { return strings.TrimSuffix(c.broker, "/") + path }
+func (c *Client) endpoint(path string) string { return c.broker + path }
 
 // A Request says what is wanted of an exchange.
 type Request struct {

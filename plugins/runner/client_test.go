@@ -347,8 +347,8 @@ func TestBrokerURL(t *testing.T) {
 		ok  bool
 	}{
 		{"https://broker.example.com", true},
-		{"https://broker.example.com/", true},
-		{"https://broker.example.com:8443/path", true},
+		{"https://broker.example.com/", false},
+		{"https://broker.example.com:8443/path", false},
 		{"http://localhost:8080", true},
 		{"http://127.0.0.1:8080", true},
 		{"http://[::1]:8080", true},
@@ -424,7 +424,7 @@ func TestForm(t *testing.T) {
 		got = r.PostForm
 		return sealed(t, r, "DPoP"), nil
 	})}
-	if _, err := newClient(t, "https://broker.example.com/", hc).Exchange(t.Context(), request("deploy")); err != nil {
+	if _, err := newClient(t, "https://broker.example.com", hc).Exchange(t.Context(), request("deploy")); err != nil {
 		t.Fatal(err)
 	}
 	want := url.Values{

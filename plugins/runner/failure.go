@@ -73,7 +73,8 @@ func refusal(who string, status int, oauth *api.Error) error {
 		hint = "the whole reason is in the broker's audit log under request " + oauth.RequestID + "; ask its operator"
 	}
 	if oauth.Code == api.CodeInvalidDPoPProof {
-		hint += "\nthis machine's clock may be wrong by a minute or more"
+		hint = "the broker's URL must be the one in its own configuration, byte for byte: localhost is not 127.0.0.1\n" +
+			"or this machine's clock is wrong by a minute or more\n" + hint
 	}
 	return &Failure{kindOf(status), fmt.Errorf("%s refused (%d): %w", who, status, oauth), hint}
 }

@@ -89,7 +89,7 @@ func (c *Client) authorize(ctx context.Context, env Env) (api.Secret, error) {
 }
 
 func checkNames(credentials []string) error {
-	const hint = "give --credential NAME[,NAME], or set BREVET_CREDENTIALS"
+	const hint = "brevet exec --credential NAME[,NAME], brevet get NAME[,NAME], or set BREVET_CREDENTIALS"
 	sorted := slices.Sorted(slices.Values(credentials))
 	switch {
 	case len(credentials) == 0:

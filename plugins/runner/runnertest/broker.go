@@ -182,7 +182,7 @@ func (b *Broker) exchange(r *http.Request) ([]byte, int, *api.Error) {
 		return invalid(err)
 	}
 	answer := api.TokenResponse{
-		AccessToken: api.NewSecret(fmt.Sprint("session-", Canary, len(b.live))), IssuedTokenType: api.TokenTypeJWT,
+		AccessToken: api.NewSecret(fmt.Sprint("session-", Canary, len(b.live), ".p.s")), IssuedTokenType: api.TokenTypeJWT,
 		TokenType: "DPoP", ExpiresIn: 900,
 	}
 	for _, name := range r.PostForm["audience"] {
