@@ -41,9 +41,8 @@ func (b *Broker) signSession(ctx context.Context, s *Session) (api.Secret, error
 	return api.NewSecret(token), err
 }
 
-// session checks a session token and returns its session. An expired token
-// gives [ErrSession], an ended session is returned as such.
-func (b *Broker) session(ctx context.Context, token api.Secret) (*Session, error) {
+// verifySession checks a session token by itself.
+func (b *Broker) verifySession(ctx context.Context, token api.Secret) (*sessionClaims, error) {
 	var claims sessionClaims
 	if err := b.Sessions.Verify(ctx, sessionTokenType, token.Reveal(), &claims); err != nil {
 		if errors.Is(err, ErrUnavailable) {
@@ -54,6 +53,16 @@ func (b *Broker) session(ctx context.Context, token api.Secret) (*Session, error
 	now := time.Now().Unix()
 	if claims.Issuer != b.URL || claims.Audience != b.URL || now >= claims.Expires {
 		return nil, fmt.Errorf("%w: expired, or of another broker", ErrSession)
+	}
+	return &claims, nil
+}
+
+// session checks a session token and returns its session. An expired token
+// gives [ErrSession], an ended session is returned as such.
+func (b *Broker) session(ctx context.Context, token api.Secret) (*Session, error) {
+	claims, err := b.verifySession(ctx, token)
+	if err != nil {
+		return nil, err
 	}
 	s, err := b.Leases.Session(ctx, claims.ID)
 	if errors.Is(err, ErrNotFound) {
@@ -69,7 +78,8 @@ func (b *Broker) session(ctx context.Context, token api.Secret) (*Session, error
 }
 
 // Authenticate checks a session token and, if the session is bound to a key,
-// the proof made with it for this request.
+// the proof made with it for this request. If only the proof is wrong, it
+// returns the session beside the error: whose token somebody else may have.
 func (b *Broker) Authenticate(ctx context.Context, token api.Secret, proof *Proof) (*Session, error) {
 	s, err := b.session(ctx, token)
 	if err != nil {
@@ -80,11 +90,11 @@ func (b *Broker) Authenticate(ctx context.Context, token api.Secret, proof *Proo
 	}
 	switch {
 	case proof == nil:
-		return nil, fmt.Errorf("%w: bound to a key, and no DPoP proof given", ErrSession)
+		return s, fmt.Errorf("%w: bound to a key, and no DPoP proof given", ErrSession)
 	case proof.KeyThumbprint != s.KeyThumbprint:
-		return nil, fmt.Errorf("%w: bound to another key", ErrSession)
+		return s, fmt.Errorf("%w: bound to another key", ErrSession)
 	case !proof.covers(token.Reveal()):
-		return nil, fmt.Errorf("%w: its ath is not of this session token", ErrProof)
+		return s, fmt.Errorf("%w: its ath is not of this session token", ErrProof)
 	}
 	return s, b.Leases.UseProof(ctx, s.ID, proof.ID)
 }

@@ -40,7 +40,7 @@ type Broker struct {
 	Sessions TokenSigner
 	Targets  map[string]Target // by name of the credential
 
-	strangers flood
+	floods floods
 }
 
 // New returns b if it is complete.

@@ -23,8 +23,8 @@ type Event struct {
 	Shadow    []string     `json:"shadow,omitempty"`   // shadow policies that would have granted
 	Drift     []string     `json:"drift,omitempty"`    // names that no longer fit their ids
 
-	// Suppressed counts refusals of strangers before this one that were not
-	// recorded, for their number.
+	// Suppressed counts refusals like this one, before it, that were not recorded,
+	// for their number.
 	Suppressed int `json:"suppressed,omitempty"`
 }
 

@@ -102,13 +102,13 @@ func (b *Broker) Conclude(ctx context.Context, ev *Event, issued *Issued, err er
 	return err
 }
 
-// admit reports whether a refusal is recorded: always, but for those of
-// strangers.
+// admit reports whether an error is recorded: always once leases were reserved,
+// else at a bounded rate.
 func (b *Broker) admit(ev *Event) (suppressed int, ok bool) {
-	if ev.Who != nil || ev.Outcome != Refused {
+	if ev.Name == EventExchange && ev.Session != "" {
 		return 0, true
 	}
-	return b.strangers.admit(ev.Time)
+	return b.floods.admit(ev)
 }
 
 // decide is step 3: every credential asked for is granted, or none is.

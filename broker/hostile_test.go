@@ -270,12 +270,27 @@ func TestFloodOfStrangers(t *testing.T) {
 	if recorded < 200 || recorded > 300 {
 		t.Errorf("%d of 1000 refusals recorded, want about 200", recorded)
 	}
-	// Whoever showed a token is recorded, always.
-	if _, err := h.exchange(t, &broker.Request{SubjectToken: h.token(t, map[string]any{"repository_id": "1"}), Credentials: []string{"deploy"}}); !errors.Is(err, policies.ErrNoGrant) {
-		t.Fatal(err)
+	// It crowds out nobody who shows a token; those have their own bounds.
+	granted := h.request(t, "deploy")
+	for range 300 {
+		req := &broker.Request{SubjectToken: h.token(t, map[string]any{"repository_id": "1"}), Credentials: []string{"deploy"}}
+		if _, err := h.exchange(t, req); !errors.Is(err, policies.ErrNoGrant) {
+			t.Fatal(err)
+		}
 	}
-	if got := len(h.audit.named(broker.EventExchange)); got != recorded+1 {
-		t.Errorf("a refusal by policy was not recorded")
+	if got := len(h.audit.named(broker.EventExchange)) - recorded; got < 100 || got > 200 {
+		t.Errorf("%d of 300 refusals by policy recorded, want about 100", got)
+	}
+	// What is granted is recorded, whatever else goes on; so is what fails after.
+	h.mustExchange(t, granted)
+	before := len(h.audit.named(broker.EventExchange))
+	h.faults.at = "mint deploy"
+	if _, err := h.exchange(t, h.request(t, "deploy")); err == nil {
+		t.Fatal("Exchange succeeded though the target failed")
+	}
+	h.faults.clear()
+	if len(h.audit.named(broker.EventExchange)) != before+1 {
+		t.Error("a failure after leases were reserved was not recorded")
 	}
 	// The next that is recorded tells of those that were not.
 	<-time.After(100 * time.Millisecond)
@@ -305,4 +320,43 @@ func TestProofMemory(t *testing.T) {
 	if last.Sub(first) >= broker.ProofMemory {
 		t.Errorf("a proof is accepted for %s and remembered for %s", last.Sub(first), broker.ProofMemory)
 	}
+}
+
+// An issuer that is down gives strangers no other way into the log.
+func TestFloodOfFailures(t *testing.T) {
+	h := newHarness(t)
+	for range 1000 {
+		if err := h.Conclude(t.Context(), &broker.Event{Name: broker.EventExchange}, nil, broker.ErrUnavailable); err == nil {
+			t.Fatal("failed, and no error")
+		}
+	}
+	if n := len(h.audit.named(broker.EventExchange)); n > 300 {
+		t.Errorf("%d of 1000 failures recorded, want about 200", n)
+	}
+}
+
+// A session is ended whatever was done to its record.
+func TestRevokeATamperedSession(t *testing.T) {
+	h := newHarness(t)
+	issued := h.mustExchange(t, h.request(t, "deploy"))
+	h.redis.HSet(t.Context(), redisKey(t, 's', issued.Session.ID), "record", "{}")
+	if err := h.RevokeSession(t.Context(), issued.Token, "R"); err != nil {
+		t.Fatalf("RevokeSession = %v", err)
+	}
+	h.assertGone(t, false)
+}
+
+// If nobody knows whether the lease still lives, its credential is left to it.
+func TestUnconfirmedRenewalEndsNothing(t *testing.T) {
+	h := newHarness(t)
+	issued := h.mustExchange(t, h.request(t, "deploy"))
+	h.faults.at = "confirm"
+	if _, err := h.renew(t, issued, issued.Leases[0].LeaseID); err == nil {
+		t.Fatal("Renew succeeded though it was not confirmed")
+	}
+	if got := h.target.leases(); len(got) != 1 {
+		t.Errorf("live: %v; the job's credential was revoked under a lease that lives", got)
+	}
+	h.sweep(t)
+	h.assertGone(t, false)
 }

@@ -54,9 +54,14 @@ func (b *Broker) remint(ctx context.Context, s *Session, l *Lease) (*api.Lease, 
 		return nil, errors.Join(err, b.revokeHandle(ctx, l.Credential, cred.Handle))
 	}
 	// It may have been revoked, or extended by another renewal, meanwhile.
+	// If that cannot be known, the lease stays as Extend left it, and ends the
+	// credential in its time.
 	if err := b.Leases.Confirm(ctx, l); err != nil {
-		err = fmt.Errorf("confirming lease %s: %w", l.ID, err)
-		return nil, errors.Join(err, b.revokeHandle(ctx, l.Credential, cred.Handle))
+		wrapped := fmt.Errorf("confirming lease %s: %w", l.ID, err)
+		if errors.Is(err, ErrEnded) {
+			wrapped = errors.Join(wrapped, b.revokeHandle(ctx, l.Credential, cred.Handle))
+		}
+		return nil, wrapped
 	}
 	out := wireLease(l, cred)
 	return &out, nil

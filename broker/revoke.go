@@ -25,14 +25,16 @@ const (
 // Holding the token is enough: whoever found it may end it, and no more. A
 // token that is not a session's, or no longer, is no error.
 func (b *Broker) RevokeSession(ctx context.Context, token api.Secret, requestID string) error {
-	s, err := b.session(ctx, token)
+	claims, err := b.verifySession(ctx, token)
 	if errors.Is(err, ErrSession) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return b.end(ctx, s.ID, nil, whyRevoked, requestID)
+	// The id that we signed is enough: whatever happened to the session's record
+	// in the store, it does not keep it from being ended.
+	return b.end(ctx, claims.ID, nil, whyRevoked, requestID)
 }
 
 // RevokeLease ends one lease of the session of token. An id that is not a
@@ -78,7 +80,7 @@ func (b *Broker) finish(ctx context.Context, now time.Time, l *Lease, name Event
 		return nil
 	}
 	if err := b.revokeHandle(ctx, l.Credential, l.Handle); err != nil {
-		return errors.Join(err, b.postpone(ctx, now, l, name, requestID, err))
+		return errors.Join(err, b.postpone(ctx, l, name, requestID, err))
 	}
 	final := Revoked
 	if l.Why == WhyExpired {
@@ -127,13 +129,13 @@ func (b *Broker) revokeHandle(ctx context.Context, credential string, handle api
 }
 
 // postpone plans the next attempt, or parks the lease as stuck.
-func (b *Broker) postpone(ctx context.Context, now time.Time, l *Lease, name EventName, requestID string, cause error) error {
+func (b *Broker) postpone(ctx context.Context, l *Lease, name EventName, requestID string, cause error) error {
 	if l.Attempts+1 >= maxAttempts {
 		return b.close(ctx, l, Stuck, name, requestID, cause)
 	}
 	wait := min(maxBackoff, time.Second<<(l.Attempts+1))
 	wait = wait/2 + rand.N(wait)
-	if err := b.Leases.Postpone(ctx, l, now.Add(wait)); err != nil {
+	if err := b.Leases.Postpone(ctx, l, time.Now().Add(wait)); err != nil {
 		return fmt.Errorf("planning another revocation of lease %s: %w", l.ID, err)
 	}
 	return nil

@@ -59,13 +59,13 @@ func (b *Broker) SweepOnce(ctx context.Context, now time.Time) error {
 		workers.Go(func() {
 			defer func() { <-places }()
 			ended := b.finish(context.WithoutCancel(ctx), now, l, l.sweptAs(), "")
+			if ended == nil {
+				return
+			}
 			mu.Lock()
 			defer mu.Unlock()
-			if failed < maxReported {
+			if failed++; failed <= maxReported {
 				err = errors.Join(err, ended)
-			}
-			if ended != nil {
-				failed++
 			}
 		})
 	}

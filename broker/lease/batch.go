@@ -51,8 +51,9 @@ type call struct {
 	wake   chan bool // true: your turn to send; false: cmd is answered
 }
 
-// run runs a script, within callTimeout and ctx. After an error the script may
-// have run, as after any error of a network.
+// run runs a script. Whoever waits leaves when ctx or callTimeout ends; whoever
+// sends, for itself and others, takes callTimeout more at most. After an error
+// the script may have run, as after any error of a network.
 func (b *batcher) run(ctx context.Context, script *redis.Script, keys []string, args ...any) *redis.Cmd {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()

@@ -53,12 +53,12 @@ func (s *Server) event(c echo.Context, name broker.EventName) *broker.Event {
 // renew answers POST /v1/leases/{id}/renew.
 func (s *Server) renew(c echo.Context) error {
 	ev := s.event(c, broker.EventRenew)
+	var body []byte
 	lease, err := s.renewLease(c, ev)
-	if err := s.Broker.Conclude(c.Request().Context(), ev, nil, err); err != nil {
-		return err
+	if err == nil {
+		body, err = lease.Encode()
 	}
-	body, err := lease.Encode()
-	if err != nil {
+	if err := s.Broker.Conclude(c.Request().Context(), ev, nil, err); err != nil {
 		return err
 	}
 	return c.JSONBlob(http.StatusOK, body)
@@ -77,7 +77,11 @@ func (s *Server) renewLease(c echo.Context, ev *broker.Event) (*api.Lease, error
 func (s *Server) owner(c echo.Context) (*broker.Session, error) {
 	session, err := s.authenticate(c)
 	if err != nil {
-		return nil, s.Broker.Conclude(c.Request().Context(), s.event(c, broker.EventLookup), nil, err)
+		ev := s.event(c, broker.EventLookup)
+		if session != nil {
+			ev.Who, ev.Session, ev.Bound = &session.Who, session.ID, session.KeyThumbprint
+		}
+		return nil, s.Broker.Conclude(c.Request().Context(), ev, nil, err)
 	}
 	return session, nil
 }
