@@ -102,8 +102,10 @@ func (b *Broker) Authenticate(ctx context.Context, token api.Secret, proof *Proo
 // Introspect says of a token or lease id what RFC 7662 tells, if it belongs to
 // the session s. Anything else is inactive, and nothing more is said.
 func (b *Broker) Introspect(ctx context.Context, s *Session, token api.Secret) (*api.Introspection, error) {
-	if l := s.lease(token.Reveal()); l != nil {
-		return &api.Introspection{Active: l.active(time.Now()), ID: l.ID, Expires: l.Expires.Unix()}, nil
+	if l := s.lease(token.Reveal()); l != nil && l.active(time.Now()) {
+		return &api.Introspection{Active: true, ID: l.ID, Expires: l.Expires.Unix()}, nil
+	} else if l != nil {
+		return &api.Introspection{}, nil
 	}
 	asked, err := b.session(ctx, token)
 	switch {

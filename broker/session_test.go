@@ -260,8 +260,8 @@ func TestIntrospect(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, token := range []api.Secret{mine.Token, api.NewSecret(id)} {
-		if got, err := h.Introspect(t.Context(), s, token); err != nil || got.Active {
-			t.Errorf("Introspect after revocation = %+v, %v; want inactive", got, err)
+		if got, err := h.Introspect(t.Context(), s, token); err != nil || got.Active || got.ID != "" || got.Expires != 0 {
+			t.Errorf("Introspect after revocation = %+v, %v; want inactive, and nothing more", got, err)
 		}
 	}
 }

@@ -204,8 +204,10 @@ func bearer(c echo.Context) (api.Secret, error) {
 	return api.NewSecret(token), nil
 }
 
-// authenticate is how the calls that belong to a session begin.
-func (s *Server) authenticate(c echo.Context) (*broker.Session, error) {
+// authenticate is how the calls that belong to a session begin. It notes in ev
+// whose session it is, also where only the proof was wrong: somebody else may
+// have the token.
+func (s *Server) authenticate(c echo.Context, ev *broker.Event) (*broker.Session, error) {
 	token, err := bearer(c)
 	if err != nil {
 		return nil, err
@@ -214,7 +216,11 @@ func (s *Server) authenticate(c echo.Context) (*broker.Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.Broker.Authenticate(c.Request().Context(), token, proof)
+	session, err := s.Broker.Authenticate(c.Request().Context(), token, proof)
+	if session != nil {
+		ev.Who, ev.Session, ev.Bound = &session.Who, session.ID, session.KeyThumbprint
+	}
+	return session, err
 }
 
 // single returns a header that may be given once.

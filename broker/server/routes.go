@@ -65,7 +65,7 @@ func (s *Server) renew(c echo.Context) error {
 }
 
 func (s *Server) renewLease(c echo.Context, ev *broker.Event) (*api.Lease, error) {
-	session, err := s.authenticate(c)
+	session, err := s.authenticate(c, ev)
 	if err != nil {
 		return nil, err
 	}
@@ -75,12 +75,9 @@ func (s *Server) renewLease(c echo.Context, ev *broker.Event) (*api.Lease, error
 // owner authenticates a request that only asks. A refusal is recorded: it may
 // be a thief who tries a session token without its key.
 func (s *Server) owner(c echo.Context) (*broker.Session, error) {
-	session, err := s.authenticate(c)
+	ev := s.event(c, broker.EventLookup)
+	session, err := s.authenticate(c, ev)
 	if err != nil {
-		ev := s.event(c, broker.EventLookup)
-		if session != nil {
-			ev.Who, ev.Session, ev.Bound = &session.Who, session.ID, session.KeyThumbprint
-		}
 		return nil, s.Broker.Conclude(c.Request().Context(), ev, nil, err)
 	}
 	return session, nil

@@ -96,6 +96,26 @@ func TestSealedAnswer(t *testing.T) {
 	}
 }
 
+// A thief who tries a session token without its key is told of by the name of
+// the session, whatever he asks for.
+func TestStolenSessionTokenIsRecorded(t *testing.T) {
+	f := start(t, options{})
+	proof := newKey(t).proof(t, "POST", f.url+api.PathToken, "")
+	stolen := f.exchange(f.form(f.token(nil), "deploy"), "DPoP", proof)
+	path := api.PathLeases + stolen.Leases[0].LeaseID
+	for event, request := range map[string][2]string{"lookup": {"GET", path}, "renew": {"POST", path + "/renew"}} {
+		a := f.do(request[0], request[1], "application/x-www-form-urlencoded", "", "Authorization", "DPoP "+stolen.AccessToken.Reveal())
+		if a.status != http.StatusUnauthorized {
+			t.Fatalf("%s without the key = %d %s", event, a.status, a.body)
+		}
+		lines := f.auditLines()
+		last := lines[len(lines)-1]
+		if last["event"] != event || last["outcome"] != "refused" || last["session"] == nil || last["who"] == nil {
+			t.Errorf("the audit log says of the %s: %v", event, last)
+		}
+	}
+}
+
 func TestBadRequests(t *testing.T) {
 	f := start(t, options{})
 	good := f.form(f.token(nil), "deploy")
