@@ -32,6 +32,10 @@ debian gcc gcc libc6-dev         # go test -race
 debian rsync rsync               # gitlab-ci-local copies the project with it
 debian npm nodejs npm            # CI clients, and Node itself
 debian curl curl                 # examples in the docs
+debian swtpm swtpm swtpm-tools   # a TPM in software
+debian tpm2 tpm2-tools           # another reading of what a TPM says
+debian openssl openssl           # another reading of certificates and signatures
+debian softhsm2-util softhsm2    # an HSM in software
 if [ ${#missing[@]} -gt 0 ]; then
 	say "installing from Debian: ${missing[*]}"
 	as_root apt-get update -qq

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/brevet-dev/brevet/broker/keys/trust"
 )
 
 // A Board is where brokers publish the certificates of their epochs, so that a
@@ -66,7 +68,7 @@ func (b *RedisBoard) Publish(ctx context.Context, kid string, cert []byte, until
 
 // All implements [Board].
 func (b *RedisBoard) All(ctx context.Context) (map[string][]byte, error) {
-	members, err := b.read.Run(ctx, b.redis, []string{boardKey}, millis(time.Now()), MaxBoard, maxCertificate).StringSlice()
+	members, err := b.read.Run(ctx, b.redis, []string{boardKey}, millis(time.Now()), MaxBoard, trust.MaxCertificate).StringSlice()
 	if err != nil {
 		return nil, fmt.Errorf("reading epochs from redis: %w", err)
 	}

@@ -3,12 +3,14 @@ package keys
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,6 +45,11 @@ type EpochOptions struct {
 	// URL is the broker's: the issuer of its tokens. Certificates of epochs are
 	// bound to it. All brokers that share a board have the same.
 	URL string
+
+	// Roots returns the certificates of all roots whose epochs count: the
+	// fleet's, this broker's own among them. What it returns may change. nil:
+	// this broker's only.
+	Roots func() []*x509.Certificate
 
 	// Log gets a line when the root or the board fails, and when it is back.
 	// nil: none.
@@ -82,9 +89,13 @@ type state struct {
 
 // NewEpochs returns Epochs that cannot sign yet: see [Epochs.Start].
 func NewEpochs(root Root, board Board, o EpochOptions) *Epochs {
-	e := &Epochs{root: root, authority: authority{root.Certificate(), o.URL}, board: board, log: o.Log}
+	e := &Epochs{root: root, authority: authority{o.Roots, o.URL}, board: board, log: o.Log}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
+	}
+	if o.Roots == nil {
+		own := []*x509.Certificate{root.Certificate()}
+		e.authority.roots = func() []*x509.Certificate { return own }
 	}
 	e.state.Store(newState(nil, map[string]*certificate{}, time.Now()))
 	return e
@@ -268,23 +279,32 @@ func (e *Epochs) lookedRecently() (bool, error) {
 func (e *Epochs) learn(all map[string][]byte, now time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s, fresh := e.state.Load(), make(map[string]*certificate)
+	s := e.state.Load()
+	known := e.trusted(s.known)
+	changed := len(known) != len(s.known)
 	e.refused = 0
 	for kid, der := range all {
-		if c := s.known[kid]; c != nil && bytes.Equal(c.x509.Raw, der) {
+		if c := known[kid]; c != nil && bytes.Equal(c.x509.Raw, der) {
 			continue
 		}
 		c, err := e.authority.accept(der, now)
-		if err != nil || c.kid != kid || s.known[kid] != nil {
+		if err != nil || c.kid != kid || known[kid] != nil {
 			e.refused++
 			continue
 		}
-		fresh[kid] = c
+		known[kid], changed = c, true
 	}
-	if len(fresh) > 0 {
-		maps.Copy(fresh, s.known)
-		e.state.Store(newState(s.own, fresh, now))
+	if changed {
+		e.state.Store(newState(s.own, known, now))
 	}
+}
+
+// trusted returns a copy of known without the epochs of roots that have left
+// the fleet.
+func (e *Epochs) trusted(known map[string]*certificate) map[string]*certificate {
+	roots, out := e.authority.roots(), maps.Clone(known)
+	maps.DeleteFunc(out, func(_ string, c *certificate) bool { return !slices.ContainsFunc(roots, c.root.Equal) })
+	return out
 }
 
 // report keeps how an attempt ended, and logs it if that is news.

@@ -33,24 +33,13 @@
 //
 // When the root is away, issued epochs go on until they end, and [Status] says
 // so. Then nothing is signed until it is back.
-//
-// # Certificates
-//
-// The root's is self-signed: subject CN "brevet root", ECDSA P-256 with
-// SHA-256, CA with path length 1 (so that an old and a new root can
-// cross-sign), key usage keyCertSign, ten years.
-//
-// An epoch's is signed by the root itself: subject CN "brevet epoch", ECDSA
-// P-256, random serial number, no CA, key usage digitalSignature, no extended
-// key usage (which could make it a TLS certificate), the broker's URL as its
-// only subject alternative name, valid from five minutes before it is made
-// until its last signature may be verified. A certificate that differs in any
-// of these is not an epoch's, even when the root signed it.
 package keys
 
 import (
 	"errors"
 	"time"
+
+	"github.com/brevet-dev/brevet/broker/keys/trust"
 )
 
 const (
@@ -68,8 +57,7 @@ const (
 	// session lives for 12 h at most, as does an AWS role session.
 	Verifiable = 12 * time.Hour
 
-	// skew is how far the clocks of brokers and verifiers may differ.
-	skew = 5 * time.Minute
+	skew = trust.Skew
 
 	// jitter spreads the renewals of brokers that were started together, so
 	// that they do not queue for one HSM.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/brevet-dev/brevet/broker/keys"
+	"github.com/brevet-dev/brevet/broker/keys/trust"
 )
 
 func TestSoftwareFile(t *testing.T) {
@@ -127,8 +128,8 @@ func certPEM(der []byte) []byte {
 
 func TestParseRoot(t *testing.T) {
 	want := newRoot(t).Certificate()
-	got, err := keys.ParseRoot(certPEM(want.Raw))
-	if err != nil || !got.Equal(want) {
+	got, err := trust.ParseRootsPEM(certPEM(want.Raw))
+	if err != nil || len(got) != 1 || !got[0].Equal(want) {
 		t.Fatalf("ParseRoot: %v", err)
 	}
 	if left := time.Until(want.NotAfter).Hours() / 24 / 365; left < 9.9 || left > 10.1 {
@@ -158,11 +159,11 @@ func TestParseRoot(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := keys.ParseRoot(certPEM(der)); err == nil {
+		if _, err := trust.ParseRootsPEM(certPEM(der)); err == nil {
 			t.Errorf("ParseRoot of one with %s succeeded", name)
 		}
 	}
-	if _, err := keys.NewRootCertificate(p384, time.Now()); err == nil {
+	if _, err := trust.NewRoot(p384, time.Now()); err == nil {
 		t.Error("NewRootCertificate of a P-384 key succeeded")
 	}
 }
@@ -172,7 +173,7 @@ func FuzzParseRoot(f *testing.F) {
 	f.Add([]byte("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"))
 	f.Add([]byte(""))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		cert, err := keys.ParseRoot(data)
+		cert, err := trust.ParseRootsPEM(data)
 		if (err == nil) == (cert == nil) {
 			t.Errorf("ParseRoot = %v, %v", cert, err)
 		}

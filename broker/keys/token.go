@@ -49,7 +49,7 @@ func (e *Epochs) Sign(_ context.Context, typ string, claims any) (string, error)
 
 // SignArchival is Sign for what is to be verified years later: the token
 // carries the chain [epoch, root] in its header, and [Archive.Verify] needs
-// nothing but the root. The claims must hold "iat".
+// nothing but the roots. The claims must hold "iat".
 func (e *Epochs) SignArchival(_ context.Context, typ string, claims any) (string, error) {
 	ep, err := e.current(time.Now())
 	if err != nil {
@@ -108,11 +108,11 @@ func (e *Epochs) Verify(ctx context.Context, typ, token string, claims any) erro
 
 // An Archive verifies archival tokens offline, after any time.
 type Archive struct {
-	Root *x509.Certificate
-	URL  string // of the broker
+	Roots []*x509.Certificate // of the fleet
+	URL   string              // of the broker
 }
 
-// Verify checks that an epoch key which the root certified for the broker at
+// Verify checks that an epoch key which a root certified for the broker at
 // URL signed token with header typ, at a time when that key was valid by the
 // token's own "iat", and decodes its payload into claims. It returns
 // [ErrToken] if not.
@@ -121,7 +121,8 @@ func (a *Archive) Verify(typ, token string, claims any) error {
 	if err != nil {
 		return err
 	}
-	cert, err := authority{a.Root, a.URL}.acceptChain(p)
+	roots := func() []*x509.Certificate { return a.Roots }
+	cert, err := authority{roots, a.URL}.acceptChain(p)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrToken, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -142,9 +143,9 @@ func TestArchive(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(3 * 365 * 24 * time.Hour)
-		archive := keys.Archive{Root: root.Certificate(), URL: brokerURL}
-		other := keys.Archive{Root: newRoot(t).Certificate(), URL: brokerURL}
-		elsewhere := keys.Archive{Root: root.Certificate(), URL: "https://other.example.com"}
+		archive := keys.Archive{Roots: []*x509.Certificate{root.Certificate()}, URL: brokerURL}
+		other := keys.Archive{Roots: []*x509.Certificate{newRoot(t).Certificate()}, URL: brokerURL}
+		elsewhere := keys.Archive{Roots: []*x509.Certificate{root.Certificate()}, URL: "https://other.example.com"}
 		var got claims
 		if err := archive.Verify("note+jwt", token, &got); err != nil || got.ID != "1" {
 			t.Errorf("Verify = %+v, %v", got, err)
@@ -218,7 +219,7 @@ func FuzzVerify(f *testing.F) {
 	} {
 		f.Add(seed)
 	}
-	archive := keys.Archive{Root: root.Certificate(), URL: brokerURL}
+	archive := keys.Archive{Roots: []*x509.Certificate{root.Certificate()}, URL: brokerURL}
 	f.Fuzz(func(t *testing.T, token string) {
 		var got claims
 		if err := verify(e, token); err == nil && token != good {

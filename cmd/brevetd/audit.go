@@ -12,6 +12,7 @@ import (
 
 	"github.com/brevet-dev/brevet/broker/audit"
 	"github.com/brevet-dev/brevet/broker/keys"
+	"github.com/brevet-dev/brevet/broker/keys/trust"
 )
 
 func auditCommand() *cobra.Command {
@@ -30,7 +31,7 @@ func auditVerifyCommand() *cobra.Command {
 	file, asJSON := configFlag(cmd), jsonFlag(cmd)
 	archive := &keys.Archive{}
 	cmd.Flags().StringVar(&archive.URL, "url", "", "the broker's `url`, with --root: then no configuration is read")
-	root := cmd.Flags().String("root", "", "the root's certificate, as \"brevetd keys status --certificate\" printed it: `file`")
+	root := cmd.Flags().String("root", "", "certificates of the roots, as \"brevetd keys export-trust --pem\" printed them: `file`")
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
 		switch {
 		case (*root == "") != (archive.URL == ""):
@@ -38,7 +39,7 @@ func auditVerifyCommand() *cobra.Command {
 		case *root != "" && len(args) == 0:
 			return usageError{errors.New("with --root name the files to verify")}
 		case *root != "":
-			archive.Root, err = readRoot(*root)
+			archive.Roots, err = readRoots(*root)
 		default:
 			archive, args, err = configuredAudit(*file, args)
 		}
@@ -91,15 +92,15 @@ func configuredAudit(file string, args []string) (*keys.Archive, []string, error
 	if len(args) == 0 {
 		args = []string{c.path(c.Audit.File)}
 	}
-	return &keys.Archive{Root: root.Certificate(), URL: c.URL}, args, nil
+	return &keys.Archive{Roots: []*x509.Certificate{root.Certificate()}, URL: c.URL}, args, nil
 }
 
-func readRoot(file string) (*x509.Certificate, error) {
+func readRoots(file string) ([]*x509.Certificate, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
-	return keys.ParseRoot(data)
+	return trust.ParseRootsPEM(data)
 }
 
 func verifyAudit(archive *keys.Archive, names []string) (audit.Report, error) {
