@@ -23,20 +23,26 @@ func sealKEM() hpke.KEM   { return hpke.MLKEM768X25519() }
 func sealKDF() hpke.KDF   { return hpke.HKDFSHA256() }
 func sealAEAD() hpke.AEAD { return hpke.AES256GCM() }
 
-// A SealContext is what sealed leases are bound to, as the info of HPKE: they
-// open for this request to this broker and beside this session token only.
+// A SealContext is what a sealed answer is bound to, as the info of HPKE: it
+// opens for this request to this broker and beside this session token only.
 type SealContext struct {
-	URL          string // of the token endpoint
+	URL          string // of the endpoint
 	Proof        string // the DPoP header of the request; "" without one
-	SessionToken Secret // of the answer
+	SessionToken Secret // of the answer to an exchange; else of the request
 }
 
-func (c SealContext) info() []byte {
+// What is sealed: one never opens as the other.
+const (
+	sealedLeases  = "brevet leases v1"
+	sealedDataKey = "brevet data key v1"
+)
+
+func (c SealContext) info(what string) []byte {
 	hash := func(s string) string {
 		sum := sha256.Sum256([]byte(s))
 		return base64.RawURLEncoding.EncodeToString(sum[:])
 	}
-	return []byte("brevet leases v1\n" + c.URL + "\n" + hash(c.Proof) + "\n" + hash(c.SessionToken.Reveal()))
+	return []byte(what + "\n" + c.URL + "\n" + hash(c.Proof) + "\n" + hash(c.SessionToken.Reveal()))
 }
 
 // A SealKey is the key pair of one exchange.
@@ -86,7 +92,7 @@ func (t *TokenResponse) EncodeSealed(r *SealRecipient, url, proof string) ([]byt
 	if err != nil {
 		return nil, err
 	}
-	info := SealContext{URL: url, Proof: proof, SessionToken: t.AccessToken}.info()
+	info := SealContext{URL: url, Proof: proof, SessionToken: t.AccessToken}.info(sealedLeases)
 	sealed, err := hpke.Seal(r.public, sealKDF(), sealAEAD(), info, leases)
 	if err != nil {
 		return nil, fmt.Errorf("sealing the leases: %w", err)
@@ -110,7 +116,7 @@ func DecodeSealedResponse(data []byte, k *SealKey, url, proof string) (*TokenRes
 	if err != nil {
 		return in.withoutLeases(), errors.New("the broker's answer has sealed leases that are not base64url")
 	}
-	info := SealContext{URL: url, Proof: proof, SessionToken: NewSecret(in.AccessToken)}.info()
+	info := SealContext{URL: url, Proof: proof, SessionToken: NewSecret(in.AccessToken)}.info(sealedLeases)
 	leases, err := hpke.Open(k.private, sealKDF(), sealAEAD(), info, sealed)
 	if err != nil {
 		return in.withoutLeases(), errors.New("the broker's answer has leases that are sealed to another key or request")
