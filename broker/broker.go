@@ -38,6 +38,7 @@ type Broker struct {
 	Leases   LeaseStore
 	Audit    AuditLog
 	Sessions TokenSigner
+	DataKeys KeyWrapper
 	Targets  map[string]Target // by name of the credential
 
 	floods floods
@@ -48,8 +49,8 @@ func New(b *Broker) (*Broker, error) {
 	switch {
 	case b.URL == "":
 		return nil, errors.New("a broker needs its url")
-	case b.Issuers == nil, b.Policies == nil, b.Leases == nil, b.Audit == nil, b.Sessions == nil:
-		return nil, errors.New("a broker needs issuers, policies, leases, an audit log and a token signer")
+	case b.Issuers == nil, b.Policies == nil, b.Leases == nil, b.Audit == nil, b.Sessions == nil, b.DataKeys == nil:
+		return nil, errors.New("a broker needs issuers, policies, leases, an audit log, a token signer and a key wrapper")
 	}
 	for name, t := range b.Targets {
 		if t.Minter == nil || t.Kind == "" {
@@ -102,6 +103,9 @@ type Credential struct {
 	// It is empty where the target cannot revoke: such a lease is not
 	// revocable, and says so.
 	Handle api.Secret
+
+	// DataKey is the id of the data key that the credential is; else "".
+	DataKey string
 }
 
 // A LeaseStore keeps sessions and their leases. Each method is one atomic
@@ -129,6 +133,15 @@ type LeaseStore interface {
 	// Confirm reports, after the minting for a renewal, whether the lease is
 	// still active and ends no earlier than l.Expires; [ErrEnded] if not.
 	Confirm(ctx context.Context, l *Lease) error
+
+	// Lease returns one lease as it is stored, or [ErrNotFound]. Its terms are
+	// not those that a session token vouches for.
+	Lease(ctx context.Context, id string) (*Lease, error)
+
+	// CountUse counts one use of what was made under a lease, under a name, or
+	// returns [ErrUsedUp] if there were most already. The count is kept until a
+	// time.
+	CountUse(ctx context.Context, leaseID, name string, most int, until time.Time) error
 
 	// UseProof records a DPoP proof for the session, or returns
 	// [ErrProofReplayed].
@@ -173,4 +186,16 @@ type TokenSigner interface {
 	// Verify checks the signature of a token and its typ, and decodes its
 	// payload into claims. Times and audience are the caller's to check.
 	Verify(ctx context.Context, typ, token string, claims any) error
+}
+
+// A KeyWrapper encrypts data keys under a KEK that no one else has, and that
+// changes over time.
+type KeyWrapper interface {
+	// WrapKey returns k encrypted, and sets k.KEK. All of k but Key is readable
+	// in it, and none of it can be changed. It has been noted that the KEK is
+	// needed until k.Expires.
+	WrapKey(ctx context.Context, k *DataKey) (wrapped string, err error)
+
+	// UnwrapKey returns what was wrapped, or [ErrWrapped].
+	UnwrapKey(ctx context.Context, wrapped string) (*DataKey, error)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,6 +21,8 @@ type Request struct {
 	TTL          time.Duration // asks for less than the grant's; 0: the grant's
 	Proof        *Proof        // nil without a DPoP header
 	RetryKey     string        // see api.HeaderRetryKey; may be ""
+	Context      api.Context   // of data keys; nil: none was given
+	DataKey      KeyWish       // whether data keys are to be made
 }
 
 // An Issued is the result of an exchange.
@@ -111,6 +114,16 @@ func (b *Broker) admit(ev *Event) (suppressed int, ok bool) {
 	return b.floods.admit(ev)
 }
 
+// A KeyWish says what an exchange wants of the data keys it names.
+type KeyWish string
+
+// The wishes.
+const (
+	KeyIfAllowed KeyWish = ""         // a new data key, if the grant allows to make one
+	KeyWanted    KeyWish = "generate" // a new data key, or no answer
+	NoKeyWanted  KeyWish = "none"     // to unwrap others
+)
+
 // decide is step 3: every credential asked for is granted, or none is.
 func (b *Broker) decide(id *issuers.Identity, req *Request, ev *Event) (*Session, error) {
 	if id.Preset.Replay == issuers.Reuse && req.Proof == nil {
@@ -134,10 +147,44 @@ func (b *Broker) decide(id *issuers.Identity, req *Request, ev *Event) (*Session
 			return nil, fmt.Errorf("credential %s: %w", name, err)
 		}
 		l.ID, l.SessionID = newID('l', shard), s.ID
+		if err := decideKey(l, req); err != nil {
+			return nil, fmt.Errorf("credential %s: %w", name, err)
+		}
 		s.Leases = append(s.Leases, l)
 		s.Expires = later(s.Expires, l.MaxExpires)
 	}
+	if err := s.hold(req, ev); err != nil {
+		return nil, err
+	}
 	return s, s.EncodeRecord()
+}
+
+// decideKey decides whether a lease of a data key comes with a new one.
+func decideKey(l *Lease, req *Request) error {
+	if l.Kind != api.KindDataKey {
+		return nil
+	}
+	if req.DataKey == NoKeyWanted || req.DataKey == KeyIfAllowed && !l.KeyUse.Allows(policies.Generate) {
+		l.NoKey = true
+		return nil
+	}
+	if err := l.KeyUse.Permits(policies.Generate, 0, req.Context); err != nil {
+		return fmt.Errorf("%w: %w", policies.ErrNoGrant, err)
+	}
+	return nil
+}
+
+// hold keeps what was said about data keys, which is an error where none is
+// asked for: it was meant to bind something.
+func (s *Session) hold(req *Request, ev *Event) error {
+	if req.Context == nil && req.DataKey == KeyIfAllowed {
+		return nil
+	}
+	if !slices.ContainsFunc(s.Leases, func(l *Lease) bool { return l.Kind == api.KindDataKey }) {
+		return ErrContext
+	}
+	s.Context, ev.Context = req.Context, req.Context
+	return nil
 }
 
 // newLease computes, once, when a lease ends: everything that has to do with
@@ -156,7 +203,7 @@ func (b *Broker) newLease(now time.Time, g policies.Grant, asked time.Duration) 
 	}
 	return &Lease{
 		Credential: g.Credential, Kind: t.Kind, Policy: g.Policy, PolicyDigest: g.PolicyDigest,
-		State: Pending, TTL: ttl, IssuedAt: now,
+		State: Pending, TTL: ttl, IssuedAt: now, KeyUse: g.KeyUse,
 		Expires:    now.Add(ttl + t.Slack).Truncate(time.Second),
 		MaxExpires: now.Add(g.MaxTTL + t.Slack).Truncate(time.Second),
 	}, nil
@@ -187,7 +234,7 @@ func (b *Broker) mintOne(ctx context.Context, s *Session, l *Lease) (cred *Crede
 	if err != nil {
 		return nil, fmt.Errorf("minting %s for lease %s: %w", l.Credential, l.ID, err)
 	}
-	l.Handle = cred.Handle
+	l.Handle, l.DataKey = cred.Handle, cred.DataKey
 	if cred.Expires.After(l.Expires) {
 		return nil, fmt.Errorf("minting %s for lease %s: the credential ends after its lease", l.Credential, l.ID)
 	}

@@ -8,6 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/policies"
 )
 
 // A record is the part of a session that never changes: who it is for and what
@@ -16,33 +19,35 @@ import (
 // drop a session or revive a lease, and cannot make it another's, or another
 // credential's, or longer.
 type record struct {
-	Who     Who     `json:"who"`
-	Key     string  `json:"jkt,omitempty"`
-	Request string  `json:"request"`
-	Issued  int64   `json:"issued"`  // ms since 1970, as all times here
-	Expires int64   `json:"expires"` // of the session
-	Leases  []terms `json:"leases"`
+	Who     Who         `json:"who"`
+	Key     string      `json:"jkt,omitempty"`
+	Request string      `json:"request"`
+	Issued  int64       `json:"issued"`  // ms since 1970, as all times here
+	Expires int64       `json:"expires"` // of the session
+	Context api.Context `json:"context,omitempty"`
+	Leases  []terms     `json:"leases"`
 }
 
 // terms are what was granted with one lease.
 type terms struct {
-	ID           string `json:"id"`
-	Credential   string `json:"credential"`
-	Kind         string `json:"kind"`
-	Policy       string `json:"policy"`
-	PolicyDigest string `json:"digest"`
-	TTL          int64  `json:"ttl"` // ms
-	MaxExpires   int64  `json:"max"`
+	ID           string           `json:"id"`
+	Credential   string           `json:"credential"`
+	Kind         string           `json:"kind"`
+	Policy       string           `json:"policy"`
+	PolicyDigest string           `json:"digest"`
+	TTL          int64            `json:"ttl"` // ms
+	MaxExpires   int64            `json:"max"`
+	KeyUse       *policies.KeyUse `json:"key_use,omitempty"`
 }
 
 // EncodeRecord sets s.Record from the other fields.
 func (s *Session) EncodeRecord() error {
 	r := record{
 		Who: s.Who, Key: s.KeyThumbprint, Request: s.RequestID, Issued: s.IssuedAt.UnixMilli(),
-		Expires: s.Expires.UnixMilli(), Leases: make([]terms, len(s.Leases)),
+		Expires: s.Expires.UnixMilli(), Context: s.Context, Leases: make([]terms, len(s.Leases)),
 	}
 	for i, l := range s.Leases {
-		r.Leases[i] = terms{l.ID, l.Credential, l.Kind, l.Policy, l.PolicyDigest, l.TTL.Milliseconds(), l.MaxExpires.UnixMilli()}
+		r.Leases[i] = terms{l.ID, l.Credential, l.Kind, l.Policy, l.PolicyDigest, l.TTL.Milliseconds(), l.MaxExpires.UnixMilli(), l.KeyUse}
 	}
 	var err error
 	if s.Record, err = json.Marshal(r); err != nil {
@@ -63,7 +68,7 @@ func DecodeSession(id string, encoded []byte) (*Session, error) {
 	}
 	s := &Session{
 		ID: id, RequestID: r.Request, Who: r.Who, KeyThumbprint: r.Key, IssuedAt: time.UnixMilli(r.Issued),
-		Expires: time.UnixMilli(r.Expires), Record: encoded, Leases: make([]*Lease, len(r.Leases)),
+		Expires: time.UnixMilli(r.Expires), Context: r.Context, Record: encoded, Leases: make([]*Lease, len(r.Leases)),
 	}
 	for i, t := range r.Leases {
 		if _, err := ShardOf('l', t.ID); err != nil {
@@ -71,7 +76,7 @@ func DecodeSession(id string, encoded []byte) (*Session, error) {
 		}
 		s.Leases[i] = &Lease{
 			ID: t.ID, SessionID: id, Credential: t.Credential, Kind: t.Kind, Policy: t.Policy, PolicyDigest: t.PolicyDigest,
-			TTL: time.Duration(t.TTL) * time.Millisecond, IssuedAt: s.IssuedAt, MaxExpires: time.UnixMilli(t.MaxExpires),
+			TTL: time.Duration(t.TTL) * time.Millisecond, IssuedAt: s.IssuedAt, MaxExpires: time.UnixMilli(t.MaxExpires), KeyUse: t.KeyUse,
 		}
 	}
 	return s, nil

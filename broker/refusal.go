@@ -23,6 +23,9 @@ var (
 	ErrEnded         = errors.New("the lease has ended")
 	ErrLimit         = errors.New("asked for more than may be asked for")
 	ErrNotApplicable = errors.New("the credential cannot be made for this workload")
+	ErrContext       = errors.New("a context or data_key, and no data key asked for")
+	ErrWrapped       = errors.New("wrapped data key not accepted")
+	ErrUsedUp        = errors.New("used as often as it may be")
 	ErrUnavailable   = errors.New("temporarily unavailable")
 	ErrTarget        = errors.New("the credential's target refused")
 )
@@ -80,6 +83,10 @@ var rules = [...]rule{
 	{ErrEnded, 400, api.CodeInvalidRequest, "the lease has ended; exchange a new subject token"},
 	{ErrLimit, 400, api.CodeInvalidRequest, "ttl is beyond what the grant allows, or below what the credential's target can give"},
 	{ErrNotApplicable, 400, api.CodeInvalidTarget, "the credential cannot be made for this workload"},
+	{ErrContext, 400, api.CodeInvalidRequest, "context and data_key are for credentials of kind data-key, and none was asked for"},
+	{ErrWrapped, 400, api.CodeInvalidRequest, "wrapped data key not accepted: it was changed, its time or its lease is over, its KEK was destroyed, or its context is another"},
+	{policies.ErrOperation, 403, api.CodeInsufficientScope, "no policy allows this session to do that with this data key"},
+	{ErrUsedUp, 403, api.CodeInsufficientScope, "this data key was unwrapped as often as the policy allows"},
 	{ErrUnavailable, 503, api.CodeTemporarily, "try again"},
 	{ErrTarget, 500, api.CodeServerError, "the credential's target refused; an operator finds the reason under the request id"},
 }

@@ -70,6 +70,16 @@ func (b *Broker) remint(ctx context.Context, s *Session, l *Lease) (*api.Lease, 
 // decideRenewal returns the new end of l. It ends l if no policy grants it any
 // more.
 func (b *Broker) decideRenewal(ctx context.Context, s *Session, l *Lease, ev *Event) (time.Time, error) {
+	grant, err := b.decideAgain(ctx, s, l, ev)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return b.newEnd(l, grant)
+}
+
+// decideAgain asks the policies in force about a lease that was granted before,
+// with the claims of then. It ends l if none grants it any more.
+func (b *Broker) decideAgain(ctx context.Context, s *Session, l *Lease, ev *Event) (policies.Grant, error) {
 	set := b.Policies.Current()
 	ev.Policies, ev.Asked = set.Digest(), []string{l.Credential}
 	id, err := b.Issuers.Recall(s.Who.Issuer, s.Who.URL, s.Who.Subject, s.Who.Claims)
@@ -78,11 +88,11 @@ func (b *Broker) decideRenewal(ctx context.Context, s *Session, l *Lease, ev *Ev
 		d, err = set.Decide(id, l.Credential)
 		ev.note(d)
 		if err == nil {
-			return b.newEnd(l, d.Grant)
+			return d.Grant, nil
 		}
 	}
-	withdrawn := fmt.Errorf("deciding the renewal of %s: %w", l.Credential, err)
-	return time.Time{}, errors.Join(withdrawn, b.end(ctx, s.ID, []string{l.ID}, whyWithdrawn, ev.RequestID))
+	withdrawn := fmt.Errorf("deciding anew on %s: %w", l.Credential, err)
+	return policies.Grant{}, errors.Join(withdrawn, b.end(ctx, s.ID, []string{l.ID}, whyWithdrawn, ev.RequestID))
 }
 
 func (b *Broker) newEnd(l *Lease, g policies.Grant) (time.Time, error) {

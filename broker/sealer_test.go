@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"context"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
@@ -25,11 +26,13 @@ func testSealer(t *testing.T) aeadSealer {
 	return aeadSealer{aead}
 }
 
-func (s aeadSealer) Seal(handle, name string) (string, error) {
+func (s aeadSealer) Seal(_ context.Context, handle, name string) (string, error) {
 	return string(s.AEAD.Seal(nil, nil, []byte(handle), []byte(name))), nil
 }
 
-func (s aeadSealer) Open(sealed, name string) (string, error) {
+func (s aeadSealer) Open(_ context.Context, sealed, name string) (string, error) {
 	out, err := s.AEAD.Open(nil, nil, []byte(sealed), []byte(name))
 	return string(out), err
 }
+
+func (aeadSealer) KeyOf(string) (string, bool, error) { return "test", true, nil }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/brevet-dev/brevet/broker/api"
 	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/policies"
 )
 
 // A State is where a lease is in its life:
@@ -40,10 +41,11 @@ type Session struct {
 	Who           Who
 	KeyThumbprint string // RFC 7638 thumbprint of the DPoP key; "" for a bearer session
 	IssuedAt      time.Time
-	Expires       time.Time // no lease of it goes beyond
-	Ended         bool      // revoked or replaced
-	Leases        []*Lease  // in the order asked for
-	Record        []byte    // what of all this never changes: see EncodeRecord
+	Expires       time.Time   // no lease of it goes beyond
+	Ended         bool        // revoked or replaced
+	Leases        []*Lease    // in the order asked for
+	Context       api.Context // of the data keys it asks for
+	Record        []byte      // what of all this never changes: see EncodeRecord
 }
 
 // A Lease is one credential with its end.
@@ -57,8 +59,11 @@ type Lease struct {
 	State        State
 	TTL          time.Duration // of the grant or as asked for; a renewal adds it again
 	IssuedAt     time.Time
-	Expires      time.Time // the credential ends by then; whole seconds
-	MaxExpires   time.Time // no renewal goes beyond
+	Expires      time.Time        // the credential ends by then; whole seconds
+	MaxExpires   time.Time        // no renewal goes beyond
+	KeyUse       *policies.KeyUse // of a data key: what its grant allows
+	NoKey        bool             // of a data key: no new one is wanted; known during the exchange only
+	DataKey      string           // the id of the data key that was made; known during the exchange only
 	Handle       api.Secret
 	Attempts     int    // failed revocations so far
 	Why          string // why it is being ended; "" while it is not

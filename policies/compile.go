@@ -28,6 +28,12 @@ type grantEntry struct {
 	Credential string        `yaml:"credential"` // a configured credential's name
 	TTL        time.Duration `yaml:"ttl"`        // life of a lease, required
 	MaxTTL     time.Duration `yaml:"max_ttl"`    // its life with renewals; left out: ttl, so that it cannot be renewed
+
+	// For data keys only: see KeyUse.
+	Allow   []string          `yaml:"allow"`
+	MaxUses int               `yaml:"max_uses"`
+	MaxAge  time.Duration     `yaml:"max_age"`
+	Context map[string]string `yaml:"context"`
 }
 
 type testEntry struct {
@@ -313,10 +319,13 @@ func (c *compiler) grants() []Grant {
 		if g.MaxTTL == 0 && !c.doc.Has(path.With("max_ttl")) {
 			g.MaxTTL = g.TTL
 		}
+		grant := Grant{Credential: g.Credential, TTL: g.TTL, MaxTTL: g.MaxTTL, Policy: c.in.Policy, PolicyDigest: c.digest}
 		if c.credential(path.With("credential"), g.Credential) {
-			c.ttl(path, g, c.loader.options.Credentials[g.Credential])
+			limits := c.loader.options.Credentials[g.Credential]
+			c.ttl(path, g, limits)
+			grant.KeyUse = c.keyUse(path, g, limits)
 		}
-		list = append(list, Grant{g.Credential, g.TTL, g.MaxTTL, c.in.Policy, c.digest})
+		list = append(list, grant)
 	}
 	return list
 }

@@ -26,6 +26,7 @@ type Grant struct {
 	MaxTTL       time.Duration // its life with all renewals; TTL means that it cannot be renewed
 	Policy       string        // the policy's name
 	PolicyDigest string        // "sha256:" and the digest of the policy's file, byte for byte
+	KeyUse       *KeyUse       // nil unless the credential is a data key
 }
 
 // A Decision is the answer for one credential, with what operators should hear

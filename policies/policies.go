@@ -60,6 +60,10 @@ type Options struct {
 type Credential struct {
 	MinTTL time.Duration // shortest ttl, 0 for none: AWS roles live 15 minutes or longer
 	MaxTTL time.Duration // longest max_ttl, 0 for [DefaultMaxTTL]
+
+	// DataKey says that the credential is a data key: only then may a grant say
+	// allow, max_uses, max_age and context.
+	DataKey bool
 }
 
 func (c Credential) maxTTL() time.Duration {

@@ -255,6 +255,7 @@ const (
 	CodeInvalidTarget        = "invalid_target"          // RFC 8693, section 2.2.2
 	CodeUnsupportedGrantType = "unsupported_grant_type"  // RFC 6749, section 5.2
 	CodeInvalidToken         = "invalid_token"           // RFC 6750, section 3.1
+	CodeInsufficientScope    = "insufficient_scope"      // RFC 6750, section 3.1
 	CodeInvalidDPoPProof     = "invalid_dpop_proof"      // RFC 9449, section 5
 	CodeSlowDown             = "slow_down"               // 429; RFC 8628, section 3.5
 	CodeTemporarily          = "temporarily_unavailable" // 503; RFC 6749, section 4.1.2.1

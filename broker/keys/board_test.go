@@ -142,7 +142,7 @@ func TestRedisFleet(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			if s := two.Status(); s.Keys != 4 || s.Refused != 0 || s.Err != nil {
+			if s := two.Status(); s.Keys != 4 || s.Refused != 0 || s.BoardErr != nil {
 				t.Errorf("Status of the second: %+v, want 4 keys", s)
 			}
 		})
@@ -266,8 +266,8 @@ func TestForgedCertificates(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			board := &memory{certs: map[string][]byte{thumbprint(t, &f.key.PublicKey): tt.cert}}
 			s := start(t, root, board).Status()
-			if s.Keys != tt.keys || s.Refused != 3-tt.keys || s.Err != nil {
-				t.Errorf("%d keys, %d refused, %v, want %d keys", s.Keys, s.Refused, s.Err, tt.keys)
+			if s.Keys != tt.keys || s.Refused != 3-tt.keys || s.BoardErr != nil {
+				t.Errorf("%d keys, %d refused, %v, want %d keys", s.Keys, s.Refused, s.BoardErr, tt.keys)
 			}
 		})
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -147,7 +146,7 @@ func (e *Epochs) step(ctx context.Context, now time.Time) {
 	}
 	e.add(now) // drops what has ended
 	switch {
-	case !now.Before(e.due):
+	case !now.Before(e.due), e.idle(now):
 		e.report(&e.rootErr, "renewing the epoch key", e.renew(ctx, now))
 	case now.Sub(e.checked) >= checkEvery:
 		e.checked = now
@@ -161,11 +160,18 @@ func (e *Epochs) check(ctx context.Context) error {
 	return e.root.Check(ctx)
 }
 
-// renew makes the epoch that follows the last one; or, if that has ended while
-// the root was away, one that signs at once.
+// idle reports whether no epoch signs at now: the root was away for too long,
+// or the clock jumped over a border, back or ahead.
+func (e *Epochs) idle(now time.Time) bool {
+	_, err := e.current(now)
+	return err != nil
+}
+
+// renew makes the epoch that follows the last one; or, if none signs now, one
+// that signs at once.
 func (e *Epochs) renew(ctx context.Context, now time.Time) error {
 	from := e.end
-	if now.After(from) {
+	if e.idle(now) {
 		from = now.Add(-skew)
 	}
 	ep, err := e.publish(ctx, now, from)
@@ -328,7 +334,19 @@ type Status struct {
 	Until    time.Time // nothing can be signed after that without the root; zero if nothing can be now
 	Keys     int       // known: own and others', until their last token is over
 	Refused  int       // on the board at the last look, and not an epoch of this root and URL
-	Err      error     // why the root or the board could not be used at the last attempt; nil if it could
+	RootErr  error     // why the root could not be used at the last attempt; nil if it could
+	BoardErr error     // why the board could not be read at the last attempt; nil if it could
+}
+
+// Certificates returns those of all epochs that are known, DER, for the trust
+// bundle.
+func (e *Epochs) Certificates() [][]byte {
+	var out [][]byte
+	for _, c := range e.state.Load().known {
+		out = append(out, c.x509.Raw)
+	}
+	slices.SortFunc(out, bytes.Compare)
+	return out
 }
 
 // Status returns how things are now.
@@ -338,7 +356,7 @@ func (e *Epochs) Status() Status {
 	s := e.state.Load()
 	out := Status{
 		RootKind: e.root.Kind(), Keys: len(s.known), Refused: e.refused,
-		Err: errors.Join(e.rootErr, e.boardErr),
+		RootErr: e.rootErr, BoardErr: e.boardErr,
 	}
 	if ep, err := e.current(time.Now()); err == nil {
 		out.KeyID, out.Until = ep.cert.kid, s.own[len(s.own)-1].until

@@ -323,7 +323,7 @@ func TestBoardDown(t *testing.T) {
 		if err := verify(e, others); !errors.Is(err, broker.ErrUnavailable) {
 			t.Errorf("verifying another's token without the board = %v, want ErrUnavailable", err)
 		}
-		if e.Status().Err == nil {
+		if e.Status().BoardErr == nil {
 			t.Error("Status says nothing of the board")
 		}
 		board.set(false)
@@ -331,7 +331,7 @@ func TestBoardDown(t *testing.T) {
 		if err := verify(e, others); err != nil {
 			t.Errorf("after the board came back: %v", err)
 		}
-		if err := e.Status().Err; err != nil {
+		if err := e.Status().BoardErr; err != nil {
 			t.Errorf("Status after the board came back: %v", err)
 		}
 	})
@@ -345,7 +345,7 @@ func TestRootAway(t *testing.T) {
 		e := run(t, root, &memory{})
 		root.away.Store(true)
 		time.Sleep(2 * time.Minute)
-		if err := e.Status().Err; !errors.Is(err, errAway) {
+		if err := e.Status().RootErr; !errors.Is(err, errAway) {
 			t.Errorf("Status after two minutes: %v, want %v", err, errAway)
 		}
 		until := e.Status().Until
@@ -366,7 +366,7 @@ func TestRootAway(t *testing.T) {
 		if err := verify(e, sign(t, e)); err != nil {
 			t.Errorf("after the root came back: %v", err)
 		}
-		if err := e.Status().Err; err != nil {
+		if err := e.Status().RootErr; err != nil {
 			t.Errorf("Status after the root came back: %v", err)
 		}
 		time.Sleep(24 * time.Hour)

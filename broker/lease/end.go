@@ -70,7 +70,11 @@ func (s *Store) decodeReply(ctx context.Context, k shardKeys, reply []any) ([]*b
 		}
 		id, _ := pair[0].(string)
 		flat, _ := pair[1].([]any)
-		l, err := s.decodeLease(id, unflatten(flat))
+		l, err := s.decodeLease(ctx, id, unflatten(flat))
+		if errors.Is(err, broker.ErrUnavailable) {
+			errs = append(errs, err) // due again: its handle may be readable then
+			continue
+		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("quarantined: %w", err), s.quarantine(ctx, k, id))
 			continue
@@ -135,21 +139,16 @@ func (s *Store) All(ctx context.Context, each func(*broker.Lease) error) error {
 	var unreadable []error
 	for shard := range broker.Shards {
 		k := keysOf(shard)
-		due, err := s.redis.ZRange(ctx, k.due(), 0, -1).Result()
+		ids, err := s.living(ctx, k)
 		if err != nil {
-			return unavailable(err)
+			return err
 		}
-		stuck, err := s.redis.SMembers(ctx, k.stuck()).Result()
-		if err != nil {
-			return unavailable(err)
-		}
-		ids := append(due, stuck...)
 		records, err := s.read(ctx, k, ids)
 		if err != nil {
 			return err
 		}
 		for i, id := range ids {
-			l, err := s.decodeLease(id, records[i])
+			l, err := s.decodeLease(ctx, id, records[i])
 			if err != nil {
 				unreadable = append(unreadable, err)
 				continue
@@ -160,4 +159,14 @@ func (s *Store) All(ctx context.Context, each func(*broker.Lease) error) error {
 		}
 	}
 	return errors.Join(unreadable...)
+}
+
+// living returns the ids of a shard's leases that live.
+func (s *Store) living(ctx context.Context, k shardKeys) ([]string, error) {
+	due, err := s.redis.ZRange(ctx, k.due(), 0, -1).Result()
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	stuck, err := s.redis.SMembers(ctx, k.stuck()).Result()
+	return append(due, stuck...), unavailable(err)
 }

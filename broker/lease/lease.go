@@ -54,8 +54,14 @@ const (
 // credential, is authenticated with them, so that a handle cannot be moved to
 // another lease, nor be given to another minter.
 type Sealer interface {
-	Seal(handle, name string) (string, error)
-	Open(sealed, name string) (string, error)
+	Seal(ctx context.Context, handle, name string) (string, error)
+
+	// Open returns [broker.ErrUnavailable] if it may succeed another time.
+	Open(ctx context.Context, sealed, name string) (string, error)
+
+	// KeyOf returns the id of the key that sealed needs, and whether it is the
+	// one that Seal uses now.
+	KeyOf(sealed string) (id string, newest bool, err error)
 }
 
 // A Store implements [broker.LeaseStore] on Redis.
@@ -124,7 +130,7 @@ func (s *Store) Commit(ctx context.Context, session *broker.Session) error {
 	}
 	keys, args := []string{k.due()}, []any(nil)
 	for _, l := range session.Leases {
-		sealed, err := s.seal(l)
+		sealed, err := s.seal(ctx, l)
 		if err != nil {
 			return err
 		}
@@ -204,7 +210,10 @@ func (s *Store) addState(ctx context.Context, k shardKeys, leases []*broker.Leas
 		return err
 	}
 	for i, l := range leases {
-		stored, err := s.decodeLease(l.ID, records[i])
+		stored, err := s.decodeLease(ctx, l.ID, records[i])
+		if errors.Is(err, broker.ErrUnavailable) {
+			return err
+		}
 		if l.State = broker.Unknown; err != nil {
 			continue
 		}
@@ -234,6 +243,38 @@ func (s *Store) read(ctx context.Context, k shardKeys, ids []string) ([]map[stri
 	return out, nil
 }
 
+// Lease implements [broker.LeaseStore].
+func (s *Store) Lease(ctx context.Context, id string) (*broker.Lease, error) {
+	k, err := keysOfLease(id)
+	if err != nil {
+		return nil, err
+	}
+	records, err := s.read(ctx, k, []string{id})
+	if err != nil {
+		return nil, err
+	}
+	if len(records[0]) == 0 {
+		return nil, broker.ErrNotFound
+	}
+	return s.decodeLease(ctx, id, records[0])
+}
+
+// CountUse implements [broker.LeaseStore].
+func (s *Store) CountUse(ctx context.Context, leaseID, name string, most int, until time.Time) error {
+	k, err := keysOfLease(leaseID)
+	if err != nil {
+		return err
+	}
+	keep := time.Until(until) + clockSkew
+	switch answer, err := s.batch.run(ctx, s.scripts.count, []string{k.uses(name)}, most, keep.Milliseconds()).Text(); {
+	case err != nil:
+		return unavailable(err)
+	case answer != "ok":
+		return broker.ErrUsedUp
+	}
+	return nil
+}
+
 // UseProof implements [broker.LeaseStore].
 func (s *Store) UseProof(ctx context.Context, sessionID, proofID string) error {
 	k, err := keysOfSession(sessionID)
@@ -250,14 +291,14 @@ func (s *Store) UseProof(ctx context.Context, sessionID, proofID string) error {
 func sealName(l *broker.Lease) string { return l.ID + " " + l.Credential }
 
 // seal returns what is stored of a lease's handle.
-func (s *Store) seal(l *broker.Lease) (string, error) {
+func (s *Store) seal(ctx context.Context, l *broker.Lease) (string, error) {
 	if l.Handle.IsZero() {
 		return "", nil
 	}
 	if s.sealer == nil {
 		return "", fmt.Errorf("lease %s has a revocation handle, and there is no key to seal it with", l.ID)
 	}
-	sealed, err := s.sealer.Seal(l.Handle.Reveal(), sealName(l))
+	sealed, err := s.sealer.Seal(ctx, l.Handle.Reveal(), sealName(l))
 	if err != nil {
 		return "", fmt.Errorf("sealing the handle of lease %s: %w", l.ID, err)
 	}

@@ -46,16 +46,18 @@ func onBoth(t *testing.T, test func(t *testing.T, s *lease.Store, r *redis.Clien
 // lease's id is part of it.
 type plainSealer struct{}
 
-func (plainSealer) Seal(handle, name string) (string, error) {
+func (plainSealer) Seal(_ context.Context, handle, name string) (string, error) {
 	return "sealed for " + name + ":" + handle, nil
 }
-func (plainSealer) Open(sealed, name string) (string, error) {
+func (plainSealer) Open(_ context.Context, sealed, name string) (string, error) {
 	handle, ok := strings.CutPrefix(sealed, "sealed for "+name+":")
 	if !ok {
 		return "", errors.New("sealed for another lease")
 	}
 	return handle, nil
 }
+
+func (plainSealer) KeyOf(string) (string, bool, error) { return "plain", true, nil }
 
 func id(kind string, shard int) string {
 	b := make([]byte, 20)

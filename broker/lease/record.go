@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
@@ -33,6 +34,7 @@ func keysOfLease(id string) (shardKeys, error) {
 func (k shardKeys) session(id string) string { return string(k) + "s:" + id }
 func (k shardKeys) lease(id string) string   { return string(k) + "l:" + id }
 func (k shardKeys) proof(id string) string   { return string(k) + "p:" + id }
+func (k shardKeys) uses(name string) string  { return string(k) + "u:" + name }
 func (k shardKeys) due() string              { return string(k) + "due" }
 func (k shardKeys) stuck() string            { return string(k) + "stuck" }
 func (k shardKeys) quarantine() string       { return string(k) + "quarantine" }
@@ -64,7 +66,7 @@ func encodeLease(l *broker.Lease) []any {
 
 // decodeLease reads a record that someone else may have written. It refuses
 // what it does not understand.
-func (s *Store) decodeLease(id string, f map[string]string) (*broker.Lease, error) {
+func (s *Store) decodeLease(ctx context.Context, id string, f map[string]string) (*broker.Lease, error) {
 	r := record{fields: f}
 	l := &broker.Lease{
 		ID: id, SessionID: f["session"], Credential: f["credential"], Kind: f["kind"],
@@ -92,7 +94,7 @@ func (s *Store) decodeLease(id string, f map[string]string) (*broker.Lease, erro
 	if s.sealer == nil {
 		return nil, fmt.Errorf("lease %s has a sealed handle, and there is no key to open it with", id)
 	}
-	handle, err := s.sealer.Open(f["handle"], sealName(l))
+	handle, err := s.sealer.Open(ctx, f["handle"], sealName(l))
 	if err != nil {
 		return nil, fmt.Errorf("opening the handle of lease %s: %w", id, err)
 	}

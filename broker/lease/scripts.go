@@ -30,11 +30,17 @@ var claimLua string
 //go:embed finish.lua
 var finishLua string
 
+//go:embed count.lua
+var countLua string
+
+//go:embed reseal.lua
+var resealLua string
+
 //go:embed postpone.lua
 var postponeLua string
 
 type scripts struct {
-	reserve, commit, extend, confirm, end, claim, finish, postpone, quarantine *redis.Script
+	reserve, commit, extend, confirm, end, claim, finish, postpone, quarantine, count, reseal *redis.Script
 }
 
 func newScripts() scripts {
@@ -43,6 +49,7 @@ func newScripts() scripts {
 		extend: redis.NewScript(extendLua), end: redis.NewScript(endLua),
 		claim: redis.NewScript(claimLua), finish: redis.NewScript(finishLua),
 		postpone: redis.NewScript(postponeLua), confirm: redis.NewScript(confirmLua),
-		quarantine: redis.NewScript(quarantineLua),
+		quarantine: redis.NewScript(quarantineLua), count: redis.NewScript(countLua),
+		reseal: redis.NewScript(resealLua),
 	}
 }

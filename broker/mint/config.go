@@ -21,7 +21,7 @@ type Config struct {
 	// letter. Required.
 	Name string `yaml:"name"`
 
-	// Kind is "jwt" or "aws-role". Required.
+	// Kind is "jwt", "aws-role" or "data-key". Required.
 	Kind string `yaml:"kind"`
 
 	// MaxTTL is the longest that a lease of this credential may live, renewals
@@ -96,6 +96,17 @@ type Config struct {
 	// ExternalID is the sts:ExternalId that the role's trust policy asks for, in
 	// mode assume_role.
 	ExternalID string `yaml:"external_id"`
+
+	// MaxAge is for how long after it was made a data-key can be unwrapped,
+	// written "2160h": within 1m and 87600h, default 2160h (90 days). Danger:
+	// what is encrypted with a key that is too old is lost; and a KEK cannot be
+	// destroyed while a key under it may still be unwrapped.
+	MaxAge time.Duration `yaml:"max_age"`
+
+	// Shred makes the wrapped form of a data-key useless, to everyone and for
+	// ever, when its lease ends: revoked, or by its time. Danger: that is what
+	// happens at the end of the job, unless the lease is kept.
+	Shred bool `yaml:"shred"`
 }
 
 // DefaultMaxTTL is used where Config.MaxTTL is 0: as long as an AWS session can
@@ -151,9 +162,12 @@ func (c *Config) Validate() []FieldError {
 		bad = append(bad, c.validateJWT()...)
 	case KindAWSRole:
 		bad = append(bad, c.validateAWSRole()...)
+	case KindDataKey:
+		bad = append(bad, c.validateDataKey()...)
 	default:
-		return append(bad, fieldErrorf("kind", "kind %.80q is unknown; there are %s and %s%s",
-			c.Kind, KindJWT, KindAWSRole, strictyaml.DidYouMean(c.Kind, []string{KindJWT, KindAWSRole})))
+		kinds := []string{KindJWT, KindAWSRole, KindDataKey}
+		return append(bad, fieldErrorf("kind", "kind %.80q is unknown; there are %s%s",
+			c.Kind, strings.Join(kinds, ", "), strictyaml.DidYouMean(c.Kind, kinds)))
 	}
 	return append(bad, c.validateForeign()...)
 }
@@ -170,7 +184,7 @@ func (c *Config) form() string {
 type kindField struct {
 	name  string
 	set   bool
-	forms string // "jwt", "web_identity", "assume_role", separated by spaces
+	forms string // "jwt", "data-key", "web_identity", "assume_role", separated by spaces
 }
 
 func (c *Config) kindFields() []kindField {
@@ -186,6 +200,8 @@ func (c *Config) kindFields() []kindField {
 		{"source_identity", c.SourceIdentity != "", "web_identity assume_role"},
 		{"session_policy_file", c.SessionPolicyFile != "", "web_identity assume_role"},
 		{"external_id", c.ExternalID != "", "assume_role"},
+		{"max_age", c.MaxAge != 0, "data-key"},
+		{"shred", c.Shred, "data-key"},
 	}
 }
 
@@ -197,7 +213,7 @@ func (c *Config) validateForeign() []FieldError {
 	if c.Kind == KindAWSRole {
 		form = c.mode()
 	}
-	if !slices.Contains([]string{KindJWT, modeWebIdentity, modeAssumeRole}, form) {
+	if !slices.Contains([]string{KindJWT, KindDataKey, modeWebIdentity, modeAssumeRole}, form) {
 		return nil
 	}
 	for _, f := range c.kindFields() {

@@ -51,7 +51,12 @@ func TestValidate(t *testing.T) {
 		{"a name for people", jwtConfig(func(c *mint.Config) { c.Name = "Registry One" }), []string{"name: lower-case"}},
 		{"no name", jwtConfig(func(c *mint.Config) { c.Name = "" }), []string{"name: must be"}},
 		{"a kind misspelt", mint.Config{Name: "a", Kind: "aws_role"}, []string{"kind: did you mean \"aws-role\"?"}},
-		{"an unknown kind", mint.Config{Name: "a", Kind: "database"}, []string{"kind: there are jwt and aws-role"}},
+		{"a data key that is too young", mint.Config{Name: "a", Kind: "data-key", MaxAge: time.Second}, []string{"max_age: max_age 1s must be within"}},
+		{"a data key that is too old", mint.Config{Name: "a", Kind: "data-key", MaxAge: 87601 * time.Hour}, []string{"max_age: max_age"}},
+		{"a shredded data key with an age", mint.Config{Name: "a", Kind: "data-key", Shred: true, MaxAge: time.Hour}, []string{"max_age: max_age and shred do not go together"}},
+		{"a data key with an audience", mint.Config{Name: "a", Kind: "data-key", Audience: "x"}, []string{"audience: audience is not a field of kind data-key"}},
+		{"a jwt that is shredded", mint.Config{Name: "a", Kind: "jwt", Audience: "x", Shred: true}, []string{"shred: shred is not a field of kind jwt"}},
+		{"an unknown kind", mint.Config{Name: "a", Kind: "database"}, []string{"kind: there are jwt, aws-role, data-key"}},
 		{"audience with a space", jwtConfig(func(c *mint.Config) { c.Audience = "a b" }), []string{"audience: printable"}},
 		{"jwt for two days", jwtConfig(func(c *mint.Config) { c.MaxTTL = 48 * time.Hour }), []string{"max_ttl: within 1s and 12h"}},
 		{"negative ttl", jwtConfig(func(c *mint.Config) { c.MaxTTL = -1 }), []string{"max_ttl: within"}},
@@ -143,7 +148,7 @@ func TestEveryFieldBelongsToItsKinds(t *testing.T) {
 	for i := range fields.NumField() {
 		tag := fields.Field(i).Tag.Get("yaml")
 		refused := 0
-		for _, form := range []mint.Config{{Kind: "jwt"}, {Kind: "aws-role"}, {Kind: "aws-role", Mode: "assume_role"}} {
+		for _, form := range []mint.Config{{Kind: "jwt"}, {Kind: "aws-role"}, {Kind: "aws-role", Mode: "assume_role"}, {Kind: "data-key"}} {
 			fill(reflect.ValueOf(&form).Elem().Field(i))
 			if slices.ContainsFunc(form.Validate(), func(e mint.FieldError) bool {
 				return e.Field == tag && strings.Contains(e.Message, "is not a field of")
@@ -152,7 +157,7 @@ func TestEveryFieldBelongsToItsKinds(t *testing.T) {
 			}
 		}
 		if (refused > 0) == slices.Contains(common, tag) {
-			t.Errorf("%s is refused in %d of 3 forms", tag, refused)
+			t.Errorf("%s is refused in %d of 4 forms", tag, refused)
 		}
 	}
 }
@@ -163,6 +168,8 @@ func fill(v reflect.Value) {
 	case !v.IsZero():
 	case v.Kind() == reflect.String:
 		v.SetString("x")
+	case v.Kind() == reflect.Bool:
+		v.SetBool(true)
 	case v.Kind() == reflect.Int64:
 		v.SetInt(1)
 	case v.Kind() == reflect.Map:

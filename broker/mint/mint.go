@@ -2,6 +2,7 @@
 // kind:
 //
 //	jwt       a token signed by the broker, for anyone who trusts its JWKS
+//	data-key  a key to encrypt with, in clear and wrapped under the broker's KEK
 //	aws-role  a session of an AWS role, from STS or a service that speaks its protocol
 //
 // [New] turns the configuration of one credential into a [broker.Target]. A
@@ -49,7 +50,7 @@
 //
 // # What cannot be revoked
 //
-// Neither kind can be ended one by one. A signed token is checked offline, by
+// Neither tokens nor AWS sessions can be ended one by one. A signed token is checked offline, by
 // its signature and exp alone. An STS session lives to its end, and AWS has no
 // call to end it. Their leases say so (revocable: false), and what bounds them
 // is a short ttl. In an emergency an operator attaches a deny to the AWS role,
@@ -67,12 +68,14 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 
 	"github.com/brevet-dev/brevet/broker"
+	"github.com/brevet-dev/brevet/broker/api"
 )
 
 // The kinds of credential.
 const (
 	KindJWT     = "jwt"
 	KindAWSRole = "aws-role"
+	KindDataKey = api.KindDataKey
 )
 
 // Deps are what minters get from the broker around them.
@@ -86,6 +89,13 @@ type Deps struct {
 
 	// Sign returns claims as a JWT with header typ, signed by the epoch key.
 	Sign func(ctx context.Context, typ string, claims any) (string, error)
+
+	// SignArchival, which data keys need, is Sign for what is verified years later: see
+	// keys.Epochs.SignArchival.
+	SignArchival func(ctx context.Context, typ string, claims any) (string, error)
+
+	// WrapKey, which data keys need, encrypts one under the newest KEK.
+	WrapKey func(ctx context.Context, k *broker.DataKey) (wrapped string, err error)
 
 	// AWS finds the broker's own AWS identity, for aws-role with mode
 	// assume_role. It is first called when such a credential is minted. nil
@@ -112,6 +122,8 @@ func New(c Config, d Deps) (broker.Target, error) {
 		return newJWT(c, d)
 	case KindAWSRole:
 		return newAWSRole(c, d)
+	case KindDataKey:
+		return newDataKey(c, d)
 	}
 	return broker.Target{}, fmt.Errorf("credential %s: no minter for kind %s", c.Name, c.Kind)
 }

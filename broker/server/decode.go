@@ -73,14 +73,11 @@ func (s *Server) decodeExchange(c echo.Context) (*broker.Request, *api.SealRecip
 		return nil, nil, err
 	}
 	req, err := s.decodeRequest(c, form)
-	if err != nil || !form.Has("seal_key") {
-		return req, nil, err
-	}
-	recipient, err := api.ParseSealKey(form.Get("seal_key"))
 	if err != nil {
-		return nil, nil, bad(api.CodeInvalidRequest, err.Error())
+		return nil, nil, err
 	}
-	return req, recipient, nil
+	recipient, err := decodeSealKey(form)
+	return req, recipient, err
 }
 
 func (s *Server) decodeRequest(c echo.Context, form url.Values) (*broker.Request, error) {
@@ -105,6 +102,9 @@ func (s *Server) decodeRequest(c echo.Context, form url.Values) (*broker.Request
 		return nil, err
 	}
 	if req.TTL, err = decodeTTL(form); err != nil {
+		return nil, err
+	}
+	if err := decodeKeyWish(form, req); err != nil {
 		return nil, err
 	}
 	if req.RetryKey, err = retryKey(c); err != nil {
@@ -169,6 +169,44 @@ func decodeTTL(form url.Values) (time.Duration, error) {
 		return 0, bad(api.CodeInvalidRequest, "ttl must be a duration such as 10m, of a second or more")
 	}
 	return ttl.Truncate(time.Second), nil
+}
+
+// decodeKeyWish reads what an exchange says about data keys.
+func decodeKeyWish(form url.Values, req *broker.Request) (err error) {
+	if form.Has("context") {
+		if req.Context, err = decodeContext(form); err != nil {
+			return err
+		}
+	}
+	switch req.DataKey = broker.KeyWish(form.Get("data_key")); req.DataKey {
+	case broker.KeyIfAllowed, broker.KeyWanted, broker.NoKeyWanted:
+		return nil
+	}
+	return bad(api.CodeInvalidRequest, "data_key must be "+string(broker.KeyWanted)+" or "+string(broker.NoKeyWanted))
+}
+
+// decodeContext reads the parameter context; without it the context is empty.
+func decodeContext(form url.Values) (api.Context, error) {
+	if !form.Has("context") {
+		return api.Context{}, nil
+	}
+	c, err := api.ParseContext(form.Get("context"))
+	if err != nil {
+		return nil, bad(api.CodeInvalidRequest, err.Error())
+	}
+	return c, nil
+}
+
+// decodeSealKey reads the parameter seal_key; nil without it.
+func decodeSealKey(form url.Values) (*api.SealRecipient, error) {
+	if !form.Has("seal_key") {
+		return nil, nil
+	}
+	recipient, err := api.ParseSealKey(form.Get("seal_key"))
+	if err != nil {
+		return nil, bad(api.CodeInvalidRequest, err.Error())
+	}
+	return recipient, nil
 }
 
 func retryKey(c echo.Context) (string, error) {

@@ -27,8 +27,12 @@ type Server struct {
 	// JWKS returns the key set of the broker's epoch keys.
 	JWKS func() []byte
 
-	// Ready reports what keeps the broker from exchanging; nil: nothing.
-	Ready func(context.Context) error
+	// Trust returns the trust bundle of the fleet: see package trust.
+	Trust func() ([]byte, error)
+
+	// Ready reports what keeps the broker from exchanging, and, as a warning,
+	// what does not do so yet; nil: nothing.
+	Ready func(context.Context) (warning, err error)
 }
 
 // Handler returns the public surface.
@@ -41,6 +45,9 @@ func (s *Server) Handler() http.Handler {
 	e.POST(api.PathIntrospect, s.introspect)
 	e.POST(api.PathLeases+":id/renew", s.renew)
 	e.GET(api.PathLeases+":id", s.lease)
+	e.POST(api.PathUnwrap, s.unwrap)
+	e.POST(api.PathRewrap, s.rewrap)
+	e.GET(api.PathTrust, s.trust)
 	e.GET(api.PathJWKS, s.jwks)
 	e.GET("/.well-known/oauth-authorization-server", s.metadata)
 	e.GET("/.well-known/openid-configuration", s.metadata)
@@ -65,8 +72,11 @@ const readyTimeout = time.Second
 func (s *Server) readyz(c echo.Context) error {
 	ctx, cancel := context.WithTimeout(c.Request().Context(), readyTimeout)
 	defer cancel()
-	if err := s.Ready(ctx); err != nil {
+	switch warning, err := s.Ready(ctx); {
+	case err != nil:
 		return c.String(http.StatusServiceUnavailable, "not ready: "+err.Error()+"\n")
+	case warning != nil:
+		return c.String(http.StatusOK, "ready, but: "+warning.Error()+"\n")
 	}
 	return c.String(http.StatusOK, "ready\n")
 }
