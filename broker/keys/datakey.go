@@ -50,7 +50,7 @@ func (r *Ring) WrapKey(ctx context.Context, d *broker.DataKey) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := r.promise(ctx, k.id, d.Expires); err != nil {
+	if err := r.promises.add(ctx, k.id, d.Expires); err != nil {
 		return "", fmt.Errorf("noting until when KEK %s is needed: %w", k.id, err)
 	}
 	out, err := k.seal(jweHeader{

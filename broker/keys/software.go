@@ -96,11 +96,16 @@ func create(path string, data []byte) error {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return errors.Join(err, os.Remove(path))
 	}
-	dir, err := os.Open(filepath.Dir(path))
+	return syncDir(filepath.Dir(path))
+}
+
+// syncDir makes the entries of a folder durable.
+func syncDir(path string) error {
+	dir, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	return errors.Join(dir.Sync(), dir.Close()) // the entry of the file, too
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // OpenSoftware reads a root that [CreateSoftware] wrote. It refuses a file

@@ -167,8 +167,13 @@ type parsedToken struct {
 // any other is refused by comparing bytes, whatever it contains: another
 // algorithm, crit, jwk, a member twice or in capitals.
 func parseToken(typ, token string) (*parsedToken, error) {
+	return parseTokenWithin(maxToken, typ, token)
+}
+
+// parseTokenWithin is parseToken with another bound, in bytes.
+func parseTokenWithin(most int, typ, token string) (*parsedToken, error) {
 	// Decoders of package base64 skip line breaks.
-	if len(token) > maxToken || strings.Count(token, ".") != 2 || strings.ContainsAny(token, "\r\n") {
+	if len(token) > most || strings.Count(token, ".") != 2 || strings.ContainsAny(token, "\r\n") {
 		return nil, fmt.Errorf("%w: not a compact JWS", ErrToken)
 	}
 	parts := strings.Split(token, ".")

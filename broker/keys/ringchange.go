@@ -1,0 +1,233 @@
+package keys
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/brevet-dev/brevet/broker"
+	"github.com/brevet-dev/brevet/broker/keys/trust"
+)
+
+// ErrNeeded says that a KEK cannot be destroyed yet.
+var ErrNeeded = errors.New("the KEK is still needed")
+
+// changeTries is how often a change is made anew because another broker changed
+// the ring at the same time. Each loser saw a winner, so this many in a row is
+// no coincidence.
+const changeTries = 10
+
+// Rotate adds a KEK that wraps from now on. Every broker has it within seconds;
+// what was wrapped before can still be unwrapped.
+func (r *Ring) Rotate(ctx context.Context) (RingChange, error) {
+	return r.change(ctx, func(d *ringDocument, now time.Time) error {
+		if err := r.addKEK(d, now); err != nil {
+			return err
+		}
+		d.Change = "rotated to KEK " + d.KEKs[len(d.KEKs)-1].ID
+		return nil
+	})
+}
+
+// Remove takes a broker out of the fleet, for ever: its epochs count no more,
+// and it cannot read the KEK that is added at the same time. Those that it had
+// read it still knows.
+func (r *Ring) Remove(ctx context.Context, fingerprint string) (RingChange, error) {
+	return r.change(ctx, func(d *ringDocument, now time.Time) error {
+		n := len(d.Members)
+		d.Members = slices.DeleteFunc(d.Members, func(m ringMember) bool { return fingerprintOf(m.Root) == fingerprint })
+		switch {
+		case fingerprint == r.name:
+			return errors.New("a broker cannot remove itself; do it from another one")
+		case len(d.Members) == n:
+			return fmt.Errorf("no broker of the fleet has the root %s", fingerprint)
+		}
+		for _, k := range d.KEKs {
+			delete(k.Wrapped, fingerprint)
+		}
+		d.Removed = append(d.Removed, fingerprint)
+		d.Change = "removed " + fingerprint
+		return r.addKEK(d, now)
+	})
+}
+
+// Destroy removes a KEK: no broker can unwrap anything under it any more. It
+// returns [ErrNeeded] while something may still need it, of which sealed says
+// how many lease handles there are under each KEK, by id. now is the time. What Redis kept in
+// copies of itself is not reached: a chip of the fleet could open that.
+func (r *Ring) Destroy(ctx context.Context, id string, sealed map[string]int, now time.Time) (RingChange, error) {
+	return r.change(ctx, func(d *ringDocument, _ time.Time) error {
+		i := slices.IndexFunc(d.KEKs, func(k ringKEK) bool { return k.ID == id })
+		if i < 0 {
+			return fmt.Errorf("there is no KEK %s", printableID(id))
+		}
+		if err := d.free(i, sealed, now); err != nil {
+			return err
+		}
+		d.KEKs = slices.Delete(d.KEKs, i, i+1)
+		d.Change = "destroyed KEK " + id
+		return nil
+	})
+}
+
+// free reports whether nothing needs KEK i of d.
+func (d *ringDocument) free(i int, sealed map[string]int, now time.Time) error {
+	id := d.KEKs[i].ID
+	if i == len(d.KEKs)-1 {
+		return fmt.Errorf("%w: %s is the newest; rotate first", ErrNeeded, id)
+	}
+	superseded := time.Unix(d.KEKs[i+1].Made, 0)
+	until := time.Unix(d.KEKs[i].Needed, 0)
+	switch {
+	case now.Sub(superseded) < settle:
+		return fmt.Errorf("%w: %s was superseded at %s, and brokers get %s to notice", ErrNeeded, id, superseded.UTC().Format(time.RFC3339), settle)
+	case sealed[id] > 0:
+		return fmt.Errorf("%w: handles of %d leases are sealed under %s; rewrap moves them", ErrNeeded, sealed[id], id)
+	case sealed[""] > 0:
+		return fmt.Errorf("%w: handles of %d leases cannot be read, and may be sealed under %s", ErrNeeded, sealed[""], id)
+	case now.Before(until):
+		return fmt.Errorf("%w: data keys wrapped under %s may be unwrapped until %s", ErrNeeded, id, until.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// change makes and publishes the next edition. It starts anew when another
+// broker was faster.
+func (r *Ring) change(ctx context.Context, edit func(*ringDocument, time.Time) error) (RingChange, error) {
+	if err := r.begin(ctx); err != nil {
+		return RingChange{}, err
+	}
+	defer r.end()
+	for range changeTries {
+		if err := r.report(r.look(ctx)); err != nil {
+			return RingChange{}, err
+		}
+		c, err := r.tryChange(ctx, r.state.Load(), edit)
+		if !errors.Is(err, errOvertaken) {
+			return c, err
+		}
+	}
+	return RingChange{}, fmt.Errorf("%w: other brokers keep changing the ring", broker.ErrUnavailable)
+}
+
+var errOvertaken = errors.New("another broker changed the ring at the same time")
+
+func (r *Ring) tryChange(ctx context.Context, s *ringState, edit func(*ringDocument, time.Time) error) (RingChange, error) {
+	needed, err := r.store.needed(ctx)
+	if err != nil {
+		return RingChange{}, err
+	}
+	now := time.Now()
+	d := s.next(r.o.URL, "", now)
+	for i := range d.KEKs {
+		d.KEKs[i].Needed = max(d.KEKs[i].Needed, needed[d.KEKs[i].ID])
+	}
+	if err := edit(d, now); err != nil {
+		return RingChange{}, err
+	}
+	e, err := d.sign(r.o.Root, now)
+	if err != nil {
+		return RingChange{}, err
+	}
+	if err := e.follows(s.edition, now); err != nil { // as every other broker will ask
+		return RingChange{}, err
+	}
+	switch ok, err := r.store.swap(ctx, s.head(), e); {
+	case err != nil:
+		return RingChange{}, err
+	case !ok:
+		return RingChange{}, errOvertaken
+	}
+	if err := r.look(ctx); err != nil {
+		return RingChange{}, fmt.Errorf("version %d of the ring is in redis, but could not be taken over here: %w", e.Version, err)
+	}
+	return r.state.Load().change(), nil
+}
+
+// A RingStatus is what operators want to know of a [Ring].
+type RingStatus struct {
+	Version   uint64
+	Digest    string
+	Change    string
+	Made      time.Time
+	Members   []MemberStatus
+	KEKs      []KEKStatus
+	Err       error // why the ring could not be read or used at the last look
+	Rollbacks int   // times that Redis had no ring, or an older one
+}
+
+// A MemberStatus is what is known of a broker of the fleet.
+type MemberStatus struct {
+	Fingerprint string
+	Kind        string // of its root; proved by its attestation only
+	Attested    bool
+	Chip        bool // it showed its TPM's endorsement key when it was let in
+	Self        bool
+	Joined      time.Time
+	By          string // fingerprint of the root that let it in
+}
+
+// A KEKStatus is what is known of a KEK.
+type KEKStatus struct {
+	ID     string
+	Made   time.Time
+	Newest bool
+	Needed time.Time // data keys wrapped under it can be unwrapped until then; before 1971: none was
+}
+
+// Status returns how things are now.
+func (r *Ring) Status() RingStatus {
+	r.mu.Lock()
+	out := RingStatus{Err: r.err, Rollbacks: r.rollbacks}
+	r.mu.Unlock()
+	s := r.state.Load()
+	out.describe(s.edition, r.name)
+	if out.Err == nil && time.Since(s.seen) > ringFresh {
+		out.Err = errStale
+	}
+	return out
+}
+
+func (out *RingStatus) describe(e *edition, self string) {
+	out.Version, out.Digest, out.Change, out.Made = e.Version, e.digest, e.Change, time.Unix(e.Made, 0)
+	for i, m := range e.Members {
+		name := trust.Fingerprint(e.roots[i])
+		out.Members = append(out.Members, MemberStatus{name, m.Kind, m.Attestation != nil, m.Chip, name == self, time.Unix(m.Joined, 0), m.By})
+	}
+	for i, k := range e.KEKs {
+		out.KEKs = append(out.KEKs, KEKStatus{k.ID, time.Unix(k.Made, 0), i == len(e.KEKs)-1, time.Unix(k.Needed, 0)})
+	}
+}
+
+// Bundle returns what vouches for the fleet, with these certificates of epochs.
+func (r *Ring) Bundle(epochs [][]byte) *trust.Bundle {
+	s := r.state.Load()
+	b := &trust.Bundle{Format: 1, URL: r.o.URL, Brokers: make([]trust.Broker, len(s.Members)), Epochs: epochs}
+	for i, m := range s.Members {
+		b.Brokers[i] = m.Broker
+	}
+	return b
+}
+
+// wrapAll wraps every KEK of d for one more member.
+func (r *Ring) wrapAll(d *ringDocument, m *ringMember, now time.Time) error {
+	name, to, err := m.keys(now)
+	if err != nil {
+		return err
+	}
+	keks := r.state.Load().keks
+	for i := range d.KEKs {
+		k := keks[d.KEKs[i].ID]
+		if k == nil {
+			return fmt.Errorf("KEK %s is not known here", d.KEKs[i].ID)
+		}
+		d.KEKs[i].Wrapped = maps.Clone(d.KEKs[i].Wrapped)
+		if d.KEKs[i].Wrapped[name], err = k.wrapFor(to, r.o.URL, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
