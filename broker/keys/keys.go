@@ -64,8 +64,9 @@ const (
 	jitter = 10 * time.Minute
 
 	// certified is the longest a certificate of an epoch is valid: the epoch
-	// after next is made one epoch ahead at most, at start.
-	certified = skew + Signs + Signs + Verifiable + skew
+	// after next is made one epoch ahead at most, at start. It is the sum of
+	// skew, Signs, Signs, Verifiable and skew.
+	certified = trust.MaxEpoch
 )
 
 // ErrToken says that a token is not one this fleet of brokers signed, or not

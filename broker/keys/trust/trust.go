@@ -62,6 +62,12 @@ const (
 	// Skew is how far the clocks of brokers and verifiers may differ.
 	Skew = 5 * time.Minute
 
+	// MaxEpoch is the longest that the certificate of an epoch is valid: two
+	// epochs of six hours, since the one after next is made one ahead, the twelve
+	// for which the longest-lived token is verified after it, and the skew at
+	// both ends. Package keys has the picture.
+	MaxEpoch = 24*time.Hour + 2*Skew
+
 	// MaxCertificate bounds what is parsed, in bytes of DER. An epoch's takes
 	// about 450, with a URL of 2 000 characters well under this.
 	MaxCertificate = 4 << 10
