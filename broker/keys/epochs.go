@@ -223,6 +223,24 @@ func (e *Epochs) add(now time.Time, more ...*epoch) {
 	e.state.Store(newState(own, known, now))
 }
 
+// ReadEpochs returns what is on a board and is an epoch of the broker at url by
+// one of roots, DER, in order: for a trust bundle, without a key.
+func ReadEpochs(ctx context.Context, board Board, roots []*x509.Certificate, url string, now time.Time) ([][]byte, error) {
+	all, err := board.All(ctx)
+	if err != nil {
+		return nil, err
+	}
+	a := authority{func() []*x509.Certificate { return roots }, url}
+	var out [][]byte
+	for _, der := range all {
+		if _, err := a.accept(der, now); err == nil {
+			out = append(out, der)
+		}
+	}
+	slices.SortFunc(out, bytes.Compare)
+	return out, nil
+}
+
 // find returns the certificate with a kid that a token named.
 func (e *Epochs) find(ctx context.Context, kid string) (*certificate, error) {
 	if c := e.known(kid); c != nil {

@@ -64,7 +64,7 @@ func (r *Ring) Destroy(ctx context.Context, id string, sealed map[string]int, no
 		if i < 0 {
 			return fmt.Errorf("there is no KEK %s", printableID(id))
 		}
-		if err := d.free(i, sealed, now); err != nil {
+		if err := d.kekStatus(i).Free(sealed, now); err != nil {
 			return err
 		}
 		d.KEKs = slices.Delete(d.KEKs, i, i+1)
@@ -73,23 +73,20 @@ func (r *Ring) Destroy(ctx context.Context, id string, sealed map[string]int, no
 	})
 }
 
-// free reports whether nothing needs KEK i of d.
-func (d *ringDocument) free(i int, sealed map[string]int, now time.Time) error {
-	id := d.KEKs[i].ID
-	if i == len(d.KEKs)-1 {
-		return fmt.Errorf("%w: %s is the newest; rotate first", ErrNeeded, id)
-	}
-	superseded := time.Unix(d.KEKs[i+1].Made, 0)
-	until := time.Unix(d.KEKs[i].Needed, 0)
+// Free reports whether nothing needs the KEK at now, or an [ErrNeeded]. sealed
+// is as for [Ring.Destroy].
+func (k KEKStatus) Free(sealed map[string]int, now time.Time) error {
 	switch {
-	case now.Sub(superseded) < settle:
-		return fmt.Errorf("%w: %s was superseded at %s, and brokers get %s to notice", ErrNeeded, id, superseded.UTC().Format(time.RFC3339), settle)
-	case sealed[id] > 0:
-		return fmt.Errorf("%w: handles of %d leases are sealed under %s; rewrap moves them", ErrNeeded, sealed[id], id)
+	case k.Newest:
+		return fmt.Errorf("%w: it is the newest; rotate first", ErrNeeded)
+	case now.Sub(k.Superseded) < settle:
+		return fmt.Errorf("%w: it was superseded at %s, and brokers get %s to notice", ErrNeeded, k.Superseded.UTC().Format(time.RFC3339), settle)
+	case sealed[k.ID] > 0:
+		return fmt.Errorf("%w: handles of %d leases are sealed under it; rewrap moves them", ErrNeeded, sealed[k.ID])
 	case sealed[""] > 0:
-		return fmt.Errorf("%w: handles of %d leases cannot be read, and may be sealed under %s", ErrNeeded, sealed[""], id)
-	case now.Before(until):
-		return fmt.Errorf("%w: data keys wrapped under %s may be unwrapped until %s", ErrNeeded, id, until.UTC().Format(time.RFC3339))
+		return fmt.Errorf("%w: handles of %d leases cannot be read, and may be sealed under it", ErrNeeded, sealed[""])
+	case now.Before(k.Needed):
+		return fmt.Errorf("%w: data keys under it may be unwrapped until %s", ErrNeeded, k.Needed.UTC().Format(time.RFC3339))
 	}
 	return nil
 }
@@ -172,10 +169,11 @@ type MemberStatus struct {
 
 // A KEKStatus is what is known of a KEK.
 type KEKStatus struct {
-	ID     string
-	Made   time.Time
-	Newest bool
-	Needed time.Time // data keys wrapped under it can be unwrapped until then; before 1971: none was
+	ID         string
+	Made       time.Time
+	Newest     bool
+	Superseded time.Time // zero if it is the newest
+	Needed     time.Time // data keys wrapped under it can be unwrapped until then; before 1971: none was
 }
 
 // Status returns how things are now.
@@ -197,19 +195,28 @@ func (out *RingStatus) describe(e *edition, self string) {
 		name := trust.Fingerprint(e.roots[i])
 		out.Members = append(out.Members, MemberStatus{name, m.Kind, m.Attestation != nil, m.Chip, name == self, time.Unix(m.Joined, 0), m.By})
 	}
-	for i, k := range e.KEKs {
-		out.KEKs = append(out.KEKs, KEKStatus{k.ID, time.Unix(k.Made, 0), i == len(e.KEKs)-1, time.Unix(k.Needed, 0)})
+	for i := range e.KEKs {
+		out.KEKs = append(out.KEKs, e.kekStatus(i))
 	}
+}
+
+func (d *ringDocument) kekStatus(i int) KEKStatus {
+	k := d.KEKs[i]
+	s := KEKStatus{ID: k.ID, Made: time.Unix(k.Made, 0), Needed: time.Unix(k.Needed, 0), Newest: i == len(d.KEKs)-1}
+	if !s.Newest {
+		s.Superseded = time.Unix(d.KEKs[i+1].Made, 0)
+	}
+	return s
 }
 
 // Bundle returns what vouches for the fleet, with these certificates of epochs.
 func (r *Ring) Bundle(epochs [][]byte) *trust.Bundle {
 	s := r.state.Load()
-	b := &trust.Bundle{Format: 1, URL: r.o.URL, Brokers: make([]trust.Broker, len(s.Members)), Epochs: epochs}
+	brokers := make([]trust.Broker, len(s.Members))
 	for i, m := range s.Members {
-		b.Brokers[i] = m.Broker
+		brokers[i] = m.Broker
 	}
-	return b
+	return trust.NewBundle(r.o.URL, brokers, epochs)
 }
 
 // wrapAll wraps every KEK of d for one more member.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -41,7 +42,7 @@ func auditVerifyCommand() *cobra.Command {
 		case *root != "":
 			archive.Roots, err = readRoots(*root)
 		default:
-			archive, args, err = configuredAudit(*file, args)
+			archive, args, err = configuredAudit(cmd.Context(), *file, args)
 		}
 		if err != nil {
 			return err
@@ -80,15 +81,16 @@ type auditReport struct {
 }
 
 // configuredAudit says what to verify where the broker itself runs.
-func configuredAudit(file string, args []string) (*keys.Archive, []string, error) {
+func configuredAudit(ctx context.Context, file string, args []string) (*keys.Archive, []string, error) {
 	c, err := loadConfig(file)
 	if err != nil {
 		return nil, nil, err
 	}
-	root, err := keys.OpenSoftware(c.path(c.Root.Software.File))
+	root, err := c.openRoot(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
+	defer root.Close()
 	if len(args) == 0 {
 		args = []string{c.path(c.Audit.File)}
 	}

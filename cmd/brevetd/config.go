@@ -77,16 +77,6 @@ type redisConfig struct {
 	PasswordFile string `yaml:"password_file"`
 }
 
-type rootConfig struct {
-	// Software is a key in a file, for development: whoever copies the file has
-	// the root. It says so wherever it is shown.
-	Software *softwareConfig `yaml:"software"`
-}
-
-type softwareConfig struct {
-	File string `yaml:"file"` // made by "brevetd keys init"
-}
-
 type auditConfig struct {
 	File string `yaml:"file"`
 }
@@ -143,9 +133,7 @@ func (c *config) validate(p *place) {
 	p.opaque = len(p.problems) > 0
 	c.validateListen(p)
 	c.validateRedis(p)
-	if c.Root.Software == nil || c.Root.Software.File == "" {
-		p.bad(strictyaml.Path{"root"}, "root needs a key: software: {file: root.pem} is for development")
-	}
+	c.validateRoot(p)
 	if c.Policies == "" {
 		p.bad(strictyaml.Path{}, "policies is missing: the folder of the policy documents")
 	}
@@ -230,7 +218,7 @@ func (c *config) validateCredentials(p *place) {
 	for i := range c.Credentials {
 		cred := &c.Credentials[i]
 		cred.SessionPolicyFile = c.path(cred.SessionPolicyFile)
-		if _, err := mint.New(*cred, c.mintDeps(signNothing)); err != nil {
+		if _, err := mint.New(*cred, c.mintDeps(signNothing{})); err != nil {
 			c.credentialProblems(p, i, err)
 		}
 		if c.opensRoles(cred) {
@@ -272,12 +260,27 @@ func (c *config) credentialProblems(p *place, i int, err error) {
 	p.bad(at, "%v", err)
 }
 
-// signNothing stands in for the epoch key where nothing is signed.
-func signNothing(context.Context, string, any) (string, error) {
-	return "", errors.New("only a running broker signs")
+// A signer is what minters need of a running broker.
+type signer interface {
+	Sign(ctx context.Context, typ string, claims any) (string, error)
+	SignArchival(ctx context.Context, typ string, claims any) (string, error)
+	WrapKey(ctx context.Context, k *broker.DataKey) (string, error)
 }
 
-func (c *config) mintDeps(sign func(context.Context, string, any) (string, error)) mint.Deps {
+// signNothing stands in for the keys where nothing is signed.
+type signNothing struct{}
+
+var errNotRunning = errors.New("only a running broker signs")
+
+func (signNothing) Sign(context.Context, string, any) (string, error) { return "", errNotRunning }
+func (signNothing) SignArchival(context.Context, string, any) (string, error) {
+	return "", errNotRunning
+}
+func (signNothing) WrapKey(context.Context, *broker.DataKey) (string, error) {
+	return "", errNotRunning
+}
+
+func (c *config) mintDeps(s signer) mint.Deps {
 	claims := map[string]bool{}
 	for i := range c.Issuers {
 		preset, err := c.Issuers[i].Resolve()
@@ -292,14 +295,14 @@ func (c *config) mintDeps(sign func(context.Context, string, any) (string, error
 	for name := range claims {
 		names = append(names, name)
 	}
-	return mint.Deps{URL: c.URL, Claims: names, Sign: sign}
+	return mint.Deps{URL: c.URL, Claims: names, Sign: s.Sign, SignArchival: s.SignArchival, WrapKey: s.WrapKey}
 }
 
 // targets makes the minters. The configuration was validated.
-func (c *config) targets(sign func(context.Context, string, any) (string, error)) (map[string]broker.Target, error) {
+func (c *config) targets(s signer) (map[string]broker.Target, error) {
 	out := make(map[string]broker.Target, len(c.Credentials))
 	for _, cred := range c.Credentials {
-		t, err := mint.New(cred, c.mintDeps(sign))
+		t, err := mint.New(cred, c.mintDeps(s))
 		if err != nil {
 			return nil, fmt.Errorf("credential %s: %w", cred.Name, err)
 		}
@@ -318,13 +321,13 @@ func (c *config) loadPolicies() (*policies.Set, error) {
 		}
 		o.Issuers[c.Issuers[i].Name] = preset
 	}
-	targets, err := c.targets(signNothing)
+	targets, err := c.targets(signNothing{})
 	if err != nil {
 		return nil, err
 	}
 	for i := range c.Credentials {
 		cred := &c.Credentials[i]
-		o.Credentials[cred.Name] = policies.Credential{MinTTL: targets[cred.Name].MinTTL, MaxTTL: cred.Limit()}
+		o.Credentials[cred.Name] = policies.Credential{MinTTL: targets[cred.Name].MinTTL, MaxTTL: cred.Limit(), DataKey: cred.Kind == mint.KindDataKey}
 	}
 	return policies.Load(c.path(c.Policies), o)
 }

@@ -19,7 +19,6 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/spf13/cobra"
 
-	"github.com/brevet-dev/brevet/broker/keys"
 	"github.com/brevet-dev/brevet/issuers/lab"
 )
 
@@ -194,13 +193,27 @@ func (l *devLab) write(dir string) (file string, err error) {
 	if err := os.WriteFile(file, []byte(config.String()), 0o600); err != nil {
 		return "", err
 	}
-	if _, err := keys.CreateSoftware(filepath.Join(dir, "root.pem"), time.Now()); err != nil && !errors.Is(err, fs.ErrExist) {
-		return "", err
-	}
 	return file, errors.Join(
+		makeRoot(file),
 		writeNew(filepath.Join(dir, "policies", "shop.yaml"), devPolicy),
 		writeNew(filepath.Join(dir, "policies", "shop-gitlab.yaml"), devGitLabPolicy),
 	)
+}
+
+// makeRoot is "keys init" where there is no root yet.
+func makeRoot(file string) error {
+	c, err := loadConfig(file)
+	if err != nil {
+		return err
+	}
+	root, err := c.createRoot(context.Background())
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return root.Close()
 }
 
 func writeNew(file string, data []byte) error {

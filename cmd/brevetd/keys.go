@@ -1,22 +1,23 @@
 package main
 
 import (
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/brevet-dev/brevet/broker/keys"
+	"github.com/brevet-dev/brevet/broker/keys/trust"
 )
 
 func keysCommand() *cobra.Command {
-	return group("keys", "Make the root key, and look at it", keysInitCommand(), keysStatusCommand())
+	return group("keys", "Make the root key, and look after the fleet's keys",
+		keysInitCommand(), keysStatusCommand(), keysAttestCommand(), keysExportTrustCommand(),
+		keysEnrollCommand(), keysRemoveCommand(), keysRotateCommand(), keysRewrapCommand(), keysDestroyCommand(), keysRecoverCommand())
 }
 
 func keysInitCommand() *cobra.Command {
@@ -31,21 +32,22 @@ func keysInitCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		place := c.path(c.Root.Software.File)
-		root, err := keys.CreateSoftware(place, time.Now())
-		if errors.Is(err, fs.ErrExist) {
-			return hint{fmt.Errorf("there is a root key in %s already", place), "everything the broker ever signed hangs on it; move it away yourself if you mean it"}
-		}
+		root, err := c.createRoot(cmd.Context())
 		if err != nil {
 			return err
 		}
-		return printRoot(cmd.OutOrStdout(), root, *asJSON)
+		defer root.Close()
+		return showRoot(cmd.OutOrStdout(), root, *asJSON)
 	}
 	return cmd
 }
 
 func keysStatusCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "status", Short: "Show the root key", Args: noArgs}
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show the root key, the fleet's brokers, and what is left on each KEK",
+		Args:  noArgs,
+	}
 	file, asJSON := configFlag(cmd), jsonFlag(cmd)
 	public := cmd.Flags().Bool("certificate", false, "print the root's certificate in PEM, for auditors and verifiers")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -53,23 +55,99 @@ func keysStatusCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		root, err := keys.OpenSoftware(c.path(c.Root.Software.File))
+		root, err := c.openRoot(cmd.Context())
 		if err != nil {
-			return noRoot(err)
+			return err
 		}
+		defer root.Close()
 		if *public {
 			return pem.Encode(cmd.OutOrStdout(), &pem.Block{Type: "CERTIFICATE", Bytes: root.Certificate().Raw})
 		}
-		return printRoot(cmd.OutOrStdout(), root, *asJSON)
+		ring, err := c.readFleet(cmd.Context(), root)
+		s := keysStatus{rootStatus: newRootStatus(root), Ring: ring}
+		return errors.Join(s.show(cmd.OutOrStdout(), *asJSON), err)
 	}
 	return cmd
 }
 
-// noRoot adds what to do to an error of opening the root key.
-func noRoot(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return hint{err, "make one with: brevetd keys init"}
+func keysAttestCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "attest",
+		Short: "Have the TPM say where the root key lives, now",
+		Long: "attest prints a trust bundle of this broker alone, with a new statement of its TPM\n" +
+			"about the root key. With --nonce, of whoever asks, it cannot have been made before.\n" +
+			"Check it with: brevet verify-trust --nonce … --root FINGERPRINT FILE",
+		Args: noArgs,
 	}
+	file := configFlag(cmd)
+	nonce := cmd.Flags().String("nonce", "", "`hexadecimal`, at most 64 bytes, that the TPM signs with it")
+	jsonFlag(cmd) // it always is
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		fresh, err := hex.DecodeString(*nonce)
+		if err != nil || len(fresh) > 64 {
+			return usageError{errors.New("--nonce must be at most 64 bytes in hexadecimal")}
+		}
+		c, err := loadConfig(*file)
+		if err != nil {
+			return err
+		}
+		root, err := c.openRoot(cmd.Context())
+		if err != nil {
+			return err
+		}
+		defer root.Close()
+		attester, ok := root.(keys.Attester)
+		if !ok {
+			return hint{fmt.Errorf("a %s root cannot attest: nothing but its owner says where its key lives", root.Kind()), "only a root in a TPM can: root: {tpm: …}"}
+		}
+		a, err := attester.Attest(cmd.Context(), fresh)
+		if err != nil {
+			return fmt.Errorf("attesting the root: %w", err)
+		}
+		b := trust.Broker{Kind: root.Kind(), Root: root.Certificate().Raw, Agreement: root.Agreement().Raw, Attestation: a}
+		return writeBundle(cmd.OutOrStdout(), trust.NewBundle(c.URL, []trust.Broker{b}, nil))
+	}
+	return cmd
+}
+
+func keysExportTrustCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "export-trust",
+		Short: "Print what vouches for the fleet's keys, for verifiers and auditors",
+		Long: "export-trust prints the trust bundle: the roots of all brokers of the fleet, with\n" +
+			"their attestations, and the epochs that are known. It is what GET /v1/trust answers.\n" +
+			"Check it with: brevet verify-trust --root FINGERPRINT FILE",
+		Args: noArgs,
+	}
+	file := configFlag(cmd)
+	asPEM := cmd.Flags().Bool("pem", false, "print the certificates of the roots only, in PEM, for \"brevetd audit verify --root\"")
+	jsonFlag(cmd) // it is, without --pem
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return withFleet(cmd, *file, func(f *fleet) error {
+			if *asPEM {
+				for _, root := range f.ring.Roots() {
+					if err := pem.Encode(cmd.OutOrStdout(), &pem.Block{Type: "CERTIFICATE", Bytes: root.Raw}); err != nil {
+						return err
+					}
+				}
+				return nil
+			}
+			epochs, err := keys.ReadEpochs(cmd.Context(), keys.NewRedisBoard(f.redis), f.ring.Roots(), f.config.URL, time.Now())
+			if err != nil {
+				return err
+			}
+			return writeBundle(cmd.OutOrStdout(), f.ring.Bundle(epochs))
+		})
+	}
+	return cmd
+}
+
+func writeBundle(w io.Writer, b *trust.Bundle) error {
+	data, err := b.Encode()
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "%s\n", data)
 	return err
 }
 
@@ -82,15 +160,26 @@ type rootStatus struct {
 	Certificate string    `json:"certificate"` // PEM; public
 }
 
-func printRoot(w io.Writer, root keys.Root, asJSON bool) error {
+func newRootStatus(root keys.Root) rootStatus {
 	cert := root.Certificate()
-	sum := sha256.Sum256(cert.Raw)
 	public := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
-	s := rootStatus{root.Kind(), hex.EncodeToString(sum[:]), cert.NotBefore, cert.NotAfter, string(public)}
+	return rootStatus{root.Kind(), trust.Fingerprint(cert), cert.NotBefore, cert.NotAfter, string(public)}
+}
+
+func showRoot(w io.Writer, root keys.Root, asJSON bool) error {
+	s := newRootStatus(root)
 	if asJSON {
 		return writeJSON(w, s)
 	}
-	_, err := fmt.Fprintf(w, "root         %s\nfingerprint  sha256:%s\nvalid        %s to %s\n",
-		s.Kind, s.Fingerprint, s.NotBefore.Format(time.DateOnly), s.NotAfter.Format(time.DateOnly))
+	return s.show(w)
+}
+
+func (s rootStatus) show(w io.Writer) error {
+	kind := s.Kind
+	if kind == trust.KindSoftware {
+		kind += " (for development: whoever copies its file has the root)"
+	}
+	_, err := fmt.Fprintf(w, "root         %s\nfingerprint  %s\nvalid        %s to %s\n",
+		kind, s.Fingerprint, s.NotBefore.Format(time.DateOnly), s.NotAfter.Format(time.DateOnly))
 	return err
 }

@@ -5,7 +5,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
 	"github.com/brevet-dev/brevet/broker"
@@ -58,16 +57,11 @@ func leasesListCommand() *cobra.Command {
 }
 
 func listLeases(cmd *cobra.Command, c *config) ([]leaseLine, error) {
-	o, err := c.redisOptions()
+	client, err := c.openRedis(cmd.Context())
 	if err != nil {
 		return nil, err
 	}
-	redis.SetLogger(quiet{})
-	client := redis.NewClient(o)
 	defer client.Close()
-	if err := client.Ping(cmd.Context()).Err(); err != nil {
-		return nil, noRedis(o, err)
-	}
 	lines := []leaseLine{}
 	err = lease.New(client, nil).All(cmd.Context(), func(l *broker.Lease) error {
 		lines = append(lines, leaseLine{

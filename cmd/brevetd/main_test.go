@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -25,5 +26,16 @@ func TestMain(m *testing.M) {
 }
 
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{Dir: "testdata", UpdateScripts: *update, RequireExplicitExec: true, RequireUniqueNames: true})
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata", UpdateScripts: *update, RequireExplicitExec: true, RequireUniqueNames: true,
+		Setup: func(env *testscript.Env) error {
+			server := miniredis.NewMiniRedis() // a script's own
+			if err := server.Start(); err != nil {
+				return err
+			}
+			env.Defer(server.Close)
+			env.Setenv("BREVET_TEST_REDIS", "redis://"+server.Addr()+"/0")
+			return nil
+		},
+	})
 }

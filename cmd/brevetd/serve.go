@@ -82,6 +82,7 @@ type daemon struct {
 	log      *slog.Logger
 	redis    *redis.Client
 	root     keys.Root
+	ring     *keys.Ring
 	epochs   *keys.Epochs
 	audit    *audit.Log
 	issuers  *issuers.Set
@@ -114,13 +115,13 @@ func build(ctx context.Context, c *config, log *slog.Logger) (_ *daemon, err err
 	if err := d.openStores(ctx); err != nil {
 		return nil, err
 	}
-	targets, err := c.targets(d.epochs.Sign)
+	targets, err := c.targets(runningSigner{d.epochs, d.ring})
 	if err != nil {
 		return nil, err
 	}
 	d.broker, err = broker.New(&broker.Broker{
 		URL: c.URL, Issuers: d.issuers, Policies: d.policies, Leases: d.leases,
-		Audit: d.audit, Sessions: d.epochs, Targets: targets,
+		Audit: d.audit, Sessions: d.epochs, DataKeys: d.ring, Targets: targets,
 	})
 	if err != nil {
 		return nil, err
@@ -130,24 +131,36 @@ func build(ctx context.Context, c *config, log *slog.Logger) (_ *daemon, err err
 }
 
 // openStores opens what lives outside of the process: Redis, root, audit log.
-func (d *daemon) openStores(ctx context.Context) error {
-	o, err := d.config.redisOptions()
-	if err != nil {
+func (d *daemon) openStores(ctx context.Context) (err error) {
+	if d.redis, err = d.config.openRedis(ctx); err != nil {
 		return err
 	}
-	redis.SetLogger(quiet{}) // it would write its own lines between ours; its errors come back to us
-	d.redis = redis.NewClient(o)
-	d.leases = lease.New(d.redis, nil)
-	if err := d.leases.Check(ctx); err != nil {
-		return noRedis(o, err)
+	if d.root, err = d.config.openRoot(ctx); err != nil {
+		return err
 	}
-	root, err := keys.OpenSoftware(d.config.path(d.config.Root.Software.File))
+	if d.root.Kind() == "software" {
+		d.log.Warn("the root is a software key: whoever copies its file has the root; use it for development only", "root", d.root.Kind())
+	}
+	return d.openKeys(ctx)
+}
+
+// openKeys opens what hangs on the root. The ring comes before the epochs, as
+// it says whose epochs count; the audit log, whose checkpoints an epoch signs,
+// comes last. What the ring has to tell until then is told when it is open.
+func (d *daemon) openKeys(ctx context.Context) (err error) {
+	var early []*broker.Event
+	d.ring, err = keys.OpenRing(ctx, d.redis, d.config.ringOptions(d.root, d.log, func(ctx context.Context, c keys.RingChange) error {
+		if d.audit == nil {
+			early = append(early, ringEvent(c))
+			return nil
+		}
+		return d.audit.Record(ctx, ringEvent(c))
+	}))
 	if err != nil {
-		return noRoot(fmt.Errorf("opening the software root key: %w", err))
+		return noRing(err)
 	}
-	d.root = root
-	d.log.Warn("the root key is a software key: whoever copies its file has the root; use it for development only", "root", root.Kind())
-	d.epochs = keys.NewEpochs(root, keys.NewRedisBoard(d.redis), keys.EpochOptions{URL: d.config.URL, Log: d.log})
+	d.leases = lease.New(d.redis, d.ring)
+	d.epochs = keys.NewEpochs(d.root, keys.NewRedisBoard(d.redis), keys.EpochOptions{URL: d.config.URL, Roots: d.ring.Roots, Log: d.log})
 	if err := d.epochs.Start(ctx); err != nil {
 		return fmt.Errorf("making the first epoch keys: %w", err)
 	}
@@ -155,7 +168,23 @@ func (d *daemon) openStores(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return nil
+	for _, ev := range early {
+		err = errors.Join(err, d.audit.Record(ctx, ev))
+	}
+	return err
+}
+
+// ringEvent is the audit line of a new version of the ring.
+func ringEvent(c keys.RingChange) *broker.Event {
+	return &broker.Event{Time: time.Now(), Name: broker.EventRingChange, Outcome: broker.Granted, Ring: &broker.EventRing{
+		Version: c.Version, Digest: c.Digest, By: c.By, Change: c.Change, Members: c.Members, KEK: c.KEK,
+	}}
+}
+
+// A runningSigner is what minters sign and wrap with.
+type runningSigner struct {
+	*keys.Epochs
+	*keys.Ring
 }
 
 // noRedis adds what to do to an error of connecting to Redis.
@@ -171,6 +200,13 @@ func (quiet) Printf(context.Context, string, ...any) {}
 func (d *daemon) newMetrics() *server.Metrics {
 	m := server.NewMetrics()
 	m.Gauge("brevet_root_info", "The kind of root key; always 1.", map[string]string{"kind": d.root.Kind()}, func() float64 { return 1 })
+	m.Gauge("brevet_root_up", "1 if the root could be used when it was last asked; 0: see the log.", nil, func() float64 { return truth(d.epochs.Status().RootErr == nil) })
+	if counted, ok := d.root.(interface{ Operations() uint64 }); ok {
+		m.CounterFunc("brevet_root_operations_total", "Commands sent to the TPM or HSM.", func() float64 { return float64(counted.Operations()) })
+	}
+	m.Gauge("brevet_ring_version", "Version of the fleet's ring of keys in force here.", nil, func() float64 { return float64(d.ring.Status().Version) })
+	m.Gauge("brevet_ring_up", "1 if the ring in Redis could be read and is the one in force; 0: see the log.", nil, func() float64 { return truth(d.ring.Status().Err == nil) })
+	m.CounterFunc("brevet_ring_rollbacks_total", "Times that Redis held no ring, or an older one.", func() float64 { return float64(d.ring.Status().Rollbacks) })
 	m.Gauge("brevet_epoch_seconds_left", "Seconds until nothing can be signed without the root.", nil, func() float64 {
 		return max(0, time.Until(d.epochs.Status().Until).Seconds())
 	})
@@ -196,6 +232,13 @@ func (d *daemon) keysAge(issuer string) func() float64 {
 		}
 		return -1
 	}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // metricTimeout bounds what a scrape may ask of Redis.
@@ -234,6 +277,7 @@ func (r roundTrips) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pr
 // server has finished.
 func (d *daemon) start(ctx context.Context) {
 	ctx, d.stop = context.WithCancel(context.WithoutCancel(ctx))
+	d.loops.Go(func() { d.ring.Run(ctx) })
 	d.loops.Go(func() { d.epochs.Run(ctx) })
 	d.loops.Go(func() { d.issuers.Run(ctx) })
 	d.loops.Go(func() { d.broker.Sweep(ctx, func(err error) { d.log.Error("sweeping leases", "error", err) }) })
@@ -248,6 +292,11 @@ func (d *daemon) close() {
 	if d.audit != nil {
 		if err := d.audit.Close(); err != nil {
 			d.log.Error("closing the audit log", "error", err)
+		}
+	}
+	if d.root != nil {
+		if err := d.root.Close(); err != nil {
+			d.log.Error("closing the root", "error", err)
 		}
 	}
 	if d.redis != nil {
@@ -295,13 +344,22 @@ func (d *daemon) reload(ctx context.Context) {
 	}
 }
 
-// ready reports what keeps the broker from exchanging.
-func (d *daemon) ready(ctx context.Context) error {
-	status := d.epochs.Status()
-	if status.KeyID == "" {
-		return fmt.Errorf("no epoch key: %w", errors.Join(errors.New("the root must certify one"), status.Err))
+// ready reports what keeps the broker from exchanging, and what will if nobody
+// looks after it.
+func (d *daemon) ready(ctx context.Context) (warning, err error) {
+	epochs, ring := d.epochs.Status(), d.ring.Status()
+	if epochs.KeyID == "" {
+		return nil, fmt.Errorf("no epoch key: %w", errors.Join(errors.New("the root must certify one"), epochs.RootErr))
 	}
-	return errors.Join(d.leases.Check(ctx), d.root.Check(ctx), d.audit.Status().Err)
+	if epochs.RootErr != nil {
+		warning = fmt.Errorf("the root is away, and nothing can be signed after %s: %w", epochs.Until.Format(time.RFC3339), epochs.RootErr)
+	}
+	return errors.Join(warning, ring.Err), errors.Join(d.leases.Check(ctx), d.audit.Status().Err)
+}
+
+// trust returns the bundle that vouches for the fleet's keys.
+func (d *daemon) trust() ([]byte, error) {
+	return d.ring.Bundle(d.epochs.Certificates()).Encode()
 }
 
 // A listening pair: the public surface and, if there is one, the operators'.
@@ -337,7 +395,7 @@ const shutdownGrace = 35 * time.Second
 
 // serve accepts until ctx ends, then lets what was begun finish.
 func (d *daemon) serve(ctx context.Context, l listening, ready func()) error {
-	s := &server.Server{Broker: d.broker, Log: d.log, Metrics: d.metrics, JWKS: d.epochs.JWKS, Ready: d.ready}
+	s := &server.Server{Broker: d.broker, Log: d.log, Metrics: d.metrics, JWKS: d.epochs.JWKS, Trust: d.trust, Ready: d.ready}
 	servers := []*http.Server{newHTTPServer(s.Handler())}
 	failed := make(chan error, 2)
 	go func() { failed <- servers[0].Serve(l.public) }()

@@ -46,6 +46,14 @@ type Broker struct {
 	Endorsements [][]byte     `json:"endorsements,omitempty"` // of this root, by other roots, DER
 }
 
+// NewBundle returns a bundle of the brokers at url. No epochs is an empty list.
+func NewBundle(url string, brokers []Broker, epochs [][]byte) *Bundle {
+	if epochs == nil {
+		epochs = [][]byte{}
+	}
+	return &Bundle{Format: bundleFormat, URL: url, Brokers: brokers, Epochs: epochs}
+}
+
 // Encode returns the one form of b that [ParseBundle] takes, besides white
 // space.
 func (b *Bundle) Encode() ([]byte, error) {
