@@ -218,7 +218,7 @@ func (r *Ring) meet(ctx context.Context, stored string) error {
 	case known == nil && stored == "":
 		return r.found(ctx)
 	case known == nil:
-		return fmt.Errorf("%w, which redis has", ErrNotMember)
+		return r.resume(ctx)
 	}
 	got, err := r.fetch(ctx)
 	switch {
@@ -359,6 +359,19 @@ func (r *Ring) found(ctx context.Context) error {
 		return err
 	case !ok:
 		return fmt.Errorf("%w: another broker founded it at this moment", ErrNotMember)
+	}
+	return r.take(ctx, e, nil)
+}
+
+// resume goes on where found was interrupted: this broker knows no fleet yet,
+// but has founded one. Any other ring in Redis is not believed.
+func (r *Ring) resume(ctx context.Context) error {
+	e, err := r.fetch(ctx)
+	if errors.Is(err, broker.ErrUnavailable) {
+		return err
+	}
+	if err != nil || e == nil || e.Version != 1 || e.by != r.name {
+		return fmt.Errorf("%w, which redis has", ErrNotMember)
 	}
 	return r.take(ctx, e, nil)
 }

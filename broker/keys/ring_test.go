@@ -504,6 +504,25 @@ func TestCrashWhileCounting(t *testing.T) {
 	must(t, a.open(t))
 }
 
+func TestCrashWhileFounding(t *testing.T) {
+	a := newNode(t, miniredis.RunT(t))
+	a.root.broken.Store(true)
+	if err := a.open(t); !errors.Is(err, errCounter) {
+		t.Fatalf("OpenRing = %v", err)
+	}
+	a.root.broken.Store(false)
+	must(t, a.open(t))
+	wrapped := a.wrap(t)
+	b := newNode(t, miniredis.RunT(t))
+	o := b.options()
+	o.Record = func(context.Context, RingChange) error { return errCounter }
+	if _, err := OpenRing(t.Context(), b.client, o); !errors.Is(err, errCounter) {
+		t.Fatalf("OpenRing that cannot be recorded = %v", err)
+	}
+	must(t, b.open(t)) // it goes on with what it put into Redis
+	a.unwraps(t, wrapped)
+}
+
 // What cannot be recorded is not used.
 func TestRecordFails(t *testing.T) {
 	a, b := fleet(t)
