@@ -374,6 +374,47 @@ func TestRootAway(t *testing.T) {
 	})
 }
 
+// A broker whose root was taken out of the fleet signs no more, and its tokens
+// count nowhere.
+func TestRootLeavesTheFleet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		board, ours, theirs := &memory{}, newRoot(t), newRoot(t)
+		var fleet atomic.Pointer[[]*x509.Certificate]
+		fleet.Store(&[]*x509.Certificate{ours.Certificate(), theirs.Certificate()})
+		roots := func() []*x509.Certificate { return *fleet.Load() }
+		ctx, cancel := context.WithCancel(t.Context())
+		var done sync.WaitGroup
+		defer done.Wait()
+		defer cancel()
+		member := func(root keys.Root) *keys.Epochs {
+			e := keys.NewEpochs(root, board, keys.EpochOptions{URL: brokerURL, Roots: roots})
+			if err := e.Start(ctx); err != nil {
+				t.Fatal(err)
+			}
+			done.Go(func() { e.Run(ctx) })
+			return e
+		}
+		stays, leaves := member(ours), member(theirs)
+		time.Sleep(10 * time.Second)
+		token := sign(t, leaves)
+		if err := verify(stays, token); err != nil {
+			t.Fatal(err)
+		}
+		fleet.Store(&[]*x509.Certificate{ours.Certificate()})
+		time.Sleep(10 * time.Second)
+		if err := verify(stays, token); !errors.Is(err, keys.ErrToken) {
+			t.Errorf("Verify of one that left = %v", err)
+		}
+		if _, err := leaves.Sign(ctx, "at+jwt", claims{}); !errors.Is(err, broker.ErrUnavailable) {
+			t.Errorf("Sign by one that left = %v", err)
+		}
+		if newRelying(t, stays.JWKS()).verify(token) == nil {
+			t.Error("the JWKS still has its key")
+		}
+		sign(t, stays)
+	})
+}
+
 func TestURLs(t *testing.T) {
 	for _, u := range []string{
 		"https://broker.example.com:8443/base", "http://127.0.0.1:8421", "http://[::1]:8421", "https://localhost:8443",

@@ -59,8 +59,10 @@ func (e *Epochs) SignArchival(_ context.Context, typ string, claims any) (string
 }
 
 func (e *Epochs) current(now time.Time) (*epoch, error) {
-	for _, ep := range e.state.Load().own {
-		if !now.Before(ep.from) && now.Before(ep.until) {
+	s := e.state.Load()
+	for _, ep := range s.own {
+		// Not if it is known no more: this broker's root has left the fleet.
+		if !now.Before(ep.from) && now.Before(ep.until) && s.known[ep.cert.kid] != nil {
 			return ep, nil
 		}
 	}
