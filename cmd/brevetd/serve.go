@@ -354,6 +354,9 @@ func (d *daemon) ready(ctx context.Context) (warning, err error) {
 	if epochs.RootErr != nil {
 		warning = fmt.Errorf("the root is away, and nothing can be signed after %s: %w", epochs.Until.Format(time.RFC3339), epochs.RootErr)
 	}
+	if errors.Is(ring.Err, keys.ErrNotMember) {
+		return nil, ring.Err
+	}
 	return errors.Join(warning, ring.Err), errors.Join(d.leases.Check(ctx), d.audit.Status().Err)
 }
 
