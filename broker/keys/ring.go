@@ -224,7 +224,7 @@ func (r *Ring) meet(ctx context.Context, stored string) error {
 	switch {
 	case errors.Is(err, broker.ErrUnavailable):
 		return err
-	case err != nil, got == nil, got.Version < known.Version:
+	case err != nil, got == nil, got.Version < known.Version, got.digest == known.digest && stored != known.head():
 		return r.putBack(ctx, stored, known)
 	}
 	if err := got.follows(known, time.Now()); err != nil {

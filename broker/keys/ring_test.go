@@ -233,6 +233,8 @@ func TestRingIsRolledBack(t *testing.T) {
 		"one bit": func(n *node, _ map[string]string) {
 			n.restore(map[string]string{"head": "x", "ring": flip(n.dump()["ring"])})
 		},
+		"a head of nothing":        func(n *node, _ map[string]string) { n.redis.HSet(ringKey, "head", "9 sha256:00") },
+		"no head":                  func(n *node, _ map[string]string) { n.redis.HDel(ringKey, "head") },
 		"one bit, noticed by none": func(n *node, _ map[string]string) { n.redis.HSet(ringKey, "ring", flip(n.dump()["ring"])) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -249,6 +251,9 @@ func TestRingIsRolledBack(t *testing.T) {
 				t.Errorf("the ring in Redis is not the newest: %.60q", got)
 			}
 			a.unwraps(t, wrapped)
+			if _, err := a.Rotate(t.Context()); err != nil {
+				t.Errorf("Rotate afterwards = %v", err)
+			}
 		})
 	}
 	a := founder(t)
