@@ -47,6 +47,28 @@ type Request struct {
 	SubjectToken api.Secret
 	Credentials  []string      // names in the broker's configuration; no two alike
 	TTL          time.Duration // asks for less than the policy grants; 0: as granted
+	Context      api.Context   // of the data keys among the credentials; nil: not said, which is as an empty one
+	DataKey      KeyWish       // whether data keys are to be made
+}
+
+// form returns what of r does not change from try to try.
+func (r Request) form() url.Values {
+	form := url.Values{
+		"grant_type":         {api.GrantTypeTokenExchange},
+		"subject_token":      {r.SubjectToken.Reveal()},
+		"subject_token_type": {api.TokenTypeJWT},
+		"audience":           r.Credentials,
+	}
+	if r.TTL > 0 {
+		form.Set("ttl", r.TTL.String())
+	}
+	if r.Context != nil {
+		form.Set("context", r.Context.Canonical())
+	}
+	if r.DataKey != KeyIfAllowed {
+		form.Set("data_key", string(r.DataKey))
+	}
+	return form
 }
 
 // Exchange trades the subject token for credentials: RFC 8693, section 2. It
@@ -57,15 +79,7 @@ type Request struct {
 // and may come although ctx is over. If none comes the error is an
 // [ErrUnanswered].
 func (c *Client) Exchange(ctx context.Context, r Request) (*api.TokenResponse, error) {
-	form := url.Values{
-		"grant_type":         {api.GrantTypeTokenExchange},
-		"subject_token":      {r.SubjectToken.Reveal()},
-		"subject_token_type": {api.TokenTypeJWT},
-		"audience":           r.Credentials,
-	}
-	if r.TTL > 0 {
-		form.Set("ttl", r.TTL.String())
-	}
+	form := r.form()
 	seal, err := api.NewSealKey()
 	if err != nil {
 		return nil, failf(Unavailable, "", "%w", err)
@@ -89,13 +103,13 @@ func (c *Client) Exchange(ctx context.Context, r Request) (*api.TokenResponse, e
 // not as asked for is not used: the session is ended again.
 func (c *Client) accept(ctx context.Context, r Request, answer *api.TokenResponse, err error) (*api.TokenResponse, error) {
 	if answer == nil {
-		return nil, failf(Protocol, "", "%w", errors.New(printable(err.Error())))
+		return nil, failf(Protocol, "", "%w", errors.New(Printable(err.Error())))
 	}
 	if err == nil {
 		err = check(answer, r.Credentials)
 	}
 	if err != nil {
-		err = failf(Protocol, "", "the broker's answer: %w", errors.New(printable(err.Error())))
+		err = failf(Protocol, "", "the broker's answer: %w", errors.New(Printable(err.Error())))
 		ctx, cancel := afterwards(ctx)
 		defer cancel()
 		return nil, errors.Join(err, c.Revoke(ctx, answer.AccessToken))

@@ -39,12 +39,12 @@ func (e Env) ForChild(leases []api.Lease) (Env, error) {
 	var added Env
 	for _, l := range leases {
 		if err := checkEnv(l); err != nil {
-			return nil, failf(Protocol, "", "%w", errors.New(printable(err.Error())))
+			return nil, failf(Protocol, "", "%w", errors.New(Printable(err.Error())))
 		}
 		for name, valueName := range l.Env {
 			if other, taken := owners[name]; taken {
 				return nil, failf(Misconfigured, "run two commands, each with one of them",
-					"credentials %s and %s both set %s", printable(other), printable(l.Credential), name)
+					"credentials %s and %s both set %s", Printable(other), Printable(l.Credential), name)
 			}
 			owners[name] = l.Credential
 			added = append(added, name+"="+l.Values[valueName].Reveal())

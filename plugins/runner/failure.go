@@ -18,6 +18,7 @@ const (
 	Denied                        // the broker's operator: it understood, and refused
 	Unavailable                   // whoever runs the platform or broker; later may be better
 	Protocol                      // the other side does not speak as documented
+	Altered                       // whoever kept a file: it is not what was encrypted
 )
 
 // A Failure is an error with what the reader of a job's log can do about it.
@@ -46,8 +47,8 @@ const maxQuote = 300
 // commands begins the line, as nothing does that brevet prints.
 func Defused(line string) string { return strings.ReplaceAll(line, "##[", "# #[") }
 
-// printable returns s on one line, of bounded length, and defused.
-func printable(s string) string {
+// Printable returns s on one line, of bounded length, and defused.
+func Printable(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return ' '
@@ -66,11 +67,14 @@ func refusal(who string, status int, oauth *api.Error) error {
 		return failf(kindOf(status), "", "%s answered %d %s", who, status, http.StatusText(status))
 	}
 	oauth = &api.Error{
-		Code: printable(oauth.Code), Description: printable(oauth.Description), RequestID: printable(oauth.RequestID),
+		Code: Printable(oauth.Code), Description: Printable(oauth.Description), RequestID: Printable(oauth.RequestID),
 	}
 	hint := "the whole reason is in the broker's audit log; ask its operator"
 	if oauth.RequestID != "" {
 		hint = "the whole reason is in the broker's audit log under request " + oauth.RequestID + "; ask its operator"
+	}
+	if oauth.Code == api.CodeInsufficientScope {
+		hint = "a policy must grant the data key with allow: [unwrap], or rewrap, for this context, age and number of uses\n" + hint
 	}
 	if oauth.Code == api.CodeInvalidDPoPProof {
 		hint = "the broker's URL must be the one in its own configuration, byte for byte: localhost is not 127.0.0.1\n" +

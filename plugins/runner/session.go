@@ -1,11 +1,13 @@
 // Package runner is the job's side of brevet: it finds the OIDC token that the
 // platform gives the job (platform.go), exchanges it for leased credentials
 // (client.go, dpop.go), runs one command with them, masked (command.go, package
-// mask), and gives them back.
+// mask), and gives them back. Files are encrypted with data keys in the form
+// that stanza.go describes.
 //
-// Secrets travel as api.Secret and are in clear in four places only: the
+// Secrets travel as api.Secret and are in clear in five places only: the
 // requests to platform and broker, the command's environment, what brevet get
-// prints, and the automaton of package mask.
+// prints, the automaton of package mask, and, for one call each, the bytes of a
+// data key that seals or opens a file key.
 package runner
 
 import (
@@ -28,6 +30,8 @@ type Options struct {
 	TTL         time.Duration // asks for less than the policy grants; 0: as granted
 	Timeout     time.Duration // for token and exchange together
 	CAFile      string        // certificates to trust besides the system's; "": none
+	Context     api.Context   // of the data keys among the credentials; nil: not said
+	DataKey     KeyWish       // whether data keys are to be made
 }
 
 // A Session is what one exchange gave.
@@ -48,6 +52,9 @@ func Open(ctx context.Context, o Options, env Env) (*Session, error) {
 	if err := checkNames(o.Credentials); err != nil {
 		return nil, err
 	}
+	if err := o.Context.Validate(); err != nil {
+		return nil, failf(Misconfigured, "", "%w", err)
+	}
 	hc, err := NewHTTPClient(o.CAFile)
 	if err != nil {
 		return nil, err
@@ -60,7 +67,7 @@ func Open(ctx context.Context, o Options, env Env) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	answer, err := client.Exchange(ctx, Request{token, o.Credentials, o.TTL})
+	answer, err := client.Exchange(ctx, Request{token, o.Credentials, o.TTL, o.Context, o.DataKey})
 	if err != nil {
 		return nil, err
 	}

@@ -44,6 +44,12 @@ type Broker struct {
 	keys     map[string]string    // subject token → thumbprint and retry key that used it
 	proofs   map[string]bool      // ids of proofs seen
 	live     map[string]bool      // session token → not revoked
+	sessions map[string]*session  // by session token
+	grants   map[string]KeyGrant  // of data keys, by credential
+	kek      []byte               // wraps data keys
+	uses     map[string]int       // id of data key → how often it was unwrapped
+	rawKeys  http.HandlerFunc     // answers requests about wrapped data keys instead, if not nil
+	busyKeys int                  // answers 503 to them that many times
 	tries    int                  // requests to /v1/token
 	tokens   int                  // tokens that the token service gave
 }
@@ -52,6 +58,7 @@ type Broker struct {
 func NewBroker(leases ...api.Lease) *Broker {
 	b := &Broker{
 		leases: map[string]api.Lease{}, keys: map[string]string{}, proofs: map[string]bool{}, live: map[string]bool{},
+		sessions: map[string]*session{}, grants: map[string]KeyGrant{}, kek: random(32), uses: map[string]int{},
 	}
 	for _, l := range leases {
 		b.leases[l.Credential] = l
@@ -59,6 +66,8 @@ func NewBroker(leases ...api.Lease) *Broker {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+api.PathToken, b.token)
 	mux.HandleFunc("POST "+api.PathRevoke, b.revoke)
+	mux.HandleFunc("POST "+api.PathUnwrap, b.unwrap)
+	mux.HandleFunc("POST "+api.PathRewrap, b.rewrap)
 	mux.HandleFunc("GET /github", b.github)
 	b.Server = httptest.NewServer(mux)
 	return b
@@ -182,15 +191,19 @@ func (b *Broker) exchange(r *http.Request) ([]byte, int, *api.Error) {
 		return invalid(err)
 	}
 	answer := api.TokenResponse{
-		AccessToken: api.NewSecret(fmt.Sprint("session-", Canary, len(b.live), ".p.s")), IssuedTokenType: api.TokenTypeJWT,
+		AccessToken: api.NewSecret(sessionToken(len(b.live))), IssuedTokenType: api.TokenTypeJWT,
 		TokenType: "DPoP", ExpiresIn: 900,
 	}
+	s, refused := b.newSession(r, thumbprint)
+	if refused != nil {
+		return nil, http.StatusBadRequest, refused
+	}
 	for _, name := range r.PostForm["audience"] {
-		lease, ok := b.leases[name]
-		if !ok {
-			return nil, http.StatusBadRequest, &api.Error{Code: api.CodeInvalidTarget, Description: "no policy grants this"}
+		lease, refused := b.lease(s, name, r)
+		if refused != nil {
+			return nil, http.StatusBadRequest, refused
 		}
-		answer.Leases = append(answer.Leases, lease)
+		answer.Leases = append(answer.Leases, *lease)
 	}
 	recipient, err := api.ParseSealKey(r.PostForm.Get("seal_key"))
 	if err != nil {
@@ -201,6 +214,7 @@ func (b *Broker) exchange(r *http.Request) ([]byte, int, *api.Error) {
 		return invalid(err)
 	}
 	b.live[answer.AccessToken.Reveal()] = true
+	b.sessions[answer.AccessToken.Reveal()] = s
 	return body, http.StatusOK, nil
 }
 
@@ -244,6 +258,7 @@ func (b *Broker) burn(r *http.Request, thumbprint string) error {
 
 // checkProof checks the DPoP proof of r (RFC 9449, section 4.3) and returns the
 // key's coordinates.
+// A proof for a request with a session token must be about that token.
 func (b *Broker) checkProof(r *http.Request) (string, error) {
 	headers := r.Header.Values("DPoP")
 	if len(headers) != 1 {
@@ -269,6 +284,10 @@ func (b *Broker) checkProof(r *http.Request) (string, error) {
 	age := time.Since(time.Unix(int64(iat), 0))
 	if claims["htm"] != r.Method || claims["htu"] != b.URL+r.URL.Path || len(id) < 22 || age.Abs() > time.Minute {
 		return "", errors.New("proof is not for this request")
+	}
+	hash, hasHash := claims["ath"]
+	if token := bearer(r); hasHash != (token != "") || hasHash && hash != digest(token) {
+		return "", errors.New("ath is not of the session token")
 	}
 	if b.proofs[id] {
 		return "", errors.New("proof already used")
@@ -310,5 +329,6 @@ func (b *Broker) revoke(w http.ResponseWriter, r *http.Request) {
 	token := strings.TrimSuffix(strings.TrimPrefix(string(body), "token="), "&token_type_hint=access_token")
 	if b.live[token] {
 		b.live[token] = false
+		b.sessions[token].end()
 	}
 }
