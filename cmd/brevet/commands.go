@@ -23,6 +23,7 @@ func (p *program) get(ctx context.Context, args []string) (int, error) {
 	ttl := p.wanted(f)
 	format := f.String("format", "json", "")
 	withSession := f.Bool("with-session", false, "")
+	declareContext(f, &o.Context)
 	names, err := p.parse(f, args)
 	if err != nil {
 		return statusOf(err), err
@@ -68,20 +69,14 @@ func checkGet(format string, withSession bool) error {
 func (p *program) print(ctx context.Context, signals *runner.Signals, text []byte) error {
 	ctx, release := signals.Context(ctx)
 	defer release()
-	written := make(chan error, 1)
-	go func() { // may wait for a reader that never reads, until the program ends
-		_, err := p.stdout.Write(text)
-		written <- err
-	}()
-	select {
-	case err := <-written:
+	_, err := unless(ctx, func() (int, error) {
+		n, err := p.stdout.Write(text)
 		if err != nil {
-			return outputError{fmt.Errorf("printing the credentials: %w", err)}
+			err = outputError{fmt.Errorf("printing the credentials: %w", err)}
 		}
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+		return n, err
+	})
+	return err
 }
 
 // revoke ends a session. The token comes from a file, the environment or stdin,

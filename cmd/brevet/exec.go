@@ -74,6 +74,7 @@ func (p *program) execFlags(args []string) (o runner.Options, short, argv []stri
 	ttl := p.wanted(f)
 	credentials := f.String("credential", p.env.Get("BREVET_CREDENTIALS"), "")
 	allowShort := f.String("allow-short", "", "")
+	declareContext(f, &o.Context)
 	if err := f.Parse(args); err != nil {
 		return o, nil, nil, usagef("exec: %w", err)
 	}
@@ -89,6 +90,11 @@ func (p *program) execFlags(args []string) (o runner.Options, short, argv []stri
 func (p *program) open(ctx context.Context, signals *runner.Signals, o runner.Options) (*runner.Session, error) {
 	ctx, release := signals.Context(ctx)
 	defer release()
+	return p.openWithin(ctx, o)
+}
+
+// openWithin makes the exchange, unless a signal ends ctx first.
+func (p *program) openWithin(ctx context.Context, o runner.Options) (*runner.Session, error) {
 	session, err := runner.Open(ctx, o, p.env)
 	interrupted, ok := errors.AsType[runner.Interrupted](context.Cause(ctx))
 	if !ok {

@@ -11,6 +11,7 @@ import (
 // they seldom meet those of commands. "brevet help exit-codes" documents them.
 const (
 	exitUsage       = 64
+	exitAltered     = 65
 	exitUnavailable = 69
 	exitInternal    = 70
 	exitOutput      = 74
@@ -59,6 +60,8 @@ func statusOf(err error) int {
 		return exitUnavailable
 	case runner.Protocol:
 		return exitProtocol
+	case runner.Altered:
+		return exitAltered
 	}
 	return exitInternal
 }

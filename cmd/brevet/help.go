@@ -7,7 +7,8 @@ func (p *program) help(args []string) (int, error) {
 	page := helpMain
 	if len(args) > 0 {
 		pages := map[string]string{
-			"exec": helpExec, "get": helpGet, "revoke": helpRevoke, "mask": helpMask, "exit-codes": helpExitCodes,
+			"exec": helpExec, "get": helpGet, "revoke": helpRevoke, "mask": helpMask,
+			"encrypt": helpEncrypt, "decrypt": helpDecrypt, "exit-codes": helpExitCodes,
 		}
 		var ok bool
 		if page, ok = pages[args[0]]; !ok {
@@ -25,7 +26,9 @@ Usage:
   brevet get NAME[,NAME] [--format json|env|dotenv]
   brevet revoke
   brevet mask --values FILE
-  brevet help [exec|get|revoke|mask|exit-codes]
+  brevet encrypt --key NAME [--context NAME=VALUE]... [-o FILE] [FILE]
+  brevet decrypt --key NAME [--context NAME=VALUE]... [-o FILE] [FILE]
+  brevet help [exec|get|revoke|mask|encrypt|decrypt|exit-codes]
   brevet --version
 
 The job's OIDC token is looked for in this order:
@@ -70,6 +73,9 @@ Flags, with the variables that set their defaults:
   --allow-short NAME[,NAME]
                    run although the value NAME, as credential.value, is too
                    short or too common to be masked, and leave it in clear
+  --context NAME=VALUE
+                   one entry of the context of the data keys among them; may be
+                   repeated
 ` + helpConnection
 
 const helpGet = `Usage: brevet get [flags] NAME[,NAME]
@@ -86,6 +92,9 @@ Flags, with the variables that set their defaults:
                    differ
   --with-session   in json also session_token, token_type and expires_in
   --ttl D          ask for less time than granted, as 15m (BREVET_TTL)
+  --context NAME=VALUE
+                   one entry of the context of the data keys among them; may be
+                   repeated
 ` + helpConnection
 
 const helpRevoke = `Usage: brevet revoke [flags]
@@ -109,9 +118,66 @@ Flags:
                    masked, and leave it in clear
 `
 
+const helpEncrypt = `Usage: brevet encrypt --key NAME [flags] [FILE]
+
+Encrypts FILE, or stdin, with a new data key of the credential NAME, as an age
+file (age-encryption.org/v1). It holds what is needed to decrypt it but for the
+broker's consent: brevet decrypt, or age with age-plugin-brevet, in a job that
+a policy allows to unwrap that key. When that ends for good is told on stderr.
+
+The session is given back as soon as the file has its key, unless the key is
+one that is shredded with its lease: then it lives until its TTL.
+
+Flags, with the variables that set their defaults:
+  --key NAME       the credential, of kind data-key
+  --context NAME=VALUE
+                   one entry of what the file is for, as release=1.2; may be
+                   repeated. It is bound to the key, stands in the file in
+                   clear, and must be given again, all of it, to decrypt
+  -o FILE          write to FILE, of mode 0600, when all is done; without it,
+                   or as -, to stdout
+  --armor          write text, in PEM
+  --recipient      write no file, but what stands for this key and context in
+                   age -r
+  --ttl D          ask for a lease of less time than granted, as 15m
+                   (BREVET_TTL)
+` + helpConnection
+
+const helpDecrypt = `Usage: brevet decrypt --key NAME [flags] [FILE]
+
+Decrypts FILE, or stdin, which brevet encrypt wrote, or age for a recipient of
+brevet's, with armor or without.
+
+The file must be encrypted with a key of the credential NAME, and with exactly
+the context that is given; without --context, with none. The file says itself
+which they are, but whoever can replace it could put another there, encrypted
+for something else: an older release, say. Take its word for it only if that
+does not matter.
+
+Each part of the file is checked before it is written. A file that was altered
+or cut short ends in exit status 65: to stdout its beginning may have been
+written by then, at -o FILE nothing appears.
+
+Flags, with the variables that set their defaults:
+  --key NAME       the credential, of kind data-key
+  --any-key        whichever the file names
+  --context NAME=VALUE
+                   one entry of the context; may be repeated
+  --any-context    whichever the file names; it is told on stderr
+  -o FILE          write to FILE, of mode 0600, when all is done; without it,
+                   or as -, to stdout
+  --identity       write no file, but what stands for this key and context in
+                   the file of age -i. It is no secret
+` + helpConnection + `
+Stock age decrypts, too, if brevet is on the PATH by the name age-plugin-brevet
+and BREVET_BROKER is set: age -d -i IDENTITY FILE, or age -d -j brevet FILE,
+which takes the file's word for key and context.
+`
+
 const helpExitCodes = `Exit codes:
     0  done; of exec: the command's
    64  brevet was called the wrong way
+   65  decrypt: the file was altered, is cut short, or is none of brevet's
    69  the platform or the broker cannot be reached, or cannot serve now
    70  an error in brevet itself
    74  output could not be written whole

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -23,7 +24,16 @@ import (
 var version = "devel"
 
 func main() {
-	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Environ()))
+	os.Exit(run(context.Background(), arguments(os.Args), os.Stdin, os.Stdout, os.Stderr, os.Environ()))
+}
+
+// arguments returns what brevet was called with. Called by the plugin's name it
+// is the plugin.
+func arguments(argv []string) []string {
+	if len(argv) > 0 && filepath.Base(argv[0]) == pluginName {
+		return append([]string{pluginName}, argv[1:]...)
+	}
+	return argv[min(1, len(argv)):]
 }
 
 // A program is one call of brevet.
@@ -61,6 +71,7 @@ func (p *program) dispatch(ctx context.Context, args []string) (int, error) {
 	}
 	commands := map[string]func(context.Context, []string) (int, error){
 		"exec": p.exec, "get": p.get, "revoke": p.revoke, "mask": p.mask,
+		"encrypt": p.encrypt, "decrypt": p.decrypt, pluginName: p.agePlugin,
 	}
 	if command, ok := commands[args[0]]; ok {
 		if len(args) == 2 && (args[1] == "-h" || args[1] == "--help") {

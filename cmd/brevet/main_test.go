@@ -28,7 +28,7 @@ var update = flag.Bool("update", false, "write the golden files")
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"brevet": main, "family": family, "deaf": deaf, "outlived": outlived, "orphaned": orphaned,
+		"brevet": main, pluginName: main, "lean": lean, "family": family, "deaf": deaf, "outlived": outlived, "orphaned": orphaned,
 	})
 }
 
@@ -151,23 +151,42 @@ func orphaned() {
 // itself: BROKER is its URL, and the job is one of GitLab's until the script
 // says otherwise.
 func TestScripts(t *testing.T) {
+	tools, err := filepath.Abs("../../.tools/bin") // age, from test/tools.sh
+	if err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata", RequireExplicitExec: true, UpdateScripts: *update,
 		Setup: func(e *testscript.Env) error {
 			broker := runnertest.NewBroker(leases()...)
+			broker.GrantKeys(keyGrants()...)
 			e.Defer(broker.Close)
 			e.Values["broker"] = broker
 			e.Setenv("BROKER", broker.URL)
 			e.Setenv("BREVET_BROKER", broker.URL)
 			e.Setenv("BREVET_ID_TOKEN", runnertest.Token("gitlab"))
+			e.Setenv("PATH", e.Getenv("PATH")+string(os.PathListSeparator)+tools)
 			e.Setenv("CANARY", runnertest.Canary)
 			e.Setenv("REQUEST", runnertest.Request)
 			return os.WriteFile(filepath.Join(e.WorkDir, "token"), []byte(runnertest.Token("file")+"\n"), 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"broker": configure, "counts": counts, "status": status,
+			"broker": configure, "counts": counts, "status": status, "flip": flip,
 		},
 	})
+}
+
+func keyGrants() []runnertest.KeyGrant {
+	all := []string{"generate", "unwrap", "rewrap"}
+	return []runnertest.KeyGrant{
+		{Credential: "artifacts", Allow: all},
+		{Credential: "others", Allow: all},
+		{Credential: "writeonly", Allow: []string{"generate"}},
+		{Credential: "readonly", Allow: []string{"unwrap"}},
+		{Credential: "once", Allow: all, MaxUses: 1},
+		{Credential: "tests", Allow: all, Context: map[string]string{"for": "tests"}},
+		{Credential: "scratch", Allow: all, Shred: true},
+	}
 }
 
 func leases() []api.Lease {
@@ -213,6 +232,12 @@ func configure(ts *testscript.TestScript, _ bool, args []string) {
 		b.Before(func(r *http.Request) { interrupt(ts, r) })
 	case "fail-revoke":
 		b.FailRevocations()
+	case "withdraw": // a credential, "broker withdraw NAME": its keys may be made, and not unwrapped
+		b.GrantKeys(runnertest.KeyGrant{Credential: args[1], Allow: []string{"generate"}})
+	case "busy-keys":
+		b.BusyKeys(2)
+	case "garbage-keys":
+		b.AnswerKeys(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"key_id": "`+runnertest.Canary+`"}`) })
 	case "stop":
 		b.Close()
 	default:
@@ -241,6 +266,41 @@ func counts(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
+// flip changes one bit of a byte: "flip FROM N TO" for the byte at N, from the end
+// if N is negative, or "flip FROM TEXT TO" for the first byte of TEXT.
+func flip(ts *testscript.TestScript, _ bool, args []string) {
+	data := []byte(ts.ReadFile(args[0]))
+	at, err := strconv.Atoi(args[1])
+	if err != nil {
+		at = bytes.Index(data, []byte(args[1]))
+	} else if at < 0 {
+		at += len(data)
+	}
+	if at < 0 || at >= len(data) {
+		ts.Fatalf("flip: no %s in %s", args[1], args[0])
+	}
+	data[at] ^= 1
+	ts.Check(os.WriteFile(ts.MkAbs(args[2]), data, 0o600))
+}
+
+// lean runs a command that may not need more than some MiB of memory: "lean MIB
+// command args...".
+func lean() {
+	limit, err := strconv.ParseInt(os.Args[1], 10, 64)
+	if err != nil {
+		panic(err)
+	}
+	cmd := exec.Command(os.Args[2], os.Args[3:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		panic(err)
+	}
+	if used := cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss >> 10; used > limit { // Linux counts KiB
+		fmt.Fprintf(os.Stderr, "it needed %d MiB\n", used)
+		os.Exit(1)
+	}
+}
+
 // status runs a program and checks its exit status: "status N program args...".
 // Its output is shown as the output of a shell.
 func status(ts *testscript.TestScript, _ bool, args []string) {
@@ -251,7 +311,7 @@ func status(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, topic := range []string{"", "exec", "get", "revoke", "mask", "exit-codes"} {
+	for _, topic := range []string{"", "exec", "get", "revoke", "mask", "encrypt", "decrypt", "exit-codes"} {
 		var stdout, stderr bytes.Buffer
 		args := strings.Fields("help " + topic)
 		if got := run(context.Background(), args, nil, &stdout, &stderr, nil); got != 0 || stderr.Len() > 0 {
