@@ -36,13 +36,14 @@ func (p *program) agePlugin(ctx context.Context, args []string) (int, error) {
 		return statusOf(err), err
 	}
 	status := speak()
-	if status != 0 && status != agePluginTold {
-		err = &runner.Failure{Kind: runner.Protocol, Err: errors.New("speaking with age: it does not follow the plugin protocol, or has gone")}
+	if status == 0 || status == agePluginTold {
+		return status, nil
 	}
-	return status, err
+	err = &runner.Failure{Kind: runner.Protocol, Err: errors.New("speaking with age: it does not follow the plugin protocol, or has gone")}
+	return statusOf(err), err
 }
 
-// agePluginTold is the exit status after an error that age was told.
+// agePluginTold is what the age module returns after an error that age was told.
 const agePluginTold = 3
 
 // speaker returns one side of the protocol.

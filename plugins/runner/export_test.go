@@ -4,3 +4,11 @@ import "time"
 
 // SetIdleTime makes Run wait for idle output for d instead of five seconds.
 func (c *Command) SetIdleTime(d time.Duration) { c.idle = d }
+
+// SealFileKey makes a stanza with a salt that is given.
+func SealFileKey(ref KeyRef, wrapped string, dataKey, salt, fileKey []byte) (*Stanza, error) {
+	return sealFileKey(ref, wrapped, dataKey, salt, fileKey)
+}
+
+// Open returns the file key.
+func (s *Stanza) Open(dataKey []byte) ([]byte, error) { return s.open(dataKey) }
