@@ -14,8 +14,9 @@ help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
 .PHONY: build
-build: ## both programs, static, into bin/
+build: ## both programs, static, into bin/, and brevet as age's plugin
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/brevetd ./cmd/brevet
+	ln -sf brevet bin/age-plugin-brevet
 
 .PHONY: demo
 demo: build ## play a whole CI job against a broker on this machine

@@ -51,6 +51,7 @@ go_tool() {
 	touch "$stamp"
 }
 go_tool staticcheck honnef.co/go/tools/cmd/staticcheck@v0.8.2
+go_tool age filippo.io/age/cmd/age@v1.3.2 # decrypts what brevet encrypts
 go_tool act github.com/nektos/act@v0.2.89 # runs GitHub workflows
 
 # The action must run on the Node that GitHub's runners have (24), and still on 20.

@@ -9,8 +9,8 @@
 //	```mermaid        a picture
 //	```text           something that is neither typed nor parsed
 //
-// The commands of a document run in one folder, in order, with both programs on
-// the PATH, by bash. In expected output "…" stands for any text, on a line of
+// The commands of a document run in one folder, in order, with both programs and
+// the tools of .tools/bin on the PATH, by bash. In expected output "…" stands for any text, on a line of
 // its own for any lines. A command that is expected to fail ends in
 // "# exit status N". Commands that begin with "brevetd dev" run until the
 // document ends; those that begin with make are left to CI, which runs them.
@@ -39,13 +39,17 @@ const root = "../.."
 
 func TestDocuments(t *testing.T) {
 	bin := build(t)
+	tools, err := filepath.Abs(filepath.Join(root, ".tools/bin"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, file := range documents(t) {
 		t.Run(file, func(t *testing.T) {
 			data, err := os.ReadFile(filepath.Join(root, file))
 			if err != nil {
 				t.Fatal(err)
 			}
-			s := &shell{t: t, dir: t.TempDir(), bin: bin}
+			s := &shell{t: t, dir: t.TempDir(), bin: bin, tools: tools}
 			for _, b := range blocks(string(data)) {
 				s.block(file, b)
 			}
@@ -105,8 +109,8 @@ func blocks(markdown string) []block {
 
 // A shell runs one document.
 type shell struct {
-	t        *testing.T
-	dir, bin string
+	t               *testing.T
+	dir, bin, tools string
 }
 
 func (s *shell) block(file string, b block) {
@@ -220,7 +224,8 @@ func (s *shell) run(place string, c command) {
 }
 
 func (s *shell) environ() []string {
-	return append(os.Environ(), "PATH="+s.bin+":"+os.Getenv("PATH"), "HOME="+s.dir, "TMPDIR="+s.dir)
+	path := s.bin + ":" + s.tools + ":" + os.Getenv("PATH")
+	return append(os.Environ(), "PATH="+path, "HOME="+s.dir, "TMPDIR="+s.dir)
 }
 
 // background starts a server that runs until the document ends.
