@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/base64"
 	"flag"
 	"fmt"
 	"io"
@@ -167,6 +168,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("BREVET_ID_TOKEN", runnertest.Token("gitlab"))
 			e.Setenv("PATH", e.Getenv("PATH")+string(os.PathListSeparator)+tools)
 			e.Setenv("CANARY", runnertest.Canary)
+			e.Setenv("KEY", base64.StdEncoding.EncodeToString([]byte(runnertest.Canary))[:14]) // how data keys begin
 			e.Setenv("REQUEST", runnertest.Request)
 			return os.WriteFile(filepath.Join(e.WorkDir, "token"), []byte(runnertest.Token("file")+"\n"), 0o600)
 		},

@@ -127,7 +127,7 @@ type wrappedKey struct {
 
 // mint puts a new data key into l.
 func (b *Broker) mint(g KeyGrant, s *session, l *api.Lease) {
-	key := random(api.DataKeySize)
+	key := append([]byte(Canary), random(api.DataKeySize-len(Canary))...)
 	now := time.Now()
 	k := &wrappedKey{
 		ID: "dk-" + hex.EncodeToString(random(8)), Credential: g.Credential, Session: len(b.sessions),
