@@ -23,6 +23,7 @@ type keyFlags struct {
 	ref     runner.KeyRef
 	out     string
 	in      string
+	session string // encrypt: the file for the session of a key that is shredded
 }
 
 // declareContext declares the flag --context, which is given once for each
@@ -77,6 +78,7 @@ func (p *program) encrypt(ctx context.Context, args []string) (int, error) {
 	ttl := p.wanted(f)
 	armored := f.Bool("armor", false, "")
 	recipient := f.Bool("recipient", false, "")
+	f.StringVar(&k.session, "session-file", "", "")
 	err := p.parseKeyFlags(f, k, args)
 	if err == nil {
 		k.options.TTL, err = parseTTL(*ttl)
@@ -112,7 +114,10 @@ func (p *program) encryptFile(ctx context.Context, k *keyFlags, armored bool) er
 	if err != nil {
 		return err
 	}
-	err = writeFile(out, in, key, armored)
+	err = keepSession(k, key, session)
+	if err == nil {
+		err = writeFile(out, in, key, armored)
+	}
 	if err == nil {
 		err = out.commit()
 	}
@@ -122,8 +127,30 @@ func (p *program) encryptFile(ctx context.Context, k *keyFlags, armored bool) er
 		}
 		return err
 	}
-	p.tellEnd(key)
+	p.tellEnd(key, k.session)
 	return nil
+}
+
+// keepSession writes the session of a key that is shredded to a file, if one is
+// named, by which whoever has it can shred the key. A file named for another key
+// is an error: somebody counts on what will not be.
+func keepSession(k *keyFlags, key *runner.FreshKey, session *runner.Session) error {
+	if k.session == "" {
+		return nil
+	}
+	if !key.Shred {
+		return misconfigured("leave out --session-file, or name a credential with shred: true", "data keys of %s are not shredded", k.ref.Credential)
+	}
+	f, err := createBeside(k.session)
+	if err != nil {
+		return err
+	}
+	o := &output{Writer: f, temporary: f, path: k.session}
+	defer o.discard()
+	if _, err := io.WriteString(f, session.Answer.AccessToken.Reveal()+"\n"); err != nil {
+		return outputError{fmt.Errorf("writing the session token: %w", err)}
+	}
+	return o.commit()
 }
 
 // freshKey gets a new data key. The session is given back at once, unless the
@@ -142,14 +169,16 @@ func (p *program) freshKey(ctx context.Context, o runner.Options, ref runner.Key
 }
 
 // tellEnd says until when a file can be decrypted: a date that is not in it, and
-// that is missed once only.
-func (p *program) tellEnd(k *runner.FreshKey) {
+// that is missed once only. sessionFile is where the session was written, or "".
+func (p *program) tellEnd(k *runner.FreshKey, sessionFile string) {
+	end := "ends at " + k.Ends.Format(time.RFC3339)
 	if k.Shred {
-		p.report("note", fmt.Sprintf("data key %s is shredded when its lease %s ends: at %s, or when that is revoked; nobody can decrypt this after that",
-			runner.Printable(k.ID), runner.Printable(k.Lease), k.Ends.Format(time.RFC3339)))
-		return
+		end = "is shredded when its lease " + runner.Printable(k.Lease) + " ends, at " + k.Ends.Format(time.RFC3339)
 	}
-	p.report("note", fmt.Sprintf("data key %s ends at %s; nobody can decrypt this after that", runner.Printable(k.ID), k.Ends.Format(time.RFC3339)))
+	if sessionFile != "" {
+		end += " or by brevet revoke --session-file " + sessionFile
+	}
+	p.report("note", "data key "+runner.Printable(k.ID)+" "+end+"; nobody can decrypt this after that")
 }
 
 // writeFile writes the age file of in to out.

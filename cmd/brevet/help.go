@@ -126,7 +126,8 @@ broker's consent: brevet decrypt, or age with age-plugin-brevet, in a job that
 a policy allows to unwrap that key. When that ends for good is told on stderr.
 
 The session is given back as soon as the file has its key, unless the key is
-one that is shredded with its lease: then it lives until its TTL.
+one that is shredded with its lease: then it lives on until its TTL, or until
+brevet revoke ends it and the file with it.
 
 Flags, with the variables that set their defaults:
   --key NAME       the credential, of kind data-key
@@ -139,6 +140,9 @@ Flags, with the variables that set their defaults:
   --armor          write text, in PEM
   --recipient      write no file, but what stands for this key and context in
                    age -r
+  --session-file FILE
+                   write the session token there, of mode 0600, for brevet
+                   revoke; fails unless the key is one that is shredded
   --ttl D          ask for a lease of less time than granted, as 15m
                    (BREVET_TTL)
 ` + helpConnection

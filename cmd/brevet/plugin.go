@@ -91,7 +91,7 @@ func (p *program) recipient(ctx context.Context, o runner.Options, data []byte) 
 		}
 		stanzas, err := sealed(key, fileKey)
 		if err == nil {
-			p.tellEnd(key)
+			p.tellEnd(key, "")
 		}
 		return stanzas, told(err)
 	}), nil
