@@ -86,7 +86,7 @@ func (s *TPM) configure(ca string) string {
 
 func (s *TPM) state() string  { return filepath.Join(s.dir, "state") }
 func (s *TPM) socket() string { return filepath.Join(s.dir, "tpm.sock") }
-func (s *TPM) ctrl() string   { return filepath.Join(s.dir, "ctrl.sock") }
+func (s *TPM) ctrl() string   { return s.socket() + ".ctrl" } // where tpm2-tools look for it
 
 // Device is how broker/keys/tpm reaches it.
 func (s *TPM) Device() string { return "unix:" + s.socket() }

@@ -91,7 +91,7 @@ func (c *chip) cure(err error) bool {
 	switch {
 	case errors.Is(err, ErrUnsure), errors.Is(err, ErrHung):
 		return false
-	case errors.Is(err, ErrVanished), stale(err):
+	case c.wire == nil, c.wire.broken != nil, stale(err):
 		c.disconnect()
 		return true
 	case !isSocket(c.device):
@@ -242,7 +242,7 @@ func (c *chip) load(k *key) (loaded, error) {
 		InPublic:     tpm2.New2B(k.public),
 	}.Execute(c.wire)
 	if errors.Is(err, tpm2.TPMRCIntegrity) {
-		err = fmt.Errorf("%w (%w)", ErrOtherTPM, err)
+		err = fmt.Errorf("%w, or the file with it was altered (%w)", ErrOtherTPM, err)
 	}
 	if err != nil {
 		return loaded{}, fmt.Errorf("loading a key: %w", err)

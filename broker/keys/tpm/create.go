@@ -44,17 +44,18 @@ func create(ctx context.Context, cfg Config, now time.Time) (*Root, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
+	auth := newAuth()
+	if cfg.AuthFile != "" {
+		var err error
+		if auth, err = readAuth(cfg.AuthFile); err != nil {
+			return nil, err
+		}
+	}
 	d, err := newDraft(cfg.State)
 	if err != nil {
 		return nil, err
 	}
 	defer d.unlock()
-	auth := newAuth()
-	if cfg.AuthFile != "" {
-		if auth, err = readAuth(cfg.AuthFile); err != nil {
-			return nil, errors.Join(err, d.remove())
-		}
-	}
 	root := start(cfg.Device, auth, &identity{})
 	if err = d.make(ctx, root, cfg, now); err == nil {
 		err = d.finish(root.id, auth, cfg)
@@ -129,7 +130,8 @@ func (d *draft) make(ctx context.Context, r *Root, cfg Config, now time.Time) er
 	return r.Check(ctx)
 }
 
-// clean removes what a Create that was killed left in the folder and the TPM.
+// clean removes what is in the folder and, as planned there, in the TPM: by an
+// earlier Create that was killed, or by this one.
 func (d *draft) clean(ctx context.Context, r *Root) error {
 	plan, err := os.ReadFile(filepath.Join(d.path, planFile))
 	if err == nil {
@@ -253,14 +255,20 @@ func (d *draft) finish(id *identity, auth secret, cfg Config) error {
 	if err := write(filepath.Join(d.path, rootFile), data); err != nil {
 		return err
 	}
-	if err := errors.Join(os.Remove(filepath.Join(d.path, planFile)), syncFolder(d.path)); err != nil {
+	if err := syncFolder(d.path); err != nil {
 		return err
 	}
 	if err := os.Rename(d.path, d.state); err != nil { // fails unless State is an empty folder or nothing
 		return err
 	}
 	d.path = d.state
-	return syncFolder(filepath.Dir(d.state))
+	if err := syncFolder(filepath.Dir(d.state)); err != nil {
+		return err
+	}
+	// Last: as long as something can fail, the counter has to be found. Open
+	// does not mind a plan that a power cut left here.
+	os.Remove(filepath.Join(d.path, planFile))
+	return nil
 }
 
 // undo removes everything again. When the TPM is away the plan stays, and the
@@ -268,15 +276,11 @@ func (d *draft) finish(id *identity, auth secret, cfg Config) error {
 func (d *draft) undo(ctx context.Context, r *Root) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanWithin)
 	defer cancel()
-	if r.id.counter != nil {
-		if err := r.undefine(ctx, r.id.counter); err != nil {
-			return fmt.Errorf("removing the counter (the next attempt to make a root in %s does it): %w", d.state, err)
-		}
+	if err := d.clean(ctx, r); err != nil {
+		return fmt.Errorf("removing what was made (the next attempt to make a root in %s does it): %w", d.state, err)
 	}
-	return d.remove()
+	return os.Remove(d.path)
 }
-
-func (d *draft) remove() error { return os.RemoveAll(d.path) }
 
 // write writes a file that is its owner's alone, durably.
 func write(path string, data []byte) error {

@@ -281,4 +281,3 @@ func (r *Root) checkAgreement(ctx context.Context) error {
 	}
 	return err
 }
-

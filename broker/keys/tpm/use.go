@@ -37,7 +37,7 @@ func (s signer) Sign(_ io.Reader, digest []byte, o crypto.SignerOpts) ([]byte, e
 	if o == nil || o.HashFunc() != crypto.SHA256 || len(digest) != sha256.Size {
 		return nil, errors.New("signing with the TPM's root key: it signs SHA-256 digests only")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), useWithin)
+	ctx, cancel := context.WithTimeoutCause(context.Background(), useWithin, ErrHung)
 	defer cancel()
 	return s.root.sign(ctx, digest)
 }
@@ -92,7 +92,7 @@ func (exchanger) Curve() ecdh.Curve { return ecdh.P256() }
 // ECDH returns the x coordinate of the shared point, 32 bytes, as crypto/ecdh
 // does.
 func (e exchanger) ECDH(remote *ecdh.PublicKey) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), useWithin)
+	ctx, cancel := context.WithTimeoutCause(context.Background(), useWithin, ErrHung)
 	defer cancel()
 	return e.root.agree(ctx, remote)
 }
@@ -140,4 +140,3 @@ func (c *chip) agree(k *key, point *tpm2.TPMSECCPoint) (*tpm2.TPMSECCPoint, erro
 	}
 	return shared, err
 }
-
