@@ -32,10 +32,10 @@ func TestCreateFails(t *testing.T) {
 			var err error
 			n := 1
 			for ; ; n++ {
-				start := p.count()
+				limit := p.count() + n
 				p.set(func() {
 					p.before = func(i int, _ []byte) verdict {
-						if i-start < n {
+						if i < limit {
 							return pass
 						}
 						return how
@@ -102,22 +102,27 @@ func TestKilled(t *testing.T) {
 			t.Parallel()
 			s := servers.BareSWTPM(t)
 			p, cfg := between(t, config(t, s))
-			cmd := exec.Command(os.Args[0], "-test.run=^TestKilled$")
+			ctx, kill := context.WithCancel(t.Context())
+			dead := make(chan struct{})
+			cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestKilled$")
 			cmd.Env = append(os.Environ(), killedDevice+"="+cfg.Device, killedState+"="+cfg.State)
 			p.set(func() {
 				p.before = func(_ int, command []byte) verdict {
 					if codeOf(command) == code {
-						cmd.Process.Kill()
+						kill()
+						<-dead
 						return cutIt
 					}
 					return pass
 				}
 			})
-			if out, err := cmd.CombinedOutput(); err == nil || strings.Contains(string(out), "not killed") {
+			out, err := cmd.CombinedOutput()
+			close(dead)
+			if err == nil || strings.Contains(string(out), "not killed") {
 				t.Fatalf("it was not killed: %v: %s", err, out)
 			}
 			p.set(func() { p.before = func(int, []byte) verdict { return pass } })
-			_, err := tpm.Open(t.Context(), cfg)
+			_, err = tpm.Open(t.Context(), cfg)
 			refused(t, "Open after Create was killed", err, fs.ErrNotExist)
 			must(t, create(t, cfg).Close())
 			if n := counters(t, s); n != 1 {
