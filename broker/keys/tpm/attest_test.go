@@ -3,6 +3,8 @@ package tpm_test
 import (
 	"bytes"
 	"crypto/ecdh"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
@@ -13,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -98,22 +101,84 @@ func der(t *testing.T, signature []byte) []byte {
 func TestEndorsement(t *testing.T) {
 	t.Parallel()
 	s := servers.SWTPM(t)
-	a := attest(t, create(t, config(t, s)), nil)
-	if len(a.EKChain) != 1 {
-		t.Fatalf("%d certificates of the endorsement key, want 1", len(a.EKChain))
+	intermediate := certificate(t, s.Intermediate)
+	install(t, s, "0x01c00100", append(bytes.Clone(intermediate.Raw), make([]byte, 100)...)) // padded, as makers do
+	tool(t, s, "tpm2_evictcontrol", "-C", "o", "-c", "0x81010001")                           // so that it has to be made again
+	root := create(t, config(t, s))
+	a := attest(t, root, nil)
+	if len(a.EKChain) != 2 || !bytes.Equal(a.EKChain[1], intermediate.Raw) {
+		t.Fatalf("%d certificates of the endorsement key, want it and the intermediate one", len(a.EKChain))
 	}
 	cert, err := x509.ParseCertificate(a.EKChain[0])
 	must(t, err)
-	pool := func(path string) *x509.CertPool {
-		data, err := os.ReadFile(path)
-		must(t, err)
-		out := x509.NewCertPool()
-		out.AppendCertsFromPEM(data)
-		return out
-	}
+	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
+	roots.AddCert(certificate(t, s.CA))
+	intermediates.AddCert(intermediate)
 	cert.UnhandledCriticalExtensions = nil // its names, which crypto/x509 does not read
-	if _, err := cert.Verify(x509.VerifyOptions{Roots: pool(s.CA), Intermediates: pool(s.Intermediate), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+	if _, err := cert.Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
 		t.Errorf("the endorsement certificate: %v", err)
+	}
+	secret := []byte("a secret of the challenge")
+	challenge, err := tpm.NewChallenge(a, secret)
+	must(t, err)
+	if got, err := root.Activate(t.Context(), challenge); err != nil || !bytes.Equal(got, secret) {
+		t.Errorf("Activate = %q, %v", got, err)
+	}
+	must(t, root.Check(t.Context()))
+}
+
+// certificate reads a file of one, PEM.
+func certificate(t *testing.T, path string) *x509.Certificate {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	must(t, err)
+	block, _ := pem.Decode(data)
+	cert, err := x509.ParseCertificate(block.Bytes)
+	must(t, err)
+	return cert
+}
+
+// install puts data where a TPM's maker puts certificates.
+func install(t *testing.T, s *servers.TPM, index string, data []byte) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "certificate")
+	must(t, os.WriteFile(path, data, 0o600))
+	tool(t, s, "tpm2_nvdefine", index, "-C", "o", "-s", strconv.Itoa(len(data)), "-a", "ownerread|authread|ownerwrite")
+	tool(t, s, "tpm2_nvwrite", index, "-C", "o", "-i", path)
+}
+
+// TestEndorsementP256: a certificate counts if it is of the endorsement key.
+func TestEndorsementP256(t *testing.T) {
+	t.Parallel()
+	s := servers.BareSWTPM(t)
+	first := create(t, config(t, s))
+	a := attest(t, first, nil)
+	must(t, first.Close())
+	x, y := a.EK[len(a.EK)-66:][:32], a.EK[len(a.EK)-32:]
+	ek, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), append([]byte{4}, append(bytes.Clone(x), y...)...))
+	must(t, err)
+	maker, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	of := func(pub *ecdsa.PublicKey) []byte {
+		der, err := x509.CreateCertificate(rand.Reader, template, template, pub, maker)
+		must(t, err)
+		return der
+	}
+	for name, c := range map[string]struct {
+		certificate []byte
+		chain       int
+	}{"its own": {of(ek), 1}, "another's": {of(&maker.PublicKey), 0}, "none": {[]byte("garbage"), 0}} {
+		install(t, s, "0x01c0000a", c.certificate)
+		cfg := config(t, s)
+		root := create(t, cfg)
+		b := attest(t, root, nil)
+		if len(b.EKChain) != c.chain || !bytes.Equal(b.EK, a.EK) {
+			t.Errorf("%s: %d certificates, want %d; endorsement key %x, want %x", name, len(b.EKChain), c.chain, b.EK, a.EK)
+		}
+		must(t, root.Close())
+		must(t, open(t, cfg).Close())
+		tool(t, s, "tpm2_nvundefine", "0x01c0000a", "-C", "o")
 	}
 }
 

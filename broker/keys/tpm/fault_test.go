@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -286,6 +287,18 @@ func TestBusy(t *testing.T) {
 	if times != 3 {
 		t.Errorf("asked again %d times, want 3", times)
 	}
+}
+
+func TestTCP(t *testing.T) {
+	t.Parallel()
+	cfg := config(t, servers.BareSWTPM(t))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	_, to, _ := strings.Cut(cfg.Device, ":")
+	relaying(t, l, to)
+	cfg.Device = "tcp:" + l.Addr().String()
+	must(t, create(t, cfg).Close())
+	must(t, open(t, cfg).Close())
 }
 
 func TestConcurrent(t *testing.T) {

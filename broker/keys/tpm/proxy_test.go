@@ -67,7 +67,6 @@ func read(r io.Reader) ([]byte, error) {
 
 // A proxy stands between a root and its TPM.
 type proxy struct {
-	t        *testing.T
 	to       string
 	listener net.Listener
 
@@ -96,16 +95,21 @@ func between(t *testing.T, cfg tpm.Config) (*proxy, tpm.Config) {
 	path := filepath.Join(filepath.Dir(to), "proxy.sock")
 	l, err := net.Listen("unix", path)
 	must(t, err)
+	p := relaying(t, l, to)
+	cfg.Device = "unix:" + path
+	return p, cfg
+}
+
+func relaying(t *testing.T, l net.Listener, to string) *proxy {
 	p := &proxy{
-		t: t, to: to, listener: l,
+		to: to, listener: l,
 		before: func(int, []byte) verdict { return pass },
 		change: func(_, answer []byte) []byte { return answer },
 	}
 	done := make(chan struct{})
 	go func() { defer close(done); p.serve() }()
 	t.Cleanup(func() { l.Close(); <-done })
-	cfg.Device = "unix:" + path
-	return p, cfg
+	return p
 }
 
 // serve serves one connection at a time, as swtpm does.
