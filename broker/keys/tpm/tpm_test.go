@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -176,12 +177,16 @@ func TestCreate(t *testing.T) {
 	if inside, err := os.ReadDir(cfg.State); err != nil || len(inside) != 2 {
 		t.Errorf("in the state folder: %v, %v, want two files", inside, err)
 	}
+	auth, err := os.ReadFile(filepath.Join(cfg.State, "auth"))
+	if shown := fmt.Sprintf("%+v %#v", made, *made); err != nil || len(auth) != 32 || strings.Contains(shown, string(auth)) {
+		t.Errorf("a root that is printed shows its auth value, or that is short: %v", err)
+	}
+	must(t, made.Close())
 	opened := open(t, cfg)
 	if !opened.Certificate().Equal(made.Certificate()) || !opened.Agreement().Equal(made.Agreement()) {
 		t.Error("opened another root than was made")
 	}
 	must(t, sign(opened))
-	must(t, sign(made))
 }
 
 func TestClose(t *testing.T) {
