@@ -81,7 +81,7 @@ func (h *helper) do(q *wire.Request) (*wire.Response, error) {
 	case q.Op == wire.Login && h.session != nil && !h.session.loggedIn:
 		return h.session.login(q.Secret.Reveal())
 	case h.session == nil || !h.session.loggedIn:
-		return nil, requestError("%q is not for now", q.Op)
+		return nil, requestError("%q is unknown, or came out of order", q.Op)
 	}
 	return h.session.do(q)
 }
@@ -99,7 +99,7 @@ func (s *session) do(q *wire.Request) (*wire.Response, error) {
 	case wire.Agree:
 		return s.agree(q.Peer)
 	}
-	return nil, requestError("%q is not for now", q.Op)
+	return nil, requestError("%q is unknown, or came out of order", q.Op)
 }
 
 func requestError(format string, args ...any) error {

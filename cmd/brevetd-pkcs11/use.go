@@ -20,7 +20,7 @@ func (s *session) sign(digest []byte) (*wire.Response, error) {
 		return nil, requestError("a digest of %d bytes, not 32", len(digest))
 	}
 	if s.root == 0 {
-		return nil, tokenError("the token has not exactly one private key %q", wire.RootLabel)
+		return nil, requestError("the token has not exactly one private key %q", wire.RootLabel)
 	}
 	if err := s.call(cSignInit, uintptr(s.handle), s.mechanism(ckmECDSA, 0, 0), uintptr(s.root)); err != nil {
 		return nil, err
@@ -44,7 +44,7 @@ func (s *session) agree(peer []byte) (*wire.Response, error) {
 		return nil, requestError("the peer's key is not a point on P-256")
 	}
 	if s.agreement == 0 {
-		return nil, tokenError("the token has not exactly one private key %q", wire.AgreementLabel)
+		return nil, requestError("the token has not exactly one private key %q", wire.AgreementLabel)
 	}
 	derived, err := s.derive(peer)
 	if err != nil {
@@ -53,6 +53,9 @@ func (s *session) agree(peer []byte) (*wire.Response, error) {
 	shared, err := s.attribute(derived, ckaValue)
 	if gone := s.call(cDestroyObject, uintptr(s.handle), uintptr(derived)); err == nil {
 		err = gone
+	}
+	if err == nil && shared == nil {
+		err = moduleError("the token does not give out the shared secret (CKA_VALUE): its policy forbids to derive a key that is extractable")
 	}
 	if err == nil && len(shared) != sharedSize {
 		err = moduleError("C_GetAttributeValue gave a shared secret of %d bytes, not %d", len(shared), sharedSize)
