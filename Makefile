@@ -14,8 +14,8 @@ help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
 .PHONY: build
-build: ## both programs, static, into bin/, and brevet as age's plugin
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/brevetd ./cmd/brevet
+build: ## the programs, without cgo, into bin/; all but brevetd-pkcs11, which loads libraries, are static
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/brevetd ./cmd/brevet ./cmd/brevetd-pkcs11
 	ln -sf brevet bin/age-plugin-brevet
 
 .PHONY: demo
