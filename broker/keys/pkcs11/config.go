@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -119,6 +120,61 @@ func (c *Config) readPIN() (wire.Secret, error) {
 		return wire.Secret{}, fmt.Errorf("reading the PIN: %s holds %d bytes; a PIN has 1 to %d", c.PINFile, len(pin), maxPIN)
 	}
 	return wire.NewSecret(pin), nil
+}
+
+// refusal is the file that remembers the PIN that was refused, so that a service
+// manager that starts brevetd again and again does not lock the token. It holds
+// when PINFile had been changed last, in nanoseconds of Unix time.
+func (c *Config) refusal() string { return filepath.Join(c.State, "pin-refused") }
+
+func (c *Config) changed() (string, error) {
+	info, err := os.Stat(c.PINFile)
+	if err != nil {
+		return "", fmt.Errorf("reading the PIN: %v", err)
+	}
+	return strconv.FormatInt(info.ModTime().UnixNano(), 10), nil
+}
+
+// untried returns [ErrPIN] if the PIN in PINFile was refused before.
+func (c *Config) untried() error {
+	refused, err := os.ReadFile(c.refusal())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("reading which PIN was refused: %v", err)
+	}
+	now, err := c.changed()
+	if err != nil {
+		return err
+	}
+	if string(refused) == now {
+		return fmt.Errorf("%w: it did before, and %s has not changed since; correct it, or remove %s to have it tried again", ErrPIN, c.PINFile, c.refusal())
+	}
+	return nil
+}
+
+// remember notes that the PIN in PINFile was refused.
+func (c *Config) remember() error {
+	now, err := c.changed()
+	if err == nil {
+		err = os.WriteFile(c.refusal(), []byte(now), 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("noting that the PIN was refused: %v", err)
+	}
+	return nil
+}
+
+// forget takes back what remember noted of another PIN.
+func (c *Config) forget() error {
+	if _, err := os.Lstat(c.refusal()); errors.Is(err, fs.ErrNotExist) {
+		return nil // State may be read-only
+	}
+	if err := os.Remove(c.refusal()); err != nil {
+		return fmt.Errorf("forgetting that a PIN was refused: %v", err)
+	}
+	return nil
 }
 
 // readPrivate reads a small file that only its owner may use.

@@ -18,7 +18,8 @@ var (
 	// library crashed, or somebody killed it.
 	ErrEnded = errors.New("the process with the HSM's library ended")
 
-	// ErrPIN says that the token refused the PIN. It is not tried again.
+	// ErrPIN says that the token refused the PIN. It is not tried again:
+	// not by this process, and by none until its file changes.
 	ErrPIN = errors.New("the token refuses the PIN")
 
 	// ErrLocked says that the PIN is locked, or would be after one more try.
@@ -95,6 +96,13 @@ func (c *Config) returned(e *wire.Error) error {
 		return fmt.Errorf("%w: the token's security officer has to set a new one: %w", ErrLocked, known)
 	}
 	return known
+}
+
+// wrongPIN reports whether err is that the token compared the PIN, and counted a
+// wrong one, perhaps.
+func wrongPIN(err error) bool {
+	e, ok := errors.AsType[*returnError](err)
+	return ok && e.code >= ckrPINIncorrect && e.code <= ckrPINLenRange
 }
 
 // name returns the name of a return value, if it is one that says something.

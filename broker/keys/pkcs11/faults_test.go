@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -111,16 +112,31 @@ func TestHeals(t *testing.T) {
 	}
 }
 
+// TestWrongPIN: a service manager that starts brevetd again and again does not
+// lock the token.
 func TestWrongPIN(t *testing.T) {
-	c := made(t)
-	c, logins := faulty(t, c, "none")
-	write(t, c.PINFile, "wrong")
-	_, err := pkcs11.Open(t.Context(), c)
-	if !errors.Is(err, pkcs11.ErrPIN) || !strings.Contains(err.Error(), "CKR_PIN_INCORRECT") || strings.Contains(err.Error(), "wrong") {
-		t.Errorf("Open with a wrong PIN = %v, want ErrPIN", err)
+	c, logins := faulty(t, made(t), "none")
+	write(t, c.PINFile, "wrong-0815")
+	for i, want := range []string{"CKR_PIN_INCORRECT", "it did before", "it did before"} {
+		_, err := pkcs11.Open(t.Context(), c)
+		if !errors.Is(err, pkcs11.ErrPIN) || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "wrong-0815") {
+			t.Errorf("Open with a wrong PIN, %d = %v, want ErrPIN with %q", i, err, want)
+		}
+		if n := count(t, logins); n != 1 {
+			t.Errorf("%d logins, want 1", n)
+		}
 	}
-	if n := count(t, logins); n != 1 {
-		t.Errorf("%d logins, want 1", n)
+	marker := filepath.Join(c.State, "pin-refused")
+	if err := os.Remove(marker); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pkcs11.Open(t.Context(), c); !errors.Is(err, pkcs11.ErrPIN) || count(t, logins) != 2 {
+		t.Errorf("Open after the marker was removed = %v, %d logins", err, count(t, logins))
+	}
+	write(t, c.PINFile, pin)
+	open(t, c)
+	if _, err := os.Stat(marker); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after the right PIN the marker is there: %v", err)
 	}
 }
 

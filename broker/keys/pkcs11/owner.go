@@ -153,16 +153,31 @@ func (o *owner) login(p *process) error {
 	if err := o.config.mayLogin(opened.Tokens); err != nil {
 		return err
 	}
-	pin, err := o.config.readPIN()
-	if err != nil {
-		return err
-	}
-	defer pin.Wipe()
-	ready, err := o.ask(p, &wire.Request{Op: wire.Login, Secret: pin})
+	keys, err := o.showPIN(p)
 	if err != nil || o.verify == nil {
 		return err
 	}
-	return o.verify(ready.Keys)
+	return o.verify(keys)
+}
+
+// showPIN logs in with a PIN that was not refused before.
+func (o *owner) showPIN(p *process) (*wire.Keys, error) {
+	if err := o.config.untried(); err != nil {
+		return nil, err
+	}
+	pin, err := o.config.readPIN()
+	if err != nil {
+		return nil, err
+	}
+	defer pin.Wipe()
+	response, err := o.ask(p, &wire.Request{Op: wire.Login, Secret: pin})
+	switch {
+	case wrongPIN(err):
+		return nil, errors.Join(err, o.config.remember())
+	case err != nil:
+		return nil, err
+	}
+	return response.Keys, o.config.forget()
 }
 
 // mayLogin keeps from trying a PIN where a wrong one would lock the token.

@@ -24,9 +24,9 @@
 //
 // # PINs
 //
-// Tokens lock after a few wrong PINs. A PIN that was refused is not tried again
-// by the same process, and none is tried when the token says that one more wrong
-// one locks it. The PIN is read from its file at each login, goes through a pipe,
+// Tokens lock after a few wrong PINs. A PIN that was refused is not tried again:
+// not by this process, and by none until its file changes. And no PIN is tried
+// when the token says that one more wrong one locks it. The PIN is read from its file at each login, goes through a pipe,
 // and is wiped; it is in no argument, environment or error.
 package pkcs11
 
