@@ -56,6 +56,13 @@ type pkcs11Config struct {
 	Token   string `yaml:"token"`    // label of the token
 	PINFile string `yaml:"pin_file"` // holds the user's PIN; mode 0600
 	State   string `yaml:"state"`    // folder of the certificates, and of what the broker knows of its fleet
+
+	// Helper is the program brevetd-pkcs11, in which the library runs. Default:
+	// beside brevetd.
+	Helper string `yaml:"helper"`
+
+	// Env names environment variables that the library needs. It sees no others.
+	Env []string `yaml:"env"`
 }
 
 func (c *config) validateRoot(p *place) {
@@ -77,7 +84,7 @@ func (c *config) validateRoot(p *place) {
 	}
 	if r.PKCS11 != nil {
 		kinds++
-		p.need(at.With("pkcs11", "module"), r.PKCS11.Module, "the HSM's library")
+		p.need(at.With("pkcs11", "module"), r.PKCS11.Module, "the HSM's library, by its absolute path")
 		p.need(at.With("pkcs11", "token"), r.PKCS11.Token, "the label of the token")
 		p.need(at.With("pkcs11", "pin_file"), r.PKCS11.PINFile, "the file with the user's PIN")
 		p.need(at.With("pkcs11", "state"), r.PKCS11.State, "a folder for the certificates")
@@ -101,7 +108,7 @@ func (c *config) tpm() tpm.Config {
 
 func (c *config) pkcs11() pkcs11.Config {
 	h := c.Root.PKCS11
-	return pkcs11.Config{Module: h.Module, Token: h.Token, PINFile: c.path(h.PINFile), State: c.path(h.State)}
+	return pkcs11.Config{Module: h.Module, Token: h.Token, PINFile: c.path(h.PINFile), State: c.path(h.State), Helper: c.path(h.Helper), Env: h.Env}
 }
 
 // openRoot opens the configured root.
