@@ -49,14 +49,16 @@ const MaxNonce = 64
 // and an agreement certificate, in answer to a nonce, which may be empty.
 //
 // If AK is the key of a TPM, both keys were made in that TPM (attribute
-// sensitiveDataOrigin), and their private halves cannot leave it, neither
-// themselves (fixedTPM) nor below another parent (fixedParent): a TPM certifies
-// no key of which it has only the public half (TPM 2.0 Library, part 3, section
-// 18.2), and loads none with a private half that it did not make as its
-// attributes say (part 1, section 27). Whether AK is the key of a TPM, nothing in an
+// sensitiveDataOrigin), and their private halves cannot leave it (fixedTPM), nor
+// be moved below another parent in it (fixedParent): a TPM certifies no key of
+// which it has only the public half (TPM 2.0 Library, part 3, section 18.2), and
+// loads no private half from outside with these attributes set (part 3,
+// TPM2_LoadExternal and TPM2_Import). Whether AK is the key of a TPM, nothing in an
 // attestation can say: software that makes a key of its own and calls it AK
-// passes this check. A broker that enrols another has proof, by credential
-// activation ([Challenge]), and endorses it only then.
+// passes this check, and so does a key of a TPM that signs whatever it is given
+// and only says that it is restricted. A broker that enrols another has proof, by
+// credential activation ([Challenge]), which is bound to the Name of AK with all
+// its attributes, and endorses it only then.
 func (a *Attestation) Check(root, agreement *x509.Certificate, nonce []byte) error {
 	if len(nonce) > MaxNonce || !bytes.Equal(a.Nonce, nonce) {
 		return errors.New("checking an attestation: it answers another nonce")
@@ -125,6 +127,8 @@ func (p *public) check(u use) error {
 		return errors.New("it is not on P-256")
 	case p.nameAlg != algSHA256:
 		return errors.New("its name algorithm is not SHA-256")
+	case p.aes != 0:
+		return errors.New("it is a storage key")
 	case p.attributes&fixedTPM == 0:
 		return errors.New("it may leave its TPM: fixedTPM is not set")
 	case p.attributes&fixedParent == 0:

@@ -119,6 +119,7 @@ type public struct {
 	nameAlg    uint16
 	attributes uint32 // TPMA_OBJECT
 	policy     []byte // a digest; empty: no policy
+	aes        uint16 // bits of the key with which a storage key protects its children; 0: none
 	scheme     scheme
 	key        crypto.PublicKey // *ecdsa.PublicKey or *rsa.PublicKey
 }
@@ -137,7 +138,7 @@ func parsePublic(data []byte) (*public, error) {
 	if unknown := p.attributes &^ knownAttributes; unknown != 0 {
 		return nil, fmt.Errorf("it has attributes that are not known here: %#x", unknown)
 	}
-	r.symmetric()
+	p.aes = r.symmetric()
 	var err error
 	switch p.kind {
 	case algECC:
@@ -166,18 +167,17 @@ func (p *public) checkPolicy() error {
 }
 
 // symmetric reads a TPMT_SYM_DEF_OBJECT: section 11.1.7. Storage keys have AES
-// in CFB mode, all others none.
-func (r *reader) symmetric() {
-	switch alg := r.uint16(); {
-	case r.err != nil, alg == algNull:
-	case alg != algAES:
-		r.err = fmt.Errorf("it has the symmetric algorithm %#x", alg)
-	default:
-		bits, mode := r.uint16(), r.uint16()
-		if r.err == nil && (bits != 128 && bits != 192 && bits != 256 || mode != algCFB) {
-			r.err = errors.New("its symmetric algorithm is not AES in CFB mode")
-		}
+// in CFB mode, all others none. It returns the size in bits.
+func (r *reader) symmetric() uint16 {
+	alg := r.uint16()
+	if r.err != nil || alg == algNull {
+		return 0
 	}
+	bits, mode := r.uint16(), r.uint16()
+	if r.err == nil && (alg != algAES || mode != algCFB || bits != 128 && bits != 192 && bits != 256) {
+		r.err = errors.New("its symmetric algorithm is not AES in CFB mode")
+	}
+	return bits
 }
 
 // readECC reads TPMS_ECC_PARMS and TPMS_ECC_POINT: sections 12.2.3.6, 11.2.5.2.
