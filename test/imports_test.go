@@ -31,7 +31,7 @@ var mayImport = map[string][]string{
 	"broker/server":       {"broker", "broker/api"},
 	"plugins/runner/mask": {"broker/api"},
 	"plugins/runner":      {"broker/api", "plugins/runner/mask"},
-	"cmd/brevet":          {"broker/api", "plugins/runner", "plugins/runner/mask"},
+	"cmd/brevet":          {"broker/api", "broker/keys/trust", "plugins/runner", "plugins/runner/mask"},
 
 	"broker/keys/pkcs11/wire": {},
 	"cmd/brevetd-pkcs11":      {"broker/keys/pkcs11/wire"},

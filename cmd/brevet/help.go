@@ -8,7 +8,8 @@ func (p *program) help(args []string) (int, error) {
 	if len(args) > 0 {
 		pages := map[string]string{
 			"exec": helpExec, "get": helpGet, "revoke": helpRevoke, "mask": helpMask,
-			"encrypt": helpEncrypt, "decrypt": helpDecrypt, "exit-codes": helpExitCodes,
+			"encrypt": helpEncrypt, "decrypt": helpDecrypt,
+			"verify-trust": helpVerifyTrust, "exit-codes": helpExitCodes,
 		}
 		var ok bool
 		if page, ok = pages[args[0]]; !ok {
@@ -28,7 +29,8 @@ Usage:
   brevet mask --values FILE
   brevet encrypt --key NAME [--context NAME=VALUE]... [-o FILE] [FILE]
   brevet decrypt --key NAME [--context NAME=VALUE]... [-o FILE] [FILE]
-  brevet help [exec|get|revoke|mask|encrypt|decrypt|exit-codes]
+  brevet verify-trust --root FINGERPRINT FILE
+  brevet help [exec|get|revoke|mask|encrypt|decrypt|verify-trust|exit-codes]
   brevet --version
 
 The job's OIDC token is looked for in this order:
@@ -41,7 +43,7 @@ token is bound to is kept in BREVET_STATE_DIR, or in a folder of mode 0700
 under TMPDIR, so that every brevet of the job uses the same.
 `
 
-// helpConnection are the flags that all commands but mask have.
+// helpConnection are the flags of the commands that speak with the broker.
 const helpConnection = `  --broker URL     the broker's url, exactly as in its configuration: the
                    audience of the job's token; https, or http on this machine
                    (BREVET_BROKER)
@@ -178,6 +180,31 @@ and BREVET_BROKER is set: age -d -i IDENTITY FILE, or age -d -j brevet FILE,
 which takes the file's word for key and context.
 `
 
+const helpVerifyTrust = `Usage: brevet verify-trust --root FINGERPRINT [flags] FILE|-
+
+Checks a trust bundle, that is what a broker answers at /v1/trust, and prints
+why each of its roots and epochs can be trusted. It speaks with nobody: FILE is
+the bundle, and - is stdin.
+
+  curl -fsS https://BROKER/v1/trust | brevet verify-trust --root FINGERPRINT -
+
+A root is trusted if its fingerprint is given, or if a trusted one endorsed it.
+An attestation proves that the keys of a root cannot leave the TPM that the
+attestation key is in. That this one is a TPM's is "self-asserted": no document
+can prove it, and brokers have each other prove it before they endorse.
+
+Flags:
+  --root FINGERPRINT
+                   a root that is known to be right, as sha256: and 64
+                   hexadecimal digits; may be repeated, and one must be in FILE
+  --require-tpm    refuse roots without an attestation
+  --ek-ca FILE     PEM certificates of TPM makers' CAs, to which the endorsement
+                   key of every attestation must lead
+  --nonce HEX      what brevetd keys attest was given: an attestation must
+                   answer it, and so was not made before
+  --json           print the report as JSON
+`
+
 const helpExitCodes = `Exit codes:
     0  done; of exec: the command's
    64  brevet was called the wrong way
@@ -185,7 +212,7 @@ const helpExitCodes = `Exit codes:
    69  the platform or the broker cannot be reached, or cannot serve now
    70  an error in brevet itself
    74  output could not be written whole
-   76  an answer was not what it should be
+   76  an answer, or a trust bundle, was not what it should be
    77  the broker refused
    78  something is missing or wrong in the job's definition or environment
   126  exec: the command could not be run

@@ -170,6 +170,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("CANARY", runnertest.Canary)
 			e.Setenv("KEY", base64.StdEncoding.EncodeToString([]byte(runnertest.Canary))[:14]) // how data keys begin
 			e.Setenv("REQUEST", runnertest.Request)
+			writeBundles(t, e)
 			return os.WriteFile(filepath.Join(e.WorkDir, "token"), []byte(runnertest.Token("file")+"\n"), 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -313,7 +314,7 @@ func status(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, topic := range []string{"", "exec", "get", "revoke", "mask", "encrypt", "decrypt", "exit-codes"} {
+	for _, topic := range []string{"", "exec", "get", "revoke", "mask", "encrypt", "decrypt", "verify-trust", "exit-codes"} {
 		var stdout, stderr bytes.Buffer
 		args := strings.Fields("help " + topic)
 		if got := run(context.Background(), args, nil, &stdout, &stderr, nil); got != 0 || stderr.Len() > 0 {

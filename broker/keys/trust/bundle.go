@@ -22,8 +22,9 @@ const (
 	// broker takes about 8 KiB, an epoch 600 bytes.
 	MaxBundle = 1 << 20
 
-	maxEpochs = 1000 // a broker has four at a time
-	maxURL    = 2000
+	maxEpochs       = 1000 // a broker has four at a time
+	maxEndorsements = 16   // of one root; a broker is let in by one, once
+	maxURL          = 2000
 )
 
 // A Bundle is what GET /v1/trust answers: the fleet's roots and epochs, and what
@@ -150,8 +151,8 @@ func (b *Broker) check() error {
 	switch {
 	case b.Kind != KindTPM && b.Kind != KindPKCS11 && b.Kind != KindSoftware:
 		return errors.New("its kind is neither tpm, pkcs11 nor software")
-	case len(b.Endorsements) > maxRoots:
-		return fmt.Errorf("it has %d endorsements, more than %d", len(b.Endorsements), maxRoots)
+	case len(b.Endorsements) > maxEndorsements:
+		return fmt.Errorf("it has %d endorsements, more than %d", len(b.Endorsements), maxEndorsements)
 	}
 	if err := checkCertificates(append([][]byte{b.Root, b.Agreement}, b.Endorsements...), MaxCertificate); err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
@@ -22,6 +23,33 @@ const (
 	// maxEKCertificate bounds a certificate in the chain, in bytes of DER.
 	maxEKCertificate = 8 << 10
 )
+
+// maxEKRoots bounds a file of CAs, of which all makers together have some dozens.
+const maxEKRoots = 256
+
+// ParseEKRootsPEM reads CAs of TPM makers from PEM: one to 256 blocks
+// "CERTIFICATE", with text between them or not. Which to trust is for whoever
+// wrote the file to know.
+func ParseEKRootsPEM(data []byte) ([]*x509.Certificate, error) {
+	var roots []*x509.Certificate
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != certificateBlock || len(roots) == maxEKRoots {
+			return nil, errors.New("reading CAs of TPM makers: want PEM blocks CERTIFICATE, one to 256, and no other")
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("reading CAs of TPM makers: %w", err)
+		}
+		if !cert.IsCA {
+			return nil, fmt.Errorf("reading CAs of TPM makers: %q is no CA", cert.Subject)
+		}
+		roots = append(roots, cert)
+	}
+	if len(roots) == 0 {
+		return nil, errors.New("reading CAs of TPM makers: there is no PEM block CERTIFICATE")
+	}
+	return roots, nil
+}
 
 func oidSubjectAltName() asn1.ObjectIdentifier { return asn1.ObjectIdentifier{2, 5, 29, 17} }     // RFC 5280, section 4.2.1.6
 func oidTPM() asn1.ObjectIdentifier            { return asn1.ObjectIdentifier{2, 23, 133, 2} }    // below it: 1 manufacturer, 2 model, 3 version
@@ -208,7 +236,7 @@ func (a *Attestation) ekRoot(leaf *x509.Certificate, roots []*x509.Certificate, 
 	}
 	chains, err := leaf.Verify(options)
 	if err != nil {
-		return nil, fmt.Errorf("its certificate, by %s: %w", leaf.Issuer, err)
+		return nil, fmt.Errorf("its certificate, by %q: %w", leaf.Issuer, err)
 	}
 	chain := chains[0] // never empty without an error
 	return chain[len(chain)-1], nil

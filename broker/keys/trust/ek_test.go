@@ -11,7 +11,9 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/pem"
 	"math/big"
+	"slices"
 	"testing"
 	"time"
 )
@@ -34,7 +36,7 @@ func TestCheckEK(t *testing.T) {
 		now    time.Time
 		want   string
 	}{
-		"no roots":         {func(*Attestation) {}, nil, o.Now, "its certificate, by CN=swtpm-localca: x509: certificate signed by unknown authority"},
+		"no roots":         {func(*Attestation) {}, nil, o.Now, "its certificate, by \"CN=swtpm-localca\": x509: certificate signed by unknown authority"},
 		"other roots":      {func(*Attestation) {}, []*x509.Certificate{other.ca}, o.Now, "unknown authority"},
 		"too early":        {func(*Attestation) {}, o.EKRoots, o.Now.Add(-48 * time.Hour), "not yet valid"},
 		"no key":           {func(a *Attestation) { a.EK, a.EKChain = nil, nil }, o.EKRoots, o.Now, "it has no certificate"},
@@ -255,4 +257,44 @@ func TestName(t *testing.T) {
 	if name, err := Name(area[1:]); err == nil || name != nil {
 		t.Errorf("Name of half a key = %x, %v", name, err)
 	}
+}
+
+func TestParseEKRootsPEM(t *testing.T) {
+	one := testdata(t, "ek-ca.pem")
+	m := newMaker(t)
+	block := func(kind string, der []byte) []byte {
+		return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
+	}
+	leaf := m.certify(t, newKey(t, elliptic.P256()).Public(), func(*x509.Certificate) {})
+	roots, err := ParseEKRootsPEM(slices.Concat([]byte("swtpm\n"), one, []byte("\nmaker\n"), block("CERTIFICATE", m.ca.Raw)))
+	if err != nil || len(roots) != 2 || !roots[1].Equal(m.ca) {
+		t.Errorf("ParseEKRootsPEM = %v, %v", roots, err)
+	}
+	for name, tt := range map[string]struct {
+		data []byte
+		want string
+	}{
+		"nothing":  {nil, "there is no PEM block"},
+		"DER":      {m.ca.Raw, "there is no PEM block"},
+		"a key":    {slices.Concat(one, block("PUBLIC KEY", m.ca.Raw)), "and no other"},
+		"too many": {bytes.Repeat(one, 257), "one to 256"},
+		"no CA":    {block("CERTIFICATE", leaf), "is no CA"},
+		"cut":      {block("CERTIFICATE", m.ca.Raw[1:]), "reading CAs of TPM makers: x509"},
+	} {
+		roots, err := ParseEKRootsPEM(tt.data)
+		checkRefusal(t, err, tt.want)
+		if roots != nil {
+			t.Errorf("%s: refused, with %d roots", name, len(roots))
+		}
+	}
+}
+
+func FuzzEKRootsPEM(f *testing.F) {
+	f.Add(testdata(f, "ek-ca.pem"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		roots, err := ParseEKRootsPEM(data)
+		if (len(roots) == 0) != (err != nil) || len(roots) > maxEKRoots {
+			t.Errorf("%d roots with the error %v", len(roots), err)
+		}
+	})
 }

@@ -358,12 +358,11 @@ func vector(t testing.TB, name string) (*Bundle, []*x509.Certificate) {
 // vectorCA is the CA that certified the endorsement keys.
 func vectorCA(t testing.TB) []*x509.Certificate {
 	t.Helper()
-	block, _ := pem.Decode(testdata(t, "ek-ca.pem"))
-	ca, err := x509.ParseCertificate(block.Bytes)
+	roots, err := ParseEKRootsPEM(testdata(t, "ek-ca.pem"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return []*x509.Certificate{ca}
+	return roots
 }
 
 // vectorOptions are those with which fleet.json passes, an hour after it was

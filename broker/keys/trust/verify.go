@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -23,7 +22,7 @@ var ErrUnknownRoot = errors.New("nothing says that this is the right root")
 type VerifyOptions struct {
 	// Pins are the fingerprints of roots that are known to be right, as
 	// [Fingerprint] writes them. At least one must be in the bundle; roots that
-	// are not pinned must be endorsed by one that is.
+	// are not pinned must be endorsed by one that is trusted.
 	Pins []string
 
 	// EKRoots are CAs of TPM makers. If there are any, every attestation must
@@ -60,7 +59,7 @@ type BrokerReport struct {
 	Attestation *AttestationReport `json:"attestation,omitempty"`
 }
 
-// Why a root is trusted: it was pinned, or a pinned one, whose fingerprint
+// Why a root is trusted: it was pinned, or a trusted one, whose fingerprint
 // follows, endorsed it.
 const (
 	Pinned     = "pinned"
@@ -91,10 +90,11 @@ type EpochReport struct {
 }
 
 // Verify reports why each root and epoch of b can be trusted, or refuses all of
-// b. A root is trusted if it is pinned, or endorsed by one that is: no further,
-// since a root's path length lets it endorse, and an endorsed one not. An epoch
-// is trusted if such a root signed it. Attestations must be right whoever is
-// trusted, and a broker that says its kind is "tpm" must have one.
+// b. A root is trusted if it is pinned, or endorsed by a trusted one: brokers that
+// were let into a fleet let in others. (The path lengths are for those who build
+// X.509 chains: they go one endorsement far.) An epoch is trusted if such a root
+// signed it. Attestations must be right whoever is trusted, and a broker that says
+// its kind is "tpm" must have one.
 func (b *Bundle) Verify(o VerifyOptions) (*Report, error) {
 	report, err := b.verify(o)
 	if err != nil {
@@ -171,49 +171,48 @@ func (b *Broker) member(now time.Time) (*member, error) {
 // trustAll finds for each root why it is trusted.
 func trustAll(members []*member, o VerifyOptions) error {
 	for _, pin := range o.Pins {
-		if !isFingerprint(pin) {
+		if !IsFingerprint(pin) {
 			return fmt.Errorf("%q is no fingerprint of a root: want sha256: and 64 digits of 0-9a-f", pin)
 		}
 	}
-	var pinned []*x509.Certificate
+	var trusted []*x509.Certificate
 	for _, m := range members {
 		if slices.Contains(o.Pins, m.report.Root) {
-			m.report.Trusted = Pinned
-			pinned = append(pinned, m.root)
+			m.report.Trusted, trusted = Pinned, append(trusted, m.root)
 		}
 	}
-	if len(pinned) == 0 {
+	if len(trusted) == 0 {
 		return fmt.Errorf("none of its roots is pinned: %w", ErrUnknownRoot)
+	}
+	for i := 0; i < len(trusted); i++ { // each endorsement is tried once with each root
+		for _, m := range members {
+			if m.report.Trusted == "" && m.endorsed(trusted[i:i+1], o.Now) == nil {
+				trusted = append(trusted, m.root)
+			}
+		}
 	}
 	for _, m := range members {
 		if m.report.Trusted != "" {
 			continue
 		}
-		if err := m.endorsed(pinned, o.Now); err != nil {
-			return m.wrap(err)
-		}
+		return m.wrap(fmt.Errorf("neither pinned nor endorsed by a root that is trusted (%w): %w", m.endorsed(trusted, o.Now), ErrUnknownRoot))
 	}
 	return nil
 }
 
-func isFingerprint(s string) bool {
-	digits, ok := strings.CutPrefix(s, "sha256:")
-	return ok && len(digits) == hex.EncodedLen(sha256.Size) && strings.Trim(digits, "0123456789abcdef") == ""
-}
-
-// endorsed finds the endorsement of m by one of the pinned roots. Those by
-// others say nothing, whatever is wrong with them.
-func (m *member) endorsed(pinned []*x509.Certificate, now time.Time) error {
-	err := errors.New("no root endorsed it")
+// endorsed finds the endorsement of m by one of roots. Those by others say
+// nothing, whatever is wrong with them.
+func (m *member) endorsed(roots []*x509.Certificate, now time.Time) error {
+	err := errors.New("it has no endorsement")
 	for _, der := range m.Endorsements {
-		_, by, parseErr := ParseEndorsement(der, m.root, pinned, now)
+		_, by, parseErr := ParseEndorsement(der, m.root, roots, now)
 		if parseErr == nil {
 			m.report.Trusted = EndorsedBy + Fingerprint(by)
 			return nil
 		}
 		err = parseErr
 	}
-	return fmt.Errorf("neither pinned nor endorsed by a root that is (%w): %w", err, ErrUnknownRoot)
+	return err
 }
 
 // attestAll checks all attestations, and that one answers the nonce.
