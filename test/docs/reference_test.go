@@ -20,6 +20,7 @@ import (
 
 	"github.com/brevet-dev/brevet/broker"
 	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/broker/keys/trust"
 	"github.com/brevet-dev/brevet/broker/mint"
 	"github.com/brevet-dev/brevet/issuers"
 )
@@ -46,6 +47,10 @@ func TestKeysAreDocumented(t *testing.T) {
 		{"http.md", "## Introspect", tags[api.Introspection]("json")},
 		{"audit.md", "### Fields", slices.Concat(tags[broker.Event]("json"), tags[broker.Who]("json"), tags[broker.EventLease]("json"), tags[issuers.Workload]("json"))},
 		{"audit.md", "### Events", append(stringConstants(t, "broker", "Event"), stringConstants(t, "broker/audit", "event")...)},
+		{"trust.md", "### Bundle", tags[trust.Bundle]("json")},
+		{"trust.md", "### Broker", tags[trust.Broker]("json")},
+		{"trust.md", "### Attestation", tags[trust.Attestation]("json")},
+		{"trust.md", "### Key", tags[trust.Certified]("json")},
 		{"audit.md", "### Reasons", append(stringConstants(t, "broker", "Why"), stringConstants(t, "broker", "why")...)},
 		{"audit.md", "### Why a token was refused", issuers.Reasons()},
 	} {
