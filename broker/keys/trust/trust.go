@@ -11,23 +11,24 @@
 //
 // # Certificates
 //
-// All are X.509, ECDSA P-256 with SHA-256. One that differs from its profile in
-// anything named here is refused, even when the root signed it.
+// All are X.509, ECDSA P-256 with SHA-256, without an extended key usage (which
+// could make one a TLS certificate). One that differs from its profile in anything
+// named here is refused, even when the root signed it.
 //
 // Root: self-signed; subject CN "brevet root"; CA with path length 1, so that an
-// old and a new root can endorse each other; key usage keyCertSign; ten years.
+// old and a new root can endorse each other; key usage keyCertSign; no names;
+// ten years.
 //
 // Epoch: signed by a root itself; subject CN "brevet epoch"; no CA; key usage
-// digitalSignature; no extended key usage (which could make it a TLS
-// certificate); the broker's URL as its only subject alternative name; valid
+// digitalSignature; the broker's URL as its only subject alternative name; valid
 // from five minutes before it is made until its last signature may be verified.
 //
 // Agreement: signed by a root itself; subject CN "brevet agreement"; no CA; key
 // usage keyAgreement; no names; valid as long as the root.
 //
 // Endorsement: the key of another root, signed by this one; subject CN "brevet
-// root"; CA with path length 0; key usage keyCertSign; valid as long as the
-// shorter-lived of both.
+// root"; CA with path length 0; key usage keyCertSign; no names; valid as long as
+// the shorter-lived of both.
 package trust
 
 import (
@@ -160,10 +161,22 @@ func checkRoot(cert *x509.Certificate) error {
 		return errors.New("its subject is another")
 	case !cert.BasicConstraintsValid, !cert.IsCA, cert.MaxPathLen != 1:
 		return errors.New("not a CA with path length 1")
-	case cert.KeyUsage != x509.KeyUsageCertSign, len(cert.UnhandledCriticalExtensions) > 0:
+	case cert.KeyUsage != x509.KeyUsageCertSign, extended(cert):
 		return errors.New("it may do other things than certify")
+	case named(cert):
+		return errors.New("it has names")
 	}
 	return cert.CheckSignatureFrom(cert)
+}
+
+// extended reports whether cert has an extended key usage.
+func extended(cert *x509.Certificate) bool {
+	return len(cert.ExtKeyUsage)+len(cert.UnknownExtKeyUsage) > 0
+}
+
+// named reports whether cert has a subject alternative name.
+func named(cert *x509.Certificate) bool {
+	return len(cert.DNSNames)+len(cert.EmailAddresses)+len(cert.IPAddresses)+len(cert.URIs) > 0
 }
 
 // NewEpoch certifies an epoch key of the broker at a URL until notAfter.
@@ -201,7 +214,7 @@ func checkEpoch(cert *x509.Certificate, url string, most time.Duration) error {
 		return errors.New("its subject is another")
 	case !cert.BasicConstraintsValid, cert.IsCA, cert.KeyUsage != x509.KeyUsageDigitalSignature:
 		return errors.New("it may do other things than sign")
-	case len(cert.ExtKeyUsage)+len(cert.UnknownExtKeyUsage) > 0:
+	case extended(cert):
 		return errors.New("it has an extended key usage")
 	case len(cert.DNSNames)+len(cert.EmailAddresses)+len(cert.IPAddresses) > 0:
 		return errors.New("it has other names than a url")
@@ -242,9 +255,9 @@ func parseAgreement(der []byte, root *x509.Certificate, now time.Time) (*x509.Ce
 	switch {
 	case cert.Subject.CommonName != agreementName:
 		return nil, nil, errors.New("its subject is another")
-	case !cert.BasicConstraintsValid, cert.IsCA, cert.KeyUsage != x509.KeyUsageKeyAgreement, len(cert.ExtKeyUsage)+len(cert.UnknownExtKeyUsage) > 0:
+	case !cert.BasicConstraintsValid, cert.IsCA, cert.KeyUsage != x509.KeyUsageKeyAgreement, extended(cert):
 		return nil, nil, errors.New("it may do other things than agree on keys")
-	case len(cert.DNSNames)+len(cert.EmailAddresses)+len(cert.IPAddresses)+len(cert.URIs) > 0:
+	case named(cert):
 		return nil, nil, errors.New("it has names")
 	}
 	if _, err := signedBy(cert, []*x509.Certificate{root}, now); err != nil {
@@ -294,8 +307,10 @@ func checkEndorsement(cert, of *x509.Certificate) error {
 		return errors.New("its subject is another")
 	case !cert.BasicConstraintsValid, !cert.IsCA, cert.MaxPathLen != 0, !cert.MaxPathLenZero:
 		return errors.New("not a CA with path length 0")
-	case cert.KeyUsage != x509.KeyUsageCertSign:
+	case cert.KeyUsage != x509.KeyUsageCertSign, extended(cert):
 		return errors.New("it may do other things than certify")
+	case named(cert):
+		return errors.New("it has names")
 	case !cert.PublicKey.(*ecdsa.PublicKey).Equal(of.PublicKey):
 		return errors.New("it is of another root's key")
 	}
