@@ -117,7 +117,7 @@ func (a *Attestation) endorsementKey() (*x509.Certificate, error) {
 // least 2048 bits, and curves are P-256 or P-384: parsePublic reads no other.
 func (p *public) checkEK() error {
 	const must = stuck | restricted | decrypt
-	if p.attributes&(must|sign|encryptedDup) != must || p.aes == 0 {
+	if p.attributes&(must|sign|encryptedDup) != must || p.aes == 0 || p.scheme.algorithm != algNull {
 		return errors.New("it is no storage key that cannot leave its TPM")
 	}
 	return nil

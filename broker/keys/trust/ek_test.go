@@ -192,6 +192,10 @@ func TestCheckEKKeys(t *testing.T) {
 		"explicit 65537": {nil, func(area []byte) { copy(area[20:], []byte{0, 1, 0, 1}) }, plain, ""},
 		"exponent 3":     {nil, func(area []byte) { copy(area[20:], []byte{0, 0, 0, 3}) }, plain, "its exponent is not 65537"},
 		"even":           {nil, func(area []byte) { area[len(area)-1] &^= 1 }, plain, "its modulus has another size"},
+		"zero first":     {nil, func(area []byte) { area[26] = 0 }, plain, "its modulus has another size"},
+		"for ECDSA": {func(p *public) {
+			p.kind, p.scheme, p.key = algECC, scheme{algECDSA, algSHA256}, newKey(t, elliptic.P256()).Public()
+		}, nil, plain, "no storage key"},
 		"small":          {nil, func(area []byte) { copy(area[18:], []byte{4, 0}) }, plain, "an RSA key of 1024 bits"},
 		"with a scheme":  {nil, func(area []byte) { copy(area[16:], []byte{0, 0x17}) }, plain, "an RSA key with a scheme"},
 		"not fixed":      {func(p *public) { p.attributes &^= fixedTPM }, nil, plain, "no storage key that cannot leave its TPM"},
@@ -253,6 +257,25 @@ func TestName(t *testing.T) {
 	sum := sha256.Sum256(area)
 	if name, err := Name(area); err != nil || !bytes.Equal(name, append([]byte{0, 0xb}, sum[:]...)) {
 		t.Errorf("Name = %x, %v", name, err)
+	}
+	for want, change := range map[string]func([]byte) []byte{
+		"it has the scheme 0x1a":         func(a []byte) []byte { return slices.Concat(a[:16], []byte{0, 0x1a, 0, 0xb}, a[18:]) },
+		"it has the key derivation 0x20": func(a []byte) []byte { a[21] = 0x20; return a },
+		"it is on the curve 0x5":         func(a []byte) []byte { a[19] = 5; return a },
+		"the coordinates of its point":   func(a []byte) []byte { return slices.Concat(a[:22], []byte{0, 47}, a[25:]) },
+		"not AES in CFB mode":            func(a []byte) []byte { a[15] = 0x44; return a },
+		"it ends too soon":               func(a []byte) []byte { return a[:21] },
+		"it has attributes that are not": func(a []byte) []byte { a[4] = 1; return a },
+		"of type 0x25":                   func(a []byte) []byte { a[1] = 0x25; return a },
+		"its name algorithm is 0x12":     func(a []byte) []byte { a[3] = 0x12; return a },
+		"its policy is not a digest":     func(a []byte) []byte { return slices.Concat(a[:8], []byte{0, 1, 1}, a[10:]) },
+		"of a TPM key: 1025 bytes":       func([]byte) []byte { return make([]byte, 1025) },
+	} {
+		name, err := Name(change(bytes.Clone(area)))
+		checkRefusal(t, err, want)
+		if name != nil {
+			t.Errorf("refused, with the Name %x", name)
+		}
 	}
 	if name, err := Name(area[1:]); err == nil || name != nil {
 		t.Errorf("Name of half a key = %x, %v", name, err)

@@ -68,6 +68,16 @@ func TestEndorsementProfile(t *testing.T) {
 	checkRefusal(t, made(func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} }), "other things than certify")
 }
 
+// What a root signed before it was valid says nothing then.
+func TestRootNotYetValid(t *testing.T) {
+	s, other := newSubject(t, time.Now()), newSubject(t, time.Now())
+	der := issue(t, s, other.root.PublicKey, &x509.Certificate{
+		Subject: pkix.Name{CommonName: rootName}, KeyUsage: x509.KeyUsageCertSign, IsCA: true, MaxPathLenZero: true,
+	}, func(c *x509.Certificate) { c.NotBefore = s.root.NotBefore.Add(-time.Hour) })
+	_, _, err := ParseEndorsement(der, other.root, []*x509.Certificate{s.root}, s.root.NotBefore.Add(-time.Minute))
+	checkRefusal(t, err, "the root's certificate ends before it")
+}
+
 func TestEpochProfile(t *testing.T) {
 	s, key := newSubject(t, time.Now()), newKey(t, elliptic.P256())
 	at, err := url.Parse(vectorURL)
@@ -112,6 +122,8 @@ func TestAgreementProfile(t *testing.T) {
 	for want, change := range deviations() {
 		checkRefusal(t, made(&key.PublicKey, change), want)
 	}
+	checkRefusal(t, made(&key.PublicKey, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} }), "other things than agree")
+	checkRefusal(t, made(&key.PublicKey, func(c *x509.Certificate) { c.IsCA = true }), "other things than agree")
 	checkRefusal(t, made(&newKey(t, elliptic.P384()).PublicKey, func(*x509.Certificate) {}), "not ECDSA P-256")
 }
 

@@ -29,6 +29,13 @@
 // Endorsement: the key of another root, signed by this one; subject CN "brevet
 // root"; CA with path length 0; key usage keyCertSign; no names; valid as long as
 // the shorter-lived of both.
+//
+// # Bundles
+//
+// A [Bundle] has all of them for a fleet, and an [Attestation] for each root in a
+// TPM. [Bundle.Verify] starts from roots whose fingerprints are known from
+// elsewhere. docs/trust.md has the format for readers in other languages, and what
+// is proved by what.
 package trust
 
 import (

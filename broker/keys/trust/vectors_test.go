@@ -49,8 +49,12 @@ func newChip(t *testing.T, dir string) *chip {
 		t.Fatal(err)
 	}
 	ca := filepath.Dir(dir)
+	issuer, err := exec.LookPath("swtpm_localca")
+	if err != nil {
+		t.Fatal(err)
+	}
 	writeFiles(t, dir, map[string]string{
-		"setup.conf": "create_certs_tool = /usr/bin/swtpm_localca\ncreate_certs_tool_config = " + dir + "/ca.conf\ncreate_certs_tool_options = " + dir + "/ca.options\nactive_pcr_banks = sha256\n",
+		"setup.conf": "create_certs_tool = " + issuer + "\ncreate_certs_tool_config = " + dir + "/ca.conf\ncreate_certs_tool_options = " + dir + "/ca.options\nactive_pcr_banks = sha256\n",
 		"ca.conf":    "statedir = " + ca + "\nsigningkey = " + ca + "/key.pem\nissuercert = " + ca + "/issuer.pem\ncertserial = " + ca + "/serial\n",
 		"ca.options": "--platform-manufacturer Example\n--platform-version 1\n--platform-model Example\n",
 	})
