@@ -198,8 +198,8 @@ Flags:
                    a root that is known to be right, as sha256: and 64
                    hexadecimal digits; may be repeated, and one must be in FILE
   --require-tpm    refuse roots without an attestation
-  --ek-ca FILE     PEM certificates of TPM makers' CAs, to which the endorsement
-                   key of every attestation must lead
+  --ek-ca FILE     PEM certificates of TPM makers' CAs and their intermediates:
+                   the endorsement key of every attestation must lead to one
   --nonce HEX      what brevetd keys attest was given: an attestation must
                    answer it, and so was not made before
   --json           print the report as JSON

@@ -303,7 +303,7 @@ func TestEncodeBounds(t *testing.T) {
 		"large in all":      {func(b *Bundle) { b.Epochs = many(1000, 1000) }, "bytes, more than 1048576"},
 		"many endorsements": {func(b *Bundle) { b.Brokers[0].Endorsements = many(17, 1) }, "it has 17 endorsements"},
 		"long nonce":        {func(b *Bundle) { b.Brokers[0].Attestation.Nonce = make([]byte, 65) }, "its nonce has more than 64 bytes"},
-		"long chain":        {func(b *Bundle) { b.Brokers[0].Attestation.EKChain = many(9, 1) }, "more than 8 certificates"},
+		"long chain":        {func(b *Bundle) { b.Brokers[0].Attestation.EKChain = many(10, 1) }, "more than 9 certificates"},
 		"large EK":          {func(b *Bundle) { b.Brokers[0].Attestation.EK = make([]byte, 1025) }, "its endorsement key has more than 1024 bytes"},
 		"large certificate": {func(b *Bundle) { b.Brokers[0].Attestation.EKChain = many(1, 8193) }, "more than 8192 bytes"},
 		"long url":          {func(b *Bundle) { b.URL = "https://" + strings.Repeat("a", 2000) }, "its url is not a broker's"},

@@ -17,8 +17,9 @@ import (
 // An endorsement key (EK) is made with the TPM, and its maker certifies it: TCG
 // EK Credential Profile for TPM Family 2.0, version 2.4.
 const (
-	// maxEKChain bounds a chain. Makers have one to three intermediates.
-	maxEKChain = 8
+	// maxEKChain bounds a chain: the key's certificate and eight of its maker's.
+	// Makers have one to three.
+	maxEKChain = 9
 
 	// maxEKCertificate bounds a certificate in the chain, in bytes of DER.
 	maxEKCertificate = 8 << 10
@@ -60,7 +61,8 @@ func oidEKCertificate() asn1.ObjectIdentifier  { return asn1.ObjectIdentifier{2,
 func oidOAEP() asn1.ObjectIdentifier { return asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 7} }
 
 // CheckEK checks that the endorsement key has a certificate, valid at now, that
-// leads to one of roots, CAs of TPM makers, and returns that root.
+// leads to one of roots, CAs of TPM makers, and returns that root. Any of them may
+// be an intermediate, as few TPMs have those to show.
 //
 // This proves that EK is in a TPM by that maker, and no more: certificates of
 // endorsement keys are no secret, so an attestation may carry that of any TPM.

@@ -46,7 +46,7 @@ func TestCheckEK(t *testing.T) {
 		"of a CA":          {func(a *Attestation) { a.EKChain = a.EKChain[1:] }, o.EKRoots, o.Now, "its certificate is of another key"},
 		"certificate cut":  {func(a *Attestation) { a.EKChain = [][]byte{a.EKChain[0][1:]} }, o.EKRoots, o.Now, "reading its certificate"},
 		"intermediate cut": {func(a *Attestation) { a.EKChain = [][]byte{a.EKChain[0], {1}} }, o.EKRoots, o.Now, "reading its certificate"},
-		"too long":         {func(a *Attestation) { a.EKChain = append(a.EKChain, make([][]byte, maxEKChain)...) }, o.EKRoots, o.Now, "its chain has 10 certificates"},
+		"too long":         {func(a *Attestation) { a.EKChain = append(a.EKChain, make([][]byte, maxEKChain)...) }, o.EKRoots, o.Now, "its chain has 11 certificates"},
 		"too large":        {func(a *Attestation) { a.EKChain = [][]byte{make([]byte, maxEKCertificate+1)} }, o.EKRoots, o.Now, "its certificate has 8193 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
