@@ -356,12 +356,15 @@ type Status struct {
 	BoardErr error     // why the board could not be read at the last attempt; nil if it could
 }
 
-// Certificates returns those of all epochs that are known, DER, for the trust
-// bundle.
+// Certificates returns those of all epochs that are known and valid now, DER,
+// for the trust bundle.
 func (e *Epochs) Certificates() [][]byte {
 	var out [][]byte
+	now := time.Now()
 	for _, c := range e.state.Load().known {
-		out = append(out, c.x509.Raw)
+		if c.valid(now) {
+			out = append(out, c.x509.Raw)
+		}
 	}
 	slices.SortFunc(out, bytes.Compare)
 	return out

@@ -413,7 +413,7 @@ func readCertificates(file string) ([]*x509.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := trust.ParseCertificatesPEM(data)
+	out, err := trust.ParseEKRootsPEM(data)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", file, err)
 	}

@@ -134,32 +134,22 @@ const maxRoots = 64
 // ParseRootsPEM reads root certificates from PEM: one to 64 blocks
 // "CERTIFICATE", and nothing else.
 func ParseRootsPEM(data []byte) ([]*x509.Certificate, error) {
-	return parsePEM(data, "root", ParseRoot)
-}
-
-// ParseCertificatesPEM reads certificates of any kind from PEM, such as those of
-// TPM makers: one to 64 blocks "CERTIFICATE", and nothing else.
-func ParseCertificatesPEM(data []byte) ([]*x509.Certificate, error) {
-	return parsePEM(data, "CA", x509.ParseCertificate)
-}
-
-func parsePEM(data []byte, what string, parse func([]byte) (*x509.Certificate, error)) ([]*x509.Certificate, error) {
-	var certs []*x509.Certificate
-	for len(certs) < maxRoots {
+	var roots []*x509.Certificate
+	for len(roots) < maxRoots {
 		block, rest := pem.Decode(data)
 		if block == nil || block.Type != certificateBlock {
 			break
 		}
-		cert, err := parse(block.Bytes)
+		root, err := ParseRoot(block.Bytes)
 		if err != nil {
 			return nil, err
 		}
-		certs, data = append(certs, cert), rest
+		roots, data = append(roots, root), rest
 	}
-	if len(certs) == 0 || len(bytes.TrimSpace(data)) > 0 {
-		return nil, fmt.Errorf("reading %s certificates: want PEM blocks CERTIFICATE, one to 64, and nothing else", what)
+	if len(roots) == 0 || len(bytes.TrimSpace(data)) > 0 {
+		return nil, errors.New("reading root certificates: want PEM blocks CERTIFICATE, one to 64, and nothing else")
 	}
-	return certs, nil
+	return roots, nil
 }
 
 func checkRoot(cert *x509.Certificate) error {
