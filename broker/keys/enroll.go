@@ -376,11 +376,19 @@ func Recover(ctx context.Context, client redis.UniversalClient, o RingOptions, d
 }
 
 // ReadRing returns how the ring is without opening it: no chip is used, and
-// nothing is changed. known says whether this broker knows a fleet.
+// nothing is changed. known says whether this broker knows a fleet; if not, and
+// Redis has one, the error is [ErrNotMember].
 func ReadRing(ctx context.Context, client redis.UniversalClient, o RingOptions) (s RingStatus, known bool, err error) {
 	r := newRing(client, o)
 	remembered, err := r.local.read()
-	if err != nil || remembered.Ring == "" {
+	if err != nil {
+		return RingStatus{}, false, err
+	}
+	if remembered.Ring == "" {
+		head, err := r.store.head(ctx)
+		if err == nil && head != "" {
+			err = fmt.Errorf("%w, which redis has", ErrNotMember)
+		}
 		return RingStatus{}, false, err
 	}
 	last, err := parseEdition(remembered.Ring, o.URL, time.Now())
@@ -396,6 +404,9 @@ func ReadRing(ctx context.Context, client redis.UniversalClient, o RingOptions) 
 	}
 	if err == nil {
 		last = got
+	}
+	if err == nil && !last.has(r.name) {
+		err = fmt.Errorf("%w: version %d is without it", ErrRemoved, last.Version)
 	}
 	s.describe(last, r.name)
 	s.Err = err

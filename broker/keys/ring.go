@@ -40,6 +40,10 @@ var (
 	// ErrNotMember says that a fleet exists, and this broker is not in it.
 	ErrNotMember = errors.New("this broker is not in the fleet's ring of keys")
 
+	// ErrRemoved is the [ErrNotMember] of a broker that was taken out of its
+	// fleet.
+	ErrRemoved = fmt.Errorf("%w any more", ErrNotMember)
+
 	errStale = errors.New("the ring in redis could not be read lately")
 )
 
@@ -263,12 +267,14 @@ func (r *Ring) putBack(ctx context.Context, stored string, known *edition) error
 	r.rollbacks++
 	r.mu.Unlock()
 	r.o.Log.Warn("redis had no ring of keys, or an older one; putting back the newest known", "version", known.Version, "digest", known.digest)
-	r.promises.forget()
 	switch ok, err := r.store.swap(ctx, stored, known); {
 	case err != nil:
 		return err
 	case !ok:
 		return fmt.Errorf("%w: the ring in redis changes while it is put back", broker.ErrUnavailable)
+	}
+	if err := r.promises.restore(ctx); err != nil {
+		return err
 	}
 	return r.take(ctx, known, known)
 }
@@ -302,7 +308,7 @@ func (r *Ring) take(ctx context.Context, e, known *edition) error {
 // member reports whether the broker is in its fleet.
 func (s *ringState) member() error {
 	if s.newest == nil {
-		return fmt.Errorf("%w any more: version %d is without it", ErrNotMember, s.Version)
+		return fmt.Errorf("%w: version %d is without it", ErrRemoved, s.Version)
 	}
 	return nil
 }

@@ -257,8 +257,13 @@ func TestRingIsRolledBack(t *testing.T) {
 		})
 	}
 	a := founder(t)
+	a.wrap(t)
+	needed := a.redis.HGet(neededKey, a.Status().KEKs[0].ID)
 	a.redis.FlushAll()
 	must(t, a.again(t))
+	if got := a.redis.HGet(neededKey, a.Status().KEKs[0].ID); got != needed || got == "" {
+		t.Errorf("until when the KEK is needed: %q, want %q", got, needed)
+	}
 	if a.Status().Rollbacks != 1 || !strings.Contains(a.log.String(), "putting back") {
 		t.Errorf("a rollback was not told: %+v\n%s", a.Status(), a.log.String())
 	}
@@ -346,7 +351,7 @@ func TestRemovedBroker(t *testing.T) {
 		t.Errorf("members afterwards: %v", c.Members)
 	}
 	a.unwraps(t, wrapped)
-	if err := b.again(t); !errors.Is(err, ErrNotMember) {
+	if err := b.again(t); !errors.Is(err, ErrRemoved) {
 		t.Errorf("the removed one looks: %v", err)
 	}
 	if err := b.again(t); !errors.Is(err, ErrNotMember) {
@@ -644,6 +649,10 @@ func TestReadRing(t *testing.T) {
 		t.Errorf("ReadRing before there is one = %v, %v", known, err)
 	}
 	must(t, n.open(t))
+	stranger := newNode(t, n.redis)
+	if _, known, err := ReadRing(t.Context(), stranger.client, stranger.options()); known || !errors.Is(err, ErrNotMember) {
+		t.Errorf("ReadRing of a stranger = %v, %v", known, err)
+	}
 	n.wrap(t)
 	s, known, err := ReadRing(t.Context(), n.client, n.options())
 	if !known || err != nil || s.Err != nil || s.Digest != n.Status().Digest || !s.KEKs[0].Needed.After(time.Now()) || !s.Members[0].Self {

@@ -3,6 +3,7 @@ package keys
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strconv"
 	"sync"
 	"time"
@@ -101,8 +102,8 @@ func (p *promises) add(ctx context.Context, id string, until time.Time) error {
 	if enough {
 		return nil
 	}
-	if err := p.store.promiseScript.Run(ctx, p.store.redis, []string{neededKey}, id, until.Unix()).Err(); err != nil {
-		return noRedis("writing until when a KEK is needed", err)
+	if err := p.store.promise(ctx, id, until); err != nil {
+		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -112,11 +113,25 @@ func (p *promises) add(ctx context.Context, id string, until time.Time) error {
 	return nil
 }
 
-// forget makes each be written again: Redis lost something.
-func (p *promises) forget() {
+// restore writes all of them again: Redis lost something.
+func (p *promises) restore(ctx context.Context) error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	clear(p.until)
+	all := maps.Clone(p.until)
+	p.mu.Unlock()
+	for id, until := range all {
+		if err := p.store.promise(ctx, id, until); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// promise notes in Redis that a KEK is needed until a time, or later.
+func (s ringStore) promise(ctx context.Context, id string, until time.Time) error {
+	if err := s.promiseScript.Run(ctx, s.redis, []string{neededKey}, id, until.Unix()).Err(); err != nil {
+		return noRedis("writing until when a KEK is needed", err)
+	}
+	return nil
 }
 
 // needed returns what Redis has, in seconds since 1970.

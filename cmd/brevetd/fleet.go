@@ -85,6 +85,8 @@ func (c *config) ringOptions(root keys.Root, log *slog.Logger, record func(conte
 // noRing adds what to do to an error of opening the ring.
 func noRing(err error) error {
 	switch {
+	case errors.Is(err, keys.ErrRemoved):
+		return hint{err, "a root that was removed never comes back; to use this machine again, move the root away, make a new one, and enroll that"}
 	case errors.Is(err, keys.ErrNotMember):
 		return hint{err, `on this machine: brevetd keys enroll --fleet FINGERPRINT-OF-A-MEMBER; it says what to do there`}
 	case errors.Is(err, keys.ErrNoState), errors.Is(err, keys.ErrRolledBack):
@@ -99,6 +101,8 @@ func noRing(err error) error {
 type keysStatus struct {
 	rootStatus
 	Ring *ringStatus `json:"ring,omitempty"` // none before the first start
+
+	failed bool // it could not be read, of which an error tells
 }
 
 type ringStatus struct {
@@ -172,15 +176,26 @@ func (s keysStatus) show(w io.Writer, asJSON bool) error {
 	if err := s.rootStatus.show(w); err != nil {
 		return err
 	}
-	if s.Ring == nil {
-		_, err := fmt.Fprintln(w, "ring         none yet: the broker makes it when it starts")
-		return err
+	switch {
+	case s.Ring != nil:
+		return s.Ring.show(w)
+	case s.failed:
+		return nil
 	}
-	return s.Ring.show(w)
+	_, err := fmt.Fprintln(w, "ring         none yet: the broker makes it when it starts")
+	return err
 }
 
 func (r *ringStatus) show(w io.Writer) error {
 	fmt.Fprintf(w, "ring         version %d, %s\n             %s: %s\n\n", r.Version, r.Digest, r.Made.Format(time.RFC3339), r.Change)
+	if err := r.showBrokers(w); err != nil {
+		return err
+	}
+	fmt.Fprintln(w)
+	return r.showKEKs(w)
+}
+
+func (r *ringStatus) showBrokers(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "BROKER\tROOT\tPROVED BY\tJOINED")
 	for _, m := range r.Brokers {
@@ -190,7 +205,12 @@ func (r *ringStatus) show(w io.Writer) error {
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", name, m.Kind, m.proof(), m.Joined.Format(time.DateOnly))
 	}
-	fmt.Fprintln(t, "\t\t\t\nKEK\tMADE\tHANDLES\tDATA KEYS UNTIL\tSTATE")
+	return t.Flush()
+}
+
+func (r *ringStatus) showKEKs(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "KEK\tMADE\tHANDLES\tDATA KEYS UNTIL\tSTATE")
 	for _, k := range r.KEKs {
 		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\n", k.ID, k.Made.Format(time.DateOnly), k.Handles, k.until(), k.state())
 	}

@@ -64,7 +64,7 @@ func keysStatusCommand() *cobra.Command {
 			return pem.Encode(cmd.OutOrStdout(), &pem.Block{Type: "CERTIFICATE", Bytes: root.Certificate().Raw})
 		}
 		ring, err := c.readFleet(cmd.Context(), root)
-		s := keysStatus{rootStatus: newRootStatus(root), Ring: ring}
+		s := keysStatus{newRootStatus(root), ring, err != nil}
 		return errors.Join(s.show(cmd.OutOrStdout(), *asJSON), err)
 	}
 	return cmd

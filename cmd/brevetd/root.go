@@ -85,6 +85,9 @@ func (c *config) validateRoot(p *place) {
 	if r.PKCS11 != nil {
 		kinds++
 		p.need(at.With("pkcs11", "module"), r.PKCS11.Module, "the HSM's library, by its absolute path")
+		if m := r.PKCS11.Module; m != "" && !filepath.IsAbs(m) {
+			p.bad(at.With("pkcs11", "module"), "%s is not an absolute path, and a library is not searched for", m)
+		}
 		p.need(at.With("pkcs11", "token"), r.PKCS11.Token, "the label of the token")
 		p.need(at.With("pkcs11", "pin_file"), r.PKCS11.PINFile, "the file with the user's PIN")
 		p.need(at.With("pkcs11", "state"), r.PKCS11.State, "a folder for the certificates")

@@ -12,8 +12,8 @@ import (
 // that a method returns says more than these.
 var (
 	// ErrAuth says that the TPM does not accept the auth value. Each try counts
-	// towards ErrLockout, so a Root tries once, and not again until it is opened
-	// anew.
+	// towards ErrLockout, so a Root tries once, and Open not again until the file with
+	// the value was changed.
 	ErrAuth = errors.New("the TPM refuses the auth value of the root's keys; put back the right one and start again")
 
 	// ErrLockout says that the TPM refuses even the right auth value for a

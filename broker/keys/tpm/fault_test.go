@@ -137,6 +137,29 @@ func TestWrongAuth(t *testing.T) {
 	refused(t, "Open after three wrong auth values", err, tpm.ErrLockout, "every 1000 s", "tpm2_dictionarylockout --clear-lockout")
 }
 
+// TestWrongAuthIsRemembered: a service that is started again and again does not
+// lock the TPM.
+func TestWrongAuthIsRemembered(t *testing.T) {
+	t.Parallel()
+	s := servers.BareSWTPM(t)
+	cfg := config(t, s)
+	create(t, cfg).Close()
+	bad := wrong(t, cfg)
+	_, err := tpm.Open(t.Context(), bad)
+	refused(t, "Open with a wrong auth value", err, tpm.ErrAuth)
+	s.Stop() // nothing is asked of it
+	for range 5 {
+		_, err := tpm.Open(t.Context(), bad)
+		refused(t, "Open again", err, tpm.ErrAuth, "has not changed since", "auth-refused")
+	}
+	s.Cont()
+	root, err := tpm.Open(t.Context(), cfg)
+	must(t, err)
+	must(t, root.Close())
+	_, err = tpm.Open(t.Context(), bad) // the one in between was right, so that this is a try
+	refused(t, "Open with a wrong auth value again", err, tpm.ErrAuth)
+}
+
 // TestWrongAuthOnce: one wrong auth value is one try, however often it is used.
 // A command altered on its way looks the same to the TPM.
 func TestWrongAuthOnce(t *testing.T) {

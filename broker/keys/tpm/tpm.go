@@ -138,8 +138,17 @@ func open(ctx context.Context, cfg Config) (*Root, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := cfg.untried(); err != nil {
+		return nil, err
+	}
 	root := start(cfg.Device, auth, id)
-	if err := root.Check(ctx); err != nil {
+	switch err = root.Check(ctx); {
+	case errors.Is(err, ErrAuth):
+		err = errors.Join(err, cfg.remember())
+	case err == nil:
+		err = cfg.forget()
+	}
+	if err != nil {
 		return nil, errors.Join(err, root.Close())
 	}
 	return root, nil
