@@ -46,6 +46,7 @@ func options() policies.Options {
 			"deploy":    {MinTTL: 15 * time.Minute, MaxTTL: 2 * time.Hour},
 			"registry":  {MaxTTL: 15 * time.Minute},
 			"unlimited": {}, "other": {},
+			"artifacts": {DataKey: true}, "artifacts-2": {DataKey: true},
 		},
 	}
 }

@@ -65,13 +65,24 @@ func (c *compiler) keyUse(path strictyaml.Path, g grantEntry, limits Credential)
 		}
 		return nil
 	}
-	if c.doc.Has(path.With("max_uses")) && g.MaxUses < 1 {
-		c.fail(path.With("max_uses"), "max_uses must be 1 or more; leave it out for no limit")
+	u := &KeyUse{Allow: c.allow(path.With("allow"), g.Allow), MaxUses: g.MaxUses, MaxAge: g.MaxAge, Context: g.Context}
+	if p := path.With("max_uses"); c.doc.Has(p) {
+		switch {
+		case g.MaxUses < 1:
+			c.fail(p, "max_uses must be 1 or more; leave it out for no limit")
+		case !u.Allows(Unwrap):
+			c.failKey(p, "max_uses counts how often a key is unwrapped, which allow does not name")
+		}
 	}
-	if c.doc.Has(path.With("max_age")) && !wholeSeconds(g.MaxAge) {
-		c.fail(path.With("max_age"), "max_age must be whole seconds, one or more; leave it out for no limit of its own")
+	if p := path.With("max_age"); c.doc.Has(p) {
+		switch {
+		case !wholeSeconds(g.MaxAge):
+			c.fail(p, "max_age must be whole seconds, one or more; leave it out for no limit of its own")
+		case !u.Allows(Unwrap) && !u.Allows(Rewrap):
+			c.failKey(p, "max_age is for keys that are unwrapped or rewrapped, and allow names neither")
+		}
 	}
-	return &KeyUse{Allow: c.allow(path.With("allow"), g.Allow), MaxUses: g.MaxUses, MaxAge: g.MaxAge, Context: g.Context}
+	return u
 }
 
 func (c *compiler) allow(path strictyaml.Path, list []string) []Operation {
