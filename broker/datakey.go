@@ -40,6 +40,7 @@ func ContextHash(c api.Context) string {
 // unwrapped for maxAge.
 func NewDataKey(s *Session, l *Lease, maxAge time.Duration) *DataKey {
 	id, key := make([]byte, 16), make([]byte, api.DataKeySize)
+	defer clear(key)
 	rand.Read(id) // never fails: crypto/rand.Read, Go 1.24
 	rand.Read(key)
 	issued := time.Now().Truncate(time.Second)
@@ -53,6 +54,7 @@ func NewDataKey(s *Session, l *Lease, maxAge time.Duration) *DataKey {
 // both halves are random, and neither says anything of the key (a one-time pad).
 func (k *DataKey) Split() (half *DataKey, share api.Secret) {
 	pad := make([]byte, api.DataKeySize)
+	defer clear(pad)
 	rand.Read(pad)
 	other := *k
 	other.Shred, other.Key = true, xor(k.Key, pad)
@@ -65,12 +67,14 @@ func (k *DataKey) join(share api.Secret) error {
 	if err != nil || len(pad) != api.DataKeySize {
 		return fmt.Errorf("%w: the share of lease %s is not one", ErrWrapped, k.Lease)
 	}
+	defer clear(pad)
 	k.Key = xor(k.Key, pad)
 	return nil
 }
 
 func xor(key api.Secret, pad []byte) api.Secret {
 	out := make([]byte, len(pad))
+	defer clear(out)
 	subtle.XORBytes(out, []byte(key.Reveal()), pad)
 	return api.NewSecret(string(out))
 }
@@ -79,18 +83,17 @@ func xor(key api.Secret, pad []byte) api.Secret {
 // of that key whose grant allows it. The policies decide anew, with the claims
 // recorded at the exchange; a grant that was withdrawn ends the lease.
 func (b *Broker) Unwrap(ctx context.Context, s *Session, wrapped string, c api.Context, ev *Event) (*api.DataKey, error) {
-	k, l, use, err := b.openKey(ctx, s, policies.Unwrap, wrapped, c, ev)
+	k, err := b.openKey(ctx, s, policies.Unwrap, wrapped, c, ev)
 	if err != nil {
 		return nil, err
 	}
 	if k.Shred {
-		if err := b.fetchShare(ctx, k); err != nil {
+		if err := b.fetchShare(ctx, k.DataKey); err != nil {
 			return nil, err
 		}
 	}
-	if use.MaxUses > 0 {
-		name := k.ID + ":" + l.Policy
-		if err := b.Leases.CountUse(ctx, k.Lease, name, use.MaxUses, k.Expires); err != nil {
+	if k.maxUses > 0 {
+		if err := b.Leases.CountUse(ctx, k.Lease, k.ID+":"+k.policy, k.maxUses, k.Expires); err != nil {
 			return nil, fmt.Errorf("counting a use of data key %s: %w", k.ID, err)
 		}
 	}
@@ -101,11 +104,11 @@ func (b *Broker) Unwrap(ctx context.Context, s *Session, wrapped string, c api.C
 // Rewrap returns a wrapped data key under the newest KEK, without its
 // plaintext. All else stays as it is: its id, its context, its end.
 func (b *Broker) Rewrap(ctx context.Context, s *Session, wrapped string, c api.Context, ev *Event) (*api.DataKey, error) {
-	k, _, _, err := b.openKey(ctx, s, policies.Rewrap, wrapped, c, ev)
+	k, err := b.openKey(ctx, s, policies.Rewrap, wrapped, c, ev)
 	if err != nil {
 		return nil, err
 	}
-	again, err := b.DataKeys.WrapKey(ctx, k)
+	again, err := b.DataKeys.WrapKey(ctx, k.DataKey)
 	if err != nil {
 		return nil, fmt.Errorf("rewrapping data key %s: %w", k.ID, err)
 	}
@@ -113,53 +116,64 @@ func (b *Broker) Rewrap(ctx context.Context, s *Session, wrapped string, c api.C
 	return &api.DataKey{KeyID: k.ID, Credential: k.Credential, Wrapped: again, ExpiresAt: k.Expires.UTC()}, nil
 }
 
+// An openedKey is one that a session may use as it asked to.
+type openedKey struct {
+	*DataKey
+	policy  string // that allows it now
+	maxUses int    // how often the key may be unwrapped under that policy; 0: any number
+}
+
 // openKey is what unwrapping and rewrapping have in common: the key is genuine,
-// in time and of this context, and the session may do op with it. use is what
-// the policies in force say.
-func (b *Broker) openKey(ctx context.Context, s *Session, op policies.Operation, wrapped string, c api.Context, ev *Event) (*DataKey, *Lease, *policies.KeyUse, error) {
+// in time and of this context, and the session may do op with it.
+func (b *Broker) openKey(ctx context.Context, s *Session, op policies.Operation, wrapped string, c api.Context, ev *Event) (*openedKey, error) {
 	ev.Who, ev.Session, ev.Bound, ev.Context = &s.Who, s.ID, s.KeyThumbprint, c
 	k, err := b.DataKeys.UnwrapKey(ctx, wrapped)
 	if err != nil {
-		return nil, nil, nil, fmt.Errorf("opening a wrapped data key: %w", err)
+		return nil, fmt.Errorf("opening a wrapped data key: %w", err)
 	}
 	ev.DataKey = &EventDataKey{ID: k.ID, Lease: k.Lease, KEK: k.KEK, Issued: k.Issued, Expires: k.Expires}
 	now := time.Now()
 	switch {
 	case k.Bound != ContextHash(c):
-		return nil, nil, nil, fmt.Errorf("%w: data key %s was made for another context", ErrWrapped, k.ID)
+		return nil, fmt.Errorf("%w: data key %s was made for another context", ErrWrapped, k.ID)
 	case !now.Before(k.Expires):
-		return nil, nil, nil, fmt.Errorf("%w: data key %s has reached its max_age", ErrWrapped, k.ID)
+		return nil, fmt.Errorf("%w: data key %s has reached its max_age", ErrWrapped, k.ID)
 	}
 	l := s.leaseOf(k.Credential)
 	if l == nil {
-		return nil, nil, nil, fmt.Errorf("%w: the session has no lease of %s", policies.ErrOperation, k.Credential)
+		return nil, fmt.Errorf("%w: the session has no lease of %s", policies.ErrOperation, k.Credential)
 	}
 	ev.Leases = []EventLease{eventLease(l)}
 	if s.Ended || !l.active(now) {
-		return nil, nil, nil, ErrEnded
+		return nil, ErrEnded
 	}
-	use, err := b.decideUse(ctx, s, l, ev)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	age := now.Sub(k.Issued)
-	if err := errors.Join(l.KeyUse.Permits(op, age, c), use.Permits(op, age, c)); err != nil {
-		return nil, nil, nil, err
-	}
-	return k, l, use, nil
-}
-
-// decideUse returns what the policies in force allow with the data key of l. It
-// ends l if they do not grant it any more.
-func (b *Broker) decideUse(ctx context.Context, s *Session, l *Lease, ev *Event) (*policies.KeyUse, error) {
 	grant, err := b.decideAgain(ctx, s, l, ev)
 	if err != nil {
 		return nil, err
 	}
-	if grant.KeyUse == nil {
-		return nil, fmt.Errorf("%w: %s is no data key any more", policies.ErrOperation, l.Credential)
+	if err := permitted(l, &grant, op, now.Sub(k.Issued), c); err != nil {
+		return nil, err
 	}
-	return grant.KeyUse, nil
+	return &openedKey{k, grant.Policy, strictest(l.KeyUse, grant.KeyUse)}, nil
+}
+
+// permitted reports what keeps op from being done: both the policies of the
+// exchange, as the session has them, and those in force must allow it.
+func permitted(l *Lease, g *policies.Grant, op policies.Operation, age time.Duration, c api.Context) error {
+	if g.KeyUse == nil {
+		return fmt.Errorf("%w: %s is no data key any more", policies.ErrOperation, l.Credential)
+	}
+	return errors.Join(l.KeyUse.Permits(op, age, c), g.KeyUse.Permits(op, age, c))
+}
+
+// strictest returns the lowest max_uses of grants; 0: none has one.
+func strictest(grants ...*policies.KeyUse) (most int) {
+	for _, u := range grants {
+		if u != nil && u.MaxUses > 0 && (most == 0 || u.MaxUses < most) {
+			most = u.MaxUses
+		}
+	}
+	return most
 }
 
 // fetchShare makes k whole with the half that the store keeps for as long as

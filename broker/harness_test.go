@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -24,6 +25,7 @@ import (
 	"github.com/brevet-dev/brevet/broker/api"
 	"github.com/brevet-dev/brevet/broker/keys"
 	"github.com/brevet-dev/brevet/broker/lease"
+	"github.com/brevet-dev/brevet/broker/mint"
 	"github.com/brevet-dev/brevet/issuers"
 	"github.com/brevet-dev/brevet/issuers/lab"
 	"github.com/brevet-dev/brevet/policies"
@@ -42,6 +44,8 @@ grant:
 - {credential: deploy, ttl: 10m, max_ttl: 30m}
 - {credential: registry, ttl: 5m}
 - {credential: clumsy, ttl: 5m}
+- {credential: artifacts, ttl: 5m, max_ttl: 30m, allow: [generate, unwrap, rewrap]}
+- {credential: shredded, ttl: 5m, max_ttl: 30m, allow: [generate, unwrap, rewrap]}
 `
 
 // sharedLab is one for all tests: making its RSA keys takes most of a second.
@@ -64,8 +68,12 @@ type harness struct {
 	target *target
 	faults *faults
 	audit  *memoryAudit
+	root   *keys.Software
+	state  string // file of the ring
 	epochs *keys.Epochs
+	ring   *faultyRing
 	redis  *redis.Client
+	server *miniredis.Miniredis
 }
 
 func newHarness(t *testing.T) *harness {
@@ -81,30 +89,65 @@ func newHarness(t *testing.T) *harness {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := redis.NewClient(&redis.Options{Addr: miniredis.RunT(t).Addr()})
-	t.Cleanup(func() { client.Close() })
-	h.redis = client
-	root, err := keys.NewSoftware(time.Now())
-	if err != nil {
+	h.server = miniredis.RunT(t)
+	h.redis = redis.NewClient(&redis.Options{Addr: h.server.Addr(), MaxRetries: -1, DialerRetries: 1})
+	t.Cleanup(func() { h.redis.Close() })
+	if h.root, err = keys.NewSoftware(time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	h.epochs = keys.NewEpochs(root, keys.NewRedisBoard(client), keys.EpochOptions{URL: brokerURL})
+	h.state = filepath.Join(t.TempDir(), "ring")
+	if err := keys.InitRing(t.Context(), h.state, h.root); err != nil {
+		t.Fatal(err)
+	}
+	h.start(t, set, policies.NewLive(loadPolicies(t, set, shopPolicy)))
+	return h
+}
+
+// start makes the broker as a process would: from root, state and Redis.
+func (h *harness) start(t *testing.T, set *issuers.Set, live *policies.Live) {
+	t.Helper()
+	h.epochs = keys.NewEpochs(h.root, keys.NewRedisBoard(h.redis), keys.EpochOptions{URL: brokerURL})
 	if err := h.epochs.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	ring, err := keys.OpenRing(t.Context(), h.redis, keys.RingOptions{URL: brokerURL, Root: h.root, State: h.state})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.ring = &faultyRing{Ring: ring, h: h}
 	h.Broker, err = broker.New(&broker.Broker{
-		URL: brokerURL, Issuers: set, Policies: policies.NewLive(loadPolicies(t, set, shopPolicy)),
-		Leases: &faultyStore{Store: lease.New(client, testSealer(t)), faults: h.faults}, Audit: h.audit, Sessions: h.epochs,
+		URL: brokerURL, Issuers: set, Policies: live, Leases: &faultyStore{Store: lease.New(h.redis, ring), faults: h.faults},
+		Audit: h.audit, Sessions: h.epochs, DataKeys: h.ring,
 		Targets: map[string]broker.Target{
-			"deploy":   {Kind: "test", Minter: h.target.minter("deploy"), MinTTL: time.Minute},
-			"registry": {Kind: "test", Minter: h.target.minter("registry")},
-			"clumsy":   {Kind: "test", Minter: tooLong{h.target.minter("clumsy")}},
+			"deploy":    {Kind: "test", Minter: h.target.minter("deploy"), MinTTL: time.Minute},
+			"registry":  {Kind: "test", Minter: h.target.minter("registry")},
+			"clumsy":    {Kind: "test", Minter: tooLong{h.target.minter("clumsy")}},
+			"artifacts": h.dataKeys(t, mint.Config{Name: "artifacts", Kind: mint.KindDataKey, MaxAge: 48 * time.Hour}),
+			"shredded":  h.dataKeys(t, mint.Config{Name: "shredded", Kind: mint.KindDataKey, Shred: true}),
 		},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return h
+}
+
+// restart is what another process finds: all that was in memory is gone.
+func (h *harness) restart(t *testing.T) {
+	t.Helper()
+	h.start(t, h.Issuers, h.Policies)
+}
+
+func (h *harness) dataKeys(t *testing.T, c mint.Config) broker.Target {
+	t.Helper()
+	sign := func(ctx context.Context, typ string, claims any) (token string, err error) {
+		err = h.faults.step("sign", func() error { token, err = h.epochs.SignArchival(ctx, typ, claims); return err })
+		return token, err
+	}
+	target, err := mint.New(c, mint.Deps{URL: brokerURL, Sign: h.epochs.Sign, SignArchival: sign, WrapKey: h.ring.WrapKey})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return target
 }
 
 func loadPolicies(t *testing.T, set *issuers.Set, documents ...string) *policies.Set {
@@ -117,8 +160,10 @@ func loadPolicies(t *testing.T, set *issuers.Set, documents ...string) *policies
 	}
 	preset, _ := set.Preset("lab")
 	out, err := policies.Load(dir, policies.Options{
-		Issuers:     map[string]*issuers.Preset{"lab": preset},
-		Credentials: map[string]policies.Credential{"deploy": {}, "registry": {}, "clumsy": {}},
+		Issuers: map[string]*issuers.Preset{"lab": preset},
+		Credentials: map[string]policies.Credential{
+			"deploy": {}, "registry": {}, "clumsy": {}, "artifacts": {DataKey: true}, "shredded": {DataKey: true},
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -187,6 +232,7 @@ func (h *harness) live(t *testing.T) map[string]broker.State {
 type faults struct {
 	mu   sync.Mutex
 	at   string // name of the step
+	is   error  // what it fails with; nil: errInjected
 	late bool
 	kill bool // what follows the step fails, too
 	dead bool
@@ -197,25 +243,25 @@ var errInjected = errors.New("injected fault")
 func (f *faults) clear() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.at, f.late, f.kill, f.dead = "", false, false, false
+	f.at, f.is, f.late, f.kill, f.dead = "", nil, false, false, false
 }
 
 // step runs do as the named step.
 func (f *faults) step(name string, do func() error) error {
 	f.mu.Lock()
-	hit, late, dead := f.at == name, f.late, f.dead
+	hit, late, dead, is := f.at == name, f.late, f.dead, cmp.Or(f.is, errInjected)
 	if hit && f.kill {
 		f.dead = true
 	}
 	f.mu.Unlock()
 	if dead || hit && !late {
-		return errInjected
+		return is
 	}
 	if err := do(); err != nil {
 		return err
 	}
 	if hit {
-		return errInjected
+		return is
 	}
 	return nil
 }
@@ -248,6 +294,63 @@ func (s *faultyStore) End(ctx context.Context, id string, leases []string, why s
 
 func (s *faultyStore) Finish(ctx context.Context, l *broker.Lease, final broker.State) error {
 	return s.faults.step("finish", func() error { return s.Store.Finish(ctx, l, final) })
+}
+
+func (s *faultyStore) Lease(ctx context.Context, id string) (out *broker.Lease, err error) {
+	err = s.faults.step("lease", func() error { out, err = s.Store.Lease(ctx, id); return err })
+	return out, err
+}
+
+func (s *faultyStore) CountUse(ctx context.Context, id, name string, most int, until time.Time) error {
+	return s.faults.step("count", func() error { return s.Store.CountUse(ctx, id, name, most, until) })
+}
+
+// A faultyRing keeps what it wrapped, and how things stood when it did.
+type faultyRing struct {
+	*keys.Ring
+	h *harness
+
+	mu    sync.Mutex
+	wraps []wrapping
+}
+
+// A wrapping is a wrapped key that came to be, whoever got it.
+type wrapping struct {
+	key      *broker.DataKey
+	wrapped  string
+	lease    broker.State // of its lease at that time; "" without one
+	intended bool         // a line in the audit log told of it before
+}
+
+func (r *faultyRing) WrapKey(ctx context.Context, k *broker.DataKey) (wrapped string, err error) {
+	w := wrapping{key: k}
+	if l, err := r.h.Leases.(*faultyStore).Store.Lease(ctx, k.Lease); err == nil {
+		w.lease = l.State
+	}
+	w.intended = slices.ContainsFunc(r.h.audit.named(broker.EventIntent), func(e broker.Event) bool {
+		return slices.ContainsFunc(e.Leases, func(l broker.EventLease) bool { return l.ID == k.Lease })
+	})
+	err = r.h.faults.step("wrap", func() error {
+		if w.wrapped, err = r.Ring.WrapKey(ctx, k); err != nil {
+			return err
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.wraps = append(r.wraps, w)
+		return nil
+	})
+	if err != nil {
+		return "", err
+	}
+	return w.wrapped, nil
+}
+
+func (r *faultyRing) UnwrapKey(ctx context.Context, wrapped string) (k *broker.DataKey, err error) {
+	err = r.h.faults.step("unwrap", func() error { k, err = r.Ring.UnwrapKey(ctx, wrapped); return err })
+	if err != nil {
+		return nil, err
+	}
+	return k, nil
 }
 
 // memoryAudit keeps events in order.

@@ -13,6 +13,10 @@ import (
 // The value sits behind a func because fmt prints the unexported fields of a
 // nested struct without asking their String method; of a func it can print an
 // address at most.
+//
+// A Secret is not wiped: it is a string of Go, which nobody can overwrite, and
+// its bytes stay in memory until the garbage collector's next use of the place.
+// Whoever makes one from a byte slice clears the slice.
 type Secret struct{ reveal func() string }
 
 // NewSecret wraps value.

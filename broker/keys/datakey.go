@@ -91,6 +91,7 @@ func (r *Ring) UnwrapKey(ctx context.Context, wrapped string) (*broker.DataKey, 
 	if err != nil {
 		return nil, err
 	}
+	defer clear(key)
 	if len(key) != api.DataKeySize {
 		return nil, fmt.Errorf("%w: what is in it is no data key", broker.ErrWrapped)
 	}

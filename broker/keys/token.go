@@ -31,6 +31,10 @@ const (
 
 	// maxToken bounds what is parsed. A session token takes under 1 KiB.
 	maxToken = 16 << 10
+
+	// maxArchival is the same of archival tokens. The statement of a data key with
+	// the largest context takes 43 KiB, where JSON writes '<' as six bytes.
+	maxArchival = 64 << 10
 )
 
 // Sign returns claims, which must encode as a JSON object, as a JWT with header
@@ -55,7 +59,11 @@ func (e *Epochs) SignArchival(_ context.Context, typ string, claims any) (string
 	if err != nil {
 		return "", err
 	}
-	return ep.sign(typ, ep.cert.chain, claims)
+	token, err := ep.sign(typ, ep.cert.chain, claims)
+	if err == nil && len(token) > maxArchival {
+		return "", fmt.Errorf("signing a token: it has %d bytes, and nobody verifies more than %d", len(token), maxArchival)
+	}
+	return token, err
 }
 
 func (e *Epochs) current(now time.Time) (*epoch, error) {
@@ -119,7 +127,7 @@ type Archive struct {
 // token's own "iat", and decodes its payload into claims. It returns
 // [ErrToken] if not.
 func (a *Archive) Verify(typ, token string, claims any) error {
-	p, err := parseToken(typ, token)
+	p, err := parseTokenWithin(maxArchival, typ, token)
 	if err != nil {
 		return err
 	}

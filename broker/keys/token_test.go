@@ -167,6 +167,14 @@ func TestArchive(t *testing.T) {
 	})
 }
 
+// What nobody would verify is not signed.
+func TestArchivalTooLong(t *testing.T) {
+	e := start(t, newRoot(t), &memory{})
+	if token, err := e.SignArchival(t.Context(), "note+jwt", claims{1, strings.Repeat("x", 64<<10)}); err == nil || token != "" {
+		t.Errorf("SignArchival of 64 KiB = a token of %d bytes, %v", len(token), err)
+	}
+}
+
 // withChain returns token with another x5c, and its old signature.
 func withChain(t *testing.T, token string, chain ...string) string {
 	t.Helper()
