@@ -24,7 +24,10 @@ func (s *Store) SealedBy(ctx context.Context) (map[string]int, error) {
 		out[id]++
 		return nil
 	})
-	return out, err
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // Reseal moves every stored handle to the newest key of the sealer. It may run
@@ -58,8 +61,12 @@ func (s *Store) Reseal(ctx context.Context, progress func(shards, moved int)) (m
 }
 
 func (s *Store) resealOne(ctx context.Context, h sealed) (bool, error) {
-	if _, newest, err := s.sealer.KeyOf(h.handle); newest || err != nil {
-		return false, err
+	_, newest, err := s.sealer.KeyOf(h.handle)
+	if err != nil {
+		return false, fmt.Errorf("finding the key of the handle of lease %s: %w", h.name, err)
+	}
+	if newest {
+		return false, nil
 	}
 	handle, err := s.sealer.Open(ctx, h.handle, h.name)
 	if err != nil {
@@ -78,6 +85,9 @@ const resealBatch = 500
 
 // eachSealed calls each with every handle that is stored.
 func (s *Store) eachSealed(ctx context.Context, each func(shard int, h sealed) error) error {
+	if s.sealer == nil {
+		return errors.New("there are no keys to tell which one a handle is sealed under")
+	}
 	for shard := range broker.Shards {
 		k := keysOf(shard)
 		ids, err := s.living(ctx, k)
