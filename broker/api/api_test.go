@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -36,17 +37,21 @@ func TestSecretsDoNotPrint(t *testing.T) {
 	n := nested{s, s, s, map[string]api.Secret{"k": s}, []api.Secret{s}}
 	var out strings.Builder
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d", "%T"} {
-		fmt.Fprintf(&out, verb+verb+verb, s, n, answer())
+		fmt.Fprintf(&out, verb+verb+verb+verb, s, n, answer(), unwrapped())
 	}
-	fmt.Fprint(&out, s, n, answer(), fmt.Errorf("wrapped: %w", fmt.Errorf("%v", s)))
-	data, err := json.Marshal([]any{s, n, answer()})
+	fmt.Fprint(&out, s, n, answer(), unwrapped(), fmt.Errorf("wrapped: %w", fmt.Errorf("%v", s)), errors.Join(fmt.Errorf("%v", unwrapped())))
+	data, err := json.Marshal([]any{s, n, answer(), unwrapped()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	out.Write(data)
-	slog.New(slog.NewJSONHandler(&out, nil)).Info("x", "s", s, "n", n, "a", answer())
-	slog.New(slog.NewTextHandler(&out, nil)).Info("x", "s", s, "n", n, "a", answer())
-	if strings.Contains(out.String(), canary) || strings.Contains(out.String(), fmt.Sprintf("%x", canary)) {
+	slog.New(slog.NewJSONHandler(&out, nil)).Info("x", "s", s, "n", n, "a", answer(), "k", unwrapped())
+	slog.New(slog.NewTextHandler(&out, nil)).Info("x", "s", s, "n", n, "a", answer(), "k", unwrapped())
+	shown := false
+	for _, secret := range []string{canary, fmt.Sprintf("%x", canary), fmt.Sprintf("%X", canary), canaryKey, fmt.Sprintf("%x", canaryKey)} {
+		shown = shown || strings.Contains(out.String(), secret)
+	}
+	if shown {
 		t.Errorf("a secret was printed:\n%s", &out)
 	}
 	if s.Reveal() != canary || s.IsZero() || !(api.Secret{}).IsZero() {

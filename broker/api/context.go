@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -34,14 +35,17 @@ func (c Context) Validate() error {
 			return fmt.Errorf("a name in the context has no or more than %d bytes", MaxContextName)
 		case len(value) > MaxContextValue:
 			return fmt.Errorf("a value in the context has more than %d bytes", MaxContextValue)
-		case !utf8.ValidString(name) || !utf8.ValidString(value) || strings.ContainsFunc(name+value, isControl):
+		case !utf8.ValidString(name) || !utf8.ValidString(value) || strings.ContainsFunc(name+value, isForbidden):
 			return errors.New("the context holds what is not UTF-8, or control characters")
 		}
 	}
 	return nil
 }
 
-func isControl(r rune) bool { return r < ' ' || r == 0x7f }
+// isForbidden reports control characters, which somebody's terminal would obey,
+// and U+FFFD: decoders put it in the place of what they could not read, half a
+// surrogate pair for one, and then two contexts would be the same.
+func isForbidden(r rune) bool { return unicode.IsControl(r) || r == utf8.RuneError }
 
 // Canonical returns c in the one form that is bound to keys: a JSON object as
 // RFC 8785 writes it, which for strings without control characters is names in
@@ -117,8 +121,11 @@ func ParseContext(s string) (Context, error) {
 			return nil, c.Validate()
 		}
 	}
-	if _, err := d.Token(); err != nil || strings.TrimSpace(s[d.InputOffset():]) != "" {
+	if _, err := d.Token(); err != nil || strings.Trim(s[d.InputOffset():], " \t\r\n") != "" {
 		return nil, bad
 	}
-	return c, c.Validate()
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	return c, nil
 }

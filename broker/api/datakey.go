@@ -70,12 +70,16 @@ func (k *DataKey) EncodeSealed(r *SealRecipient, c SealContext) ([]byte, error) 
 	return json.Marshal(out)
 }
 
-// DecodeDataKey reads what [DataKey.Encode] wrote: the answer to a rewrapping.
-// Its errors never quote the input.
+// DecodeDataKey reads what [DataKey.Encode] wrote: the answer to a rewrapping,
+// or to an unwrapping without a seal_key. It has the one or the other form of
+// the key. Its errors never quote the input.
 func DecodeDataKey(data []byte) (*DataKey, error) {
 	in, err := decodeDataKey(data)
 	if err != nil {
 		return nil, err
+	}
+	if in.Sealed != "" || (in.Plaintext == "") == (in.Wrapped == "") {
+		return nil, errors.New("the broker's answer has not one data key, in clear or wrapped")
 	}
 	return in.dataKey(), nil
 }
@@ -87,7 +91,7 @@ func DecodeSealedDataKey(data []byte, k *SealKey, c SealContext) (*DataKey, erro
 	if err != nil {
 		return nil, err
 	}
-	if in.Sealed == "" || in.Plaintext != "" {
+	if in.Sealed == "" || in.Plaintext != "" || in.Wrapped != "" {
 		return nil, errors.New("the broker's answer has a data key that is not sealed")
 	}
 	sealed, err := base64.RawURLEncoding.Strict().DecodeString(in.Sealed)

@@ -2,8 +2,10 @@ package keys
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 	"testing"
@@ -128,16 +130,36 @@ func TestJWEOfAnother(t *testing.T) {
 	}
 }
 
-// Nothing that is printed of a KEK shows it.
+// Nothing that is printed of a KEK, or of what has one in it, shows it.
 func TestKEKCannotBePrinted(t *testing.T) {
 	k := testKEK(t)
-	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%q", "%d"} {
-		got := []byte(fmt.Sprintf(verb, k) + fmt.Sprintf(verb, *k) + fmt.Sprintf(verb, k.key))
-		// As bytes, in hexadecimal, and as Go prints a slice.
-		for _, secret := range []string{"\x00\x01\x02\x03", "00010203", "0 1 2 3", "0x0, 0x1, 0x2"} {
-			if bytes.Contains(got, []byte(secret)) {
-				t.Errorf("%s shows the key", verb)
-			}
+	nested := struct {
+		hidden material
+		Shown  material
+		Any    any
+		Map    map[string]*kek
+		List   []material
+	}{k.key, k.key, *k, map[string]*kek{"k": k}, []material{k.key}}
+	state := &ringState{keks: nested.Map, newest: k}
+	var out bytes.Buffer
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%X", "%q", "%d"} {
+		for _, v := range []any{k, *k, k.key, &k.key, nested, &nested, state, *state} {
+			fmt.Fprintf(&out, verb, v)
+		}
+	}
+	data, err := json.Marshal([]any{k.key, nested.Shown, nested.List, map[string]material{"k": k.key}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out.Write(data)
+	slog.New(slog.NewJSONHandler(&out, nil)).Info("x", "k", k.key, "n", nested.List)
+	slog.New(slog.NewTextHandler(&out, nil)).Info("x", "k", k.key, "n", nested.List, "kek", k, "state", state)
+	fmt.Fprint(&out, errors.Join(fmt.Errorf("%v", k), fmt.Errorf("%w: %v", broker.ErrWrapped, nested)))
+	// As bytes, in hexadecimal, in base64, as Go prints a slice, and as the words of
+	// an expanded AES key.
+	for _, secret := range []string{"\x00\x01\x02\x03", "00010203", "AAECAw", "0 1 2 3", "0x0, 0x1, 0x2", "66051", "0x10203", `\x00\x01`, `\u0000\u0001`} {
+		if bytes.Contains(out.Bytes(), []byte(secret)) {
+			t.Errorf("the key is shown as %q", secret)
 		}
 	}
 }
