@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -19,7 +20,7 @@ import (
 )
 
 // sights are the ways in which a secret could be seen: as it is, in base64 at
-// each of three alignments, in hexadecimal, and as Go prints bytes.
+// each of three alignments, in hexadecimal, in JSON, and as Go prints bytes.
 func sights(secret []byte) [][]byte {
 	if token := string(secret); strings.Count(token, ".") == 2 { // who has the signature has the rest from elsewhere
 		secret = secret[strings.LastIndex(token, ".")+1:]
@@ -30,8 +31,19 @@ func sights(secret []byte) [][]byte {
 			out = append(out, []byte(encoding.EncodeToString(secret[skip:len(secret)-(len(secret)-skip)%3])))
 		}
 	}
+	quoted := strings.Trim(fmt.Sprintf("%q", secret), `"`)
+	for _, text := range []string{string(secret), quoted} { // in JSON, where bytes that are no UTF-8 are replaced
+		for _, html := range []bool{true, false} {
+			var buf bytes.Buffer
+			enc := json.NewEncoder(&buf)
+			enc.SetEscapeHTML(html)
+			if err := enc.Encode(text); err == nil {
+				out = append(out, bytes.Trim(buf.Bytes(), "\"\n"))
+			}
+		}
+	}
 	inner := strings.Trim(fmt.Sprint(secret), "[]")
-	return append(out, []byte(inner), []byte(strings.ReplaceAll(inner, " ", ", ")), []byte(fmt.Sprintf("%q", secret)))
+	return append(out, []byte(inner), []byte(strings.ReplaceAll(inner, " ", ", ")), []byte(quoted))
 }
 
 // search looks for every secret, or its first or second half, in what was
