@@ -19,6 +19,7 @@ import (
 	"github.com/brevet-dev/brevet/broker"
 	"github.com/brevet-dev/brevet/broker/api"
 	"github.com/brevet-dev/brevet/broker/keys"
+	"github.com/brevet-dev/brevet/broker/mint"
 	"github.com/brevet-dev/brevet/policies"
 )
 
@@ -42,7 +43,7 @@ type made struct {
 }
 
 // dataKey makes one for a context.
-func (h *harness) dataKey(t *testing.T, credential string, c api.Context) made {
+func (h *harness) dataKey(t testing.TB, credential string, c api.Context) made {
 	t.Helper()
 	req := h.request(t, credential)
 	req.Context = c
@@ -824,5 +825,64 @@ func TestUnknownKEKWithoutRedis(t *testing.T) {
 	}
 	if got, err := h.Unwrap(t.Context(), s, k.wrapped, nil, &broker.Event{}); err != nil || got.Plaintext.Reveal() != k.plaintext {
 		t.Errorf("Unwrap under a known one = %v, %v", got, err)
+	}
+}
+
+// A data key as an exchange makes it: 32 random bytes, wrapped, with a signed
+// statement. Redis, the policies and the audit log are not in it.
+func BenchmarkDataKeyGenerate(b *testing.B) {
+	for _, credential := range []string{"artifacts", "shredded"} {
+		b.Run(credential, func(b *testing.B) {
+			h := newHarness(b)
+			k := h.dataKey(b, credential, tarball)
+			s, l := k.issued.Session, *k.issued.Session.Leases[0]
+			target, err := mint.New(
+				mint.Config{Name: credential, Kind: mint.KindDataKey, Shred: credential == "shredded"},
+				mint.Deps{URL: brokerURL, Sign: h.epochs.Sign, SignArchival: h.epochs.SignArchival, WrapKey: h.ring.Ring.WrapKey},
+			)
+			if err != nil {
+				b.Fatal(err)
+			}
+			l.State = broker.Pending
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := target.Minter.Mint(b.Context(), s, &l); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// Unwrapping as the broker does it for a session that was authenticated: the
+// key, the context, the policies in force. Nothing of it asks Redis.
+func BenchmarkDataKeyUnwrap(b *testing.B) {
+	h := newHarness(b)
+	k := h.dataKey(b, "artifacts", tarball)
+	s, err := h.Authenticate(b.Context(), k.issued.Token, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := h.Unwrap(b.Context(), s, k.wrapped, tarball, &broker.Event{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkDataKeyRewrap(b *testing.B) {
+	h := newHarness(b)
+	h.DataKeys = h.ring.Ring
+	k := h.dataKey(b, "artifacts", tarball)
+	s, err := h.Authenticate(b.Context(), k.issued.Token, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := h.Rewrap(b.Context(), s, k.wrapped, tarball, &broker.Event{}); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

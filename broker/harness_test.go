@@ -76,7 +76,7 @@ type harness struct {
 	server *miniredis.Miniredis
 }
 
-func newHarness(t *testing.T) *harness {
+func newHarness(t testing.TB) *harness {
 	t.Helper()
 	h := &harness{target: &target{live: map[string]string{}}, faults: &faults{}, audit: &memoryAudit{}}
 	h.audit.faults = h.faults
@@ -104,7 +104,7 @@ func newHarness(t *testing.T) *harness {
 }
 
 // start makes the broker as a process would: from root, state and Redis.
-func (h *harness) start(t *testing.T, set *issuers.Set, live *policies.Live) {
+func (h *harness) start(t testing.TB, set *issuers.Set, live *policies.Live) {
 	t.Helper()
 	h.epochs = keys.NewEpochs(h.root, keys.NewRedisBoard(h.redis), keys.EpochOptions{URL: brokerURL})
 	if err := h.epochs.Start(t.Context()); err != nil {
@@ -132,12 +132,12 @@ func (h *harness) start(t *testing.T, set *issuers.Set, live *policies.Live) {
 }
 
 // restart is what another process finds: all that was in memory is gone.
-func (h *harness) restart(t *testing.T) {
+func (h *harness) restart(t testing.TB) {
 	t.Helper()
 	h.start(t, h.Issuers, h.Policies)
 }
 
-func (h *harness) dataKeys(t *testing.T, c mint.Config) broker.Target {
+func (h *harness) dataKeys(t testing.TB, c mint.Config) broker.Target {
 	t.Helper()
 	sign := func(ctx context.Context, typ string, claims any) (token string, err error) {
 		err = h.faults.step("sign", func() error { token, err = h.epochs.SignArchival(ctx, typ, claims); return err })
@@ -150,7 +150,7 @@ func (h *harness) dataKeys(t *testing.T, c mint.Config) broker.Target {
 	return target
 }
 
-func loadPolicies(t *testing.T, set *issuers.Set, documents ...string) *policies.Set {
+func loadPolicies(t testing.TB, set *issuers.Set, documents ...string) *policies.Set {
 	t.Helper()
 	dir := t.TempDir()
 	for i, d := range documents {
@@ -171,7 +171,7 @@ func loadPolicies(t *testing.T, set *issuers.Set, documents ...string) *policies
 	return out
 }
 
-func (h *harness) token(t *testing.T, claims map[string]any) api.Secret {
+func (h *harness) token(t testing.TB, claims map[string]any) api.Secret {
 	t.Helper()
 	token, err := h.lab.Mint(brokerURL, claims)
 	if err != nil {
@@ -181,13 +181,13 @@ func (h *harness) token(t *testing.T, claims map[string]any) api.Secret {
 }
 
 // request asks for credentials with a fresh token and no DPoP key.
-func (h *harness) request(t *testing.T, credentials ...string) *broker.Request {
+func (h *harness) request(t testing.TB, credentials ...string) *broker.Request {
 	t.Helper()
 	return &broker.Request{RequestID: "R1", SubjectToken: h.token(t, nil), Credentials: credentials}
 }
 
 // exchange does what the server does: exchange, then conclude.
-func (h *harness) exchange(t *testing.T, req *broker.Request) (*broker.Issued, error) {
+func (h *harness) exchange(t testing.TB, req *broker.Request) (*broker.Issued, error) {
 	t.Helper()
 	ev := &broker.Event{Name: broker.EventExchange, RequestID: req.RequestID}
 	issued, err := h.Exchange(t.Context(), req, ev)
@@ -197,7 +197,7 @@ func (h *harness) exchange(t *testing.T, req *broker.Request) (*broker.Issued, e
 	return issued, nil
 }
 
-func (h *harness) mustExchange(t *testing.T, req *broker.Request) *broker.Issued {
+func (h *harness) mustExchange(t testing.TB, req *broker.Request) *broker.Issued {
 	t.Helper()
 	issued, err := h.exchange(t, req)
 	if err != nil {
@@ -207,7 +207,7 @@ func (h *harness) mustExchange(t *testing.T, req *broker.Request) *broker.Issued
 }
 
 // sweep ends everything that is due within the next hours.
-func (h *harness) sweep(t *testing.T) {
+func (h *harness) sweep(t testing.TB) {
 	t.Helper()
 	h.faults.clear()
 	if err := h.SweepOnce(t.Context(), time.Now().Add(3*time.Hour)); err != nil {
@@ -216,7 +216,7 @@ func (h *harness) sweep(t *testing.T) {
 }
 
 // live returns the leases that live, as the store tells.
-func (h *harness) live(t *testing.T) map[string]broker.State {
+func (h *harness) live(t testing.TB) map[string]broker.State {
 	t.Helper()
 	out := map[string]broker.State{}
 	store := h.Leases.(*faultyStore).Store
@@ -439,7 +439,7 @@ type dpopKey struct {
 	n int
 }
 
-func newKey(t *testing.T) *dpopKey {
+func newKey(t testing.TB) *dpopKey {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -451,7 +451,7 @@ func newKey(t *testing.T) *dpopKey {
 func coordinate(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
 
 // sign makes a proof; edit may spoil it.
-func (k *dpopKey) sign(t *testing.T, method, url, token string, edit func(h, c map[string]any)) string {
+func (k *dpopKey) sign(t testing.TB, method, url, token string, edit func(h, c map[string]any)) string {
 	t.Helper()
 	point, err := k.PublicKey.Bytes()
 	if err != nil {
@@ -477,7 +477,7 @@ func (k *dpopKey) sign(t *testing.T, method, url, token string, edit func(h, c m
 }
 
 // proof returns the verified proof of a request with k.
-func (k *dpopKey) proof(t *testing.T, method, path, token string) *broker.Proof {
+func (k *dpopKey) proof(t testing.TB, method, path, token string) *broker.Proof {
 	t.Helper()
 	p, err := broker.VerifyProof(k.sign(t, method, brokerURL+path, token, nil), method, brokerURL+path, time.Now())
 	if err != nil {
