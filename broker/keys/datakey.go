@@ -75,10 +75,12 @@ func (r *Ring) WrapKey(ctx context.Context, d *broker.DataKey) (string, error) {
 	if err := r.promises.add(ctx, k.id, d.Expires); err != nil {
 		return "", fmt.Errorf("noting until when KEK %s is needed: %w", k.id, err)
 	}
+	key := []byte(d.Key.Reveal())
+	defer clear(key)
 	out, err := k.seal(jweHeader{
 		Type: typeDataKey, Bound: d.Bound, DataKey: d.ID, Credential: d.Credential, Lease: d.Lease,
 		Issued: d.Issued.Unix(), Expires: d.Expires.Unix(), Shred: d.Shred,
-	}, []byte(d.Key.Reveal()))
+	}, key)
 	if err == nil {
 		d.KEK = k.id
 	}
