@@ -76,6 +76,7 @@ func TestFailedRenewalKeepsItsBooks(t *testing.T) {
 	for _, step := range []string{"extend", "record intent", "mint deploy", "confirm", "record renew"} {
 		for _, late := range []bool{false, true} {
 			t.Run(step, func(t *testing.T) {
+				t.Parallel() // each waits for a second
 				h := newHarness(t)
 				req := h.request(t, "deploy")
 				req.TTL = time.Minute + time.Second
