@@ -133,7 +133,7 @@ func (s *Store) Stuck(ctx context.Context) (int64, error) {
 }
 
 // All calls each with every lease that lives: pending, active, being revoked or
-// stuck. It reads shard by shard; leases that come and go meanwhile may be
+// stuck, without their handles. It reads shard by shard; leases that come and go meanwhile may be
 // missed or told of twice. What cannot be read is left out, and told at the end.
 func (s *Store) All(ctx context.Context, each func(*broker.Lease) error) error {
 	var unreadable []error
@@ -148,7 +148,7 @@ func (s *Store) All(ctx context.Context, each func(*broker.Lease) error) error {
 			return err
 		}
 		for i, id := range ids {
-			l, err := s.decodeLease(ctx, id, records[i])
+			l, err := decodeFacts(id, records[i])
 			if err != nil {
 				unreadable = append(unreadable, err)
 				continue

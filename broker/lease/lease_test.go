@@ -437,6 +437,22 @@ func TestHandleWithoutAKeyIsRefused(t *testing.T) {
 	}
 }
 
+// A list of leases needs no key: handles stay sealed.
+func TestAllWithoutAKey(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
+		u := use(issuers.Once, "t")
+		x := session(u, "", 1)
+		mustReserve(t, s, x, u)
+		x.Leases[0].Handle = api.NewSecret("user-1")
+		mustCommit(t, s, x)
+		var listed []*broker.Lease
+		err := lease.New(r, nil).All(t.Context(), func(l *broker.Lease) error { listed = append(listed, l); return nil })
+		if err != nil || len(listed) != 1 || listed[0].ID != x.Leases[0].ID || !listed[0].Handle.IsZero() {
+			t.Errorf("All = %+v, %v", listed, err)
+		}
+	})
+}
+
 // What Redis forgets, it forgets by durations: its clock may be another.
 func TestMemories(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {

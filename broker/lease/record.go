@@ -64,9 +64,26 @@ func encodeLease(l *broker.Lease) []any {
 	}
 }
 
-// decodeLease reads a record that someone else may have written. It refuses
-// what it does not understand.
+// decodeLease reads a record with its handle.
 func (s *Store) decodeLease(ctx context.Context, id string, f map[string]string) (*broker.Lease, error) {
+	l, err := decodeFacts(id, f)
+	if err != nil || f["handle"] == "" {
+		return l, err
+	}
+	if s.sealer == nil {
+		return nil, fmt.Errorf("lease %s has a sealed handle, and there is no key to open it with", id)
+	}
+	handle, err := s.sealer.Open(ctx, f["handle"], sealName(l))
+	if err != nil {
+		return nil, fmt.Errorf("opening the handle of lease %s: %w", id, err)
+	}
+	l.Handle = api.NewSecret(handle)
+	return l, nil
+}
+
+// decodeFacts reads a record, but for its handle, that someone else may have
+// written. It refuses what it does not understand.
+func decodeFacts(id string, f map[string]string) (*broker.Lease, error) {
 	r := record{fields: f}
 	l := &broker.Lease{
 		ID: id, SessionID: f["session"], Credential: f["credential"], Kind: f["kind"],
@@ -88,17 +105,6 @@ func (s *Store) decodeLease(ctx context.Context, id string, f map[string]string)
 	if r.err != nil {
 		return nil, fmt.Errorf("lease %q: %w", id, r.err)
 	}
-	if f["handle"] == "" {
-		return l, nil
-	}
-	if s.sealer == nil {
-		return nil, fmt.Errorf("lease %s has a sealed handle, and there is no key to open it with", id)
-	}
-	handle, err := s.sealer.Open(ctx, f["handle"], sealName(l))
-	if err != nil {
-		return nil, fmt.Errorf("opening the handle of lease %s: %w", id, err)
-	}
-	l.Handle = api.NewSecret(handle)
 	return l, nil
 }
 
