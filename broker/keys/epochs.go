@@ -35,6 +35,10 @@ const (
 	// one that is away is known hours before it is needed.
 	checkEvery = time.Minute
 
+	// checkAgain is how often one that is away is asked: how long it may take to
+	// notice that it is back.
+	checkAgain = 10 * time.Second
+
 	// checkTimeout bounds one such question; a TPM takes well under a second.
 	checkTimeout = 10 * time.Second
 )
@@ -148,10 +152,20 @@ func (e *Epochs) step(ctx context.Context, now time.Time) {
 	switch {
 	case !now.Before(e.due), e.idle(now):
 		e.report(&e.rootErr, "renewing the epoch key", e.renew(ctx, now))
-	case now.Sub(e.checked) >= checkEvery:
+	case now.Sub(e.checked) >= e.patience():
 		e.checked = now
 		e.report(&e.rootErr, "checking the root key", e.check(ctx))
 	}
+}
+
+// patience is how long after the last question to the root the next is asked.
+func (e *Epochs) patience() time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.rootErr != nil {
+		return checkAgain
+	}
+	return checkEvery
 }
 
 func (e *Epochs) check(ctx context.Context) error {

@@ -344,10 +344,16 @@ func TestRootAway(t *testing.T) {
 		root := &faulty{Root: newRoot(t)}
 		e := run(t, root, &memory{})
 		root.away.Store(true)
-		time.Sleep(2 * time.Minute)
+		time.Sleep(2*time.Minute + 10*time.Second)
 		if err := e.Status().RootErr; !errors.Is(err, errAway) {
 			t.Errorf("Status after two minutes: %v, want %v", err, errAway)
 		}
+		root.away.Store(false)
+		time.Sleep(15 * time.Second)
+		if err := e.Status().RootErr; err != nil {
+			t.Errorf("Status 15 seconds after the root came back: %v", err)
+		}
+		root.away.Store(true)
 		until := e.Status().Until
 		time.Sleep(time.Until(until) - time.Second)
 		token := sign(t, e)
