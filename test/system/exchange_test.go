@@ -16,8 +16,9 @@ import (
 )
 
 // The life of a credential over HTTP, with a bound session.
-func TestLifeOfACredential(t *testing.T) {
-	f := start(t, options{})
+func TestLifeOfACredential(t *testing.T) { onEachRoot(t, testLifeOfACredential) }
+
+func testLifeOfACredential(t *testing.T, f *fixture) {
 	key := newKey(t)
 	answer := f.exchange(f.form(f.token(nil), "deploy", "registry"), "DPoP", key.proof(t, "POST", f.url+api.PathToken, ""))
 	if answer.TokenType != "DPoP" || answer.IssuedTokenType != api.TokenTypeJWT || len(answer.Leases) != 2 {
@@ -77,8 +78,9 @@ func TestLifeOfACredential(t *testing.T) {
 }
 
 // What ends TLS in between sees no credential.
-func TestSealedAnswer(t *testing.T) {
-	f := start(t, options{})
+func TestSealedAnswer(t *testing.T) { onEachRoot(t, testSealedAnswer) }
+
+func testSealedAnswer(t *testing.T, f *fixture) {
 	key, err := api.NewSealKey()
 	if err != nil {
 		t.Fatal(err)
@@ -98,8 +100,9 @@ func TestSealedAnswer(t *testing.T) {
 
 // A thief who tries a session token without its key is told of by the name of
 // the session, whatever he asks for.
-func TestStolenSessionTokenIsRecorded(t *testing.T) {
-	f := start(t, options{})
+func TestStolenSessionTokenIsRecorded(t *testing.T) { onEachRoot(t, testStolenSessionTokenIsRecorded) }
+
+func testStolenSessionTokenIsRecorded(t *testing.T, f *fixture) {
 	proof := newKey(t).proof(t, "POST", f.url+api.PathToken, "")
 	stolen := f.exchange(f.form(f.token(nil), "deploy"), "DPoP", proof)
 	path := api.PathLeases + stolen.Leases[0].LeaseID
@@ -116,8 +119,9 @@ func TestStolenSessionTokenIsRecorded(t *testing.T) {
 	}
 }
 
-func TestBadRequests(t *testing.T) {
-	f := start(t, options{})
+func TestBadRequests(t *testing.T) { onEachRoot(t, testBadRequests) }
+
+func testBadRequests(t *testing.T, f *fixture) {
 	good := f.form(f.token(nil), "deploy")
 	with := func(edit func(url.Values)) string {
 		form := url.Values{}
@@ -230,8 +234,9 @@ func lowOrder(t *testing.T) string {
 	return base64.RawURLEncoding.EncodeToString(raw)
 }
 
-func TestOtherEndpointsRefuse(t *testing.T) {
-	f := start(t, options{})
+func TestOtherEndpointsRefuse(t *testing.T) { onEachRoot(t, testOtherEndpointsRefuse) }
+
+func testOtherEndpointsRefuse(t *testing.T, f *fixture) {
 	answer := f.exchange(f.form(f.token(nil), "deploy"))
 	id := answer.Leases[0].LeaseID
 	tests := []struct {

@@ -10,6 +10,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -17,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -30,13 +32,13 @@ import (
 	"github.com/brevet-dev/brevet/test/servers"
 )
 
-// programs builds both programs once and returns the folder they are in.
+// programs builds the programs once and returns the folder they are in.
 var programs = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "brevet-bin-")
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.Command("go", "build", "-o", dir, "../../cmd/brevetd", "../../cmd/brevet")
+	cmd := exec.Command("go", "build", "-o", dir, "../../cmd/brevetd", "../../cmd/brevetd-pkcs11", "../../cmd/brevet")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
@@ -54,16 +56,21 @@ func TestMain(m *testing.M) {
 
 // A fixture is a running broker.
 type fixture struct {
-	t      *testing.T
-	dir    string
-	url    string
-	admin  string
-	redis  string // address
-	lab    *lab.Lab
-	log    *syncBuffer // of the broker
-	client *http.Client
-	cmd    *exec.Cmd
-	exited chan error
+	t           *testing.T
+	dir         string
+	url         string // of the fleet
+	listen      string // of this broker
+	admin       string
+	redis       string // address
+	lab         *lab.Lab
+	place       place       // of its root
+	fingerprint string      // of its root
+	log         *syncBuffer // of the broker
+	told        *syncBuffer // what commands printed
+	secrets     *secrets
+	client      *http.Client
+	cmd         *exec.Cmd
+	exited      chan error
 }
 
 type syncBuffer struct {
@@ -85,23 +92,24 @@ func (s *syncBuffer) String() string {
 
 // options change the fixture before it starts.
 type options struct {
-	credentials string // more of brevetd.yaml's list
-	grants      string // more of the policy's list
-	redis       string // address; "" starts one
-	url         string // of the broker; "" finds a free port
+	credentials string                 // more of brevetd.yaml's list
+	grants      string                 // more of the policy's list
+	redis       string                 // address; "" starts one
+	url         string                 // of the broker; "" finds a free port
+	root        func(*testing.T) place // software if nil
 }
 
 const configTemplate = `url: %s
 listen: %s
 admin_listen: %s
 redis: {url: "redis://%s/0"}
-root:
-  software: {file: root.pem}
-issuers:
+%sissuers:
   - {name: lab, preset: github, url: "%s", insecure_http: true}
 credentials:
   - {name: registry, kind: jwt, audience: "https://registry.example.com", max_ttl: 15m}
   - {name: deploy, kind: jwt, audience: "https://deploy.example.com", max_ttl: 1h}
+  - {name: files, kind: data-key, max_ttl: 1h}
+  - {name: brief, kind: data-key, max_ttl: 1h, shred: true}
 %spolicies: policies
 audit: {file: audit.jsonl}
 `
@@ -115,29 +123,81 @@ match:
 grant:
   - {credential: registry, ttl: 5m}
   - {credential: deploy, ttl: 10m, max_ttl: 30m}
+  - {credential: files, ttl: 10m, allow: [generate, unwrap, rewrap]}
+  - {credential: brief, ttl: 10m, allow: [generate, unwrap, rewrap]}
 %s`
 
 // start runs a broker on loopback.
 func start(t *testing.T, o options) *fixture {
 	t.Helper()
-	f := &fixture{t: t, dir: t.TempDir(), redis: o.redis, log: &syncBuffer{}, client: &http.Client{Timeout: time.Minute}}
-	var err error
-	if f.lab, err = lab.Start(lab.Options{}); err != nil {
+	f := prepare(t, o)
+	f.serve()
+	return f
+}
+
+// prepare makes all that a broker needs, and does not run it.
+func prepare(t *testing.T, o options) *fixture {
+	t.Helper()
+	issuer, err := lab.Start(lab.Options{})
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { f.lab.Close() })
+	t.Cleanup(func() { issuer.Close() })
+	f := &fixture{lab: issuer, redis: o.redis, listen: strings.TrimPrefix(o.url, "http://"), secrets: &secrets{}}
 	if f.redis == "" {
 		f.redis = servers.Redis(t)
 	}
-	if f.url, f.admin = o.url, servers.FreeAddr(t); f.url == "" {
-		f.url = "http://" + servers.FreeAddr(t)
+	if f.listen == "" {
+		f.listen = servers.FreeAddr(t)
 	}
-	listen := strings.TrimPrefix(f.url, "http://")
-	f.write("brevetd.yaml", fmt.Sprintf(configTemplate, f.url, listen, f.admin, f.redis, f.lab.URL, o.credentials))
-	f.write("policies/shop.yaml", fmt.Sprintf(policyTemplate, o.grants))
-	f.brevetd("keys", "init")
-	f.serve()
+	f.url = "http://" + f.listen
+	f.install(t, o)
 	return f
+}
+
+// mate makes another broker at the same url, with the same Redis, that is in no
+// fleet yet.
+func (f *fixture) mate(o options) *fixture {
+	f.t.Helper()
+	m := &fixture{lab: f.lab, redis: f.redis, url: f.url, listen: servers.FreeAddr(f.t), secrets: f.secrets}
+	m.install(f.t, o)
+	return m
+}
+
+// install writes the broker's files, and makes its root.
+func (f *fixture) install(t *testing.T, o options) {
+	t.Helper()
+	if o.root == nil {
+		o.root = software
+	}
+	f.t, f.dir, f.admin, f.place = t, t.TempDir(), servers.FreeAddr(t), o.root(t)
+	f.log, f.told, f.client = &syncBuffer{}, &syncBuffer{}, &http.Client{Timeout: time.Minute}
+	t.Cleanup(f.checkSecrets)
+	for name, content := range f.place.files {
+		f.write(name, content)
+		f.secrets.add(content)
+	}
+	f.configure(f.place.config, o.credentials)
+	f.write("policies/shop.yaml", fmt.Sprintf(policyTemplate, o.grants))
+	f.initialize()
+}
+
+func (f *fixture) configure(root, credentials string) {
+	f.t.Helper()
+	f.write("brevetd.yaml", fmt.Sprintf(configTemplate, f.url, f.listen, f.admin, f.redis, root, f.lab.URL, credentials))
+}
+
+// initialize makes the root.
+func (f *fixture) initialize() {
+	f.t.Helper()
+	var made struct{ Fingerprint string }
+	if err := json.Unmarshal([]byte(f.brevetd("keys", "init", "--json")), &made); err != nil {
+		f.t.Fatal(err)
+	}
+	f.fingerprint = made.Fingerprint
+	if auth, err := os.ReadFile(filepath.Join(f.dir, "root", "auth")); err == nil {
+		f.secrets.add(string(auth))
+	}
 }
 
 func (f *fixture) write(name, content string) {
@@ -154,20 +214,43 @@ func (f *fixture) write(name, content string) {
 // brevetd runs an operator's command to its end and returns what it prints.
 func (f *fixture) brevetd(args ...string) string {
 	f.t.Helper()
-	out, err := f.command(args...).CombinedOutput()
+	out, err := f.run(args...)
 	if err != nil {
 		f.t.Fatalf("brevetd %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
-	return string(out)
+	return out
+}
+
+// refused runs an operator's command that must end with status 1, and returns
+// what it prints.
+func (f *fixture) refused(args ...string) string {
+	f.t.Helper()
+	out, err := f.run(args...)
+	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 1 {
+		f.t.Fatalf("brevetd %s = %v, want exit status 1\n%s", strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
+func (f *fixture) run(args ...string) (string, error) {
+	f.t.Helper()
+	out, err := f.command(args...).CombinedOutput()
+	f.told.Write(out)
+	return string(out), err
 }
 
 func (f *fixture) command(args ...string) *exec.Cmd {
+	f.t.Helper()
+	return f.program("brevetd", args...)
+}
+
+func (f *fixture) program(name string, args ...string) *exec.Cmd {
 	f.t.Helper()
 	dir, err := programs()
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	cmd := exec.Command(filepath.Join(dir, "brevetd"), args...)
+	cmd := exec.Command(filepath.Join(dir, name), args...)
 	cmd.Dir = f.dir
 	return cmd
 }
@@ -201,20 +284,49 @@ func (f *fixture) serve() {
 	})
 }
 
+// ready reports whether the broker can exchange, though it may warn.
 func (f *fixture) ready() error {
-	r, err := http.Get("http://" + f.admin + "/readyz")
+	_, err := f.readiness()
+	return err
+}
+
+// readiness returns what /readyz says; not ready is an error.
+func (f *fixture) readiness() (string, error) {
+	return f.ask("/readyz")
+}
+
+// ask gets something of the operators' listener.
+func (f *fixture) ask(path string) (string, error) {
+	r, err := http.Get("http://" + f.admin + path)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer r.Body.Close()
 	body, err := io.ReadAll(r.Body)
+	if err == nil && r.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s", body)
+	}
+	return string(body), err
+}
+
+// metric returns the value of one without labels.
+func (f *fixture) metric(name string) float64 {
+	f.t.Helper()
+	all, err := f.ask("/metrics")
 	if err != nil {
-		return err
+		f.t.Fatal(err)
 	}
-	if r.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s", body)
+	for line := range strings.Lines(all) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				f.t.Fatal(err)
+			}
+			return n
+		}
 	}
-	return nil
+	f.t.Fatalf("/metrics has no %s", name)
+	return 0
 }
 
 // stop ends the broker as an init system does.
@@ -241,6 +353,7 @@ func (f *fixture) token(claims map[string]any) string {
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	f.secrets.addToken(token)
 	return token
 }
 
@@ -276,9 +389,18 @@ func (f *fixture) post(path string, form url.Values, headers ...string) answer {
 // do sends a request with more headers (name, value, …).
 func (f *fixture) do(method, path, contentType, body string, headers ...string) answer {
 	f.t.Helper()
-	r, err := http.NewRequest(method, f.url+path, strings.NewReader(body))
+	a, err := f.try(method, path, contentType, body, headers...)
 	if err != nil {
-		f.t.Fatal(err)
+		f.t.Fatalf("%s %s: %v", method, path, err)
+	}
+	return a
+}
+
+// try is do for any goroutine.
+func (f *fixture) try(method, path, contentType, body string, headers ...string) (answer, error) {
+	r, err := http.NewRequest(method, "http://"+f.listen+path, strings.NewReader(body))
+	if err != nil {
+		return answer{}, err
 	}
 	r.Header.Set("Content-Type", contentType)
 	for i := 0; i+1 < len(headers); i += 2 {
@@ -286,14 +408,11 @@ func (f *fixture) do(method, path, contentType, body string, headers ...string) 
 	}
 	resp, err := f.client.Do(r)
 	if err != nil {
-		f.t.Fatalf("%s %s: %v", method, path, err)
+		return answer{}, err
 	}
 	defer resp.Body.Close()
 	out, err := io.ReadAll(resp.Body)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	return answer{resp.StatusCode, resp.Header, out}
+	return answer{resp.StatusCode, resp.Header, out}, err
 }
 
 // exchange must succeed.
@@ -307,6 +426,7 @@ func (f *fixture) exchange(form url.Values, headers ...string) *api.TokenRespons
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	f.secrets.addAnswer(out)
 	return out
 }
 

@@ -1,0 +1,85 @@
+package system
+
+import (
+	"encoding/base64"
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/brevet-dev/brevet/broker/api"
+)
+
+// Secrets are what a test knows and no log, audit line, metric, command line or
+// message may have. Whatever goes through a fixture is noted.
+type secrets struct {
+	mu  sync.Mutex
+	all map[string]bool
+}
+
+func (s *secrets) add(secret string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all == nil {
+		s.all = map[string]bool{}
+	}
+	s.all[strings.TrimSpace(secret)] = true
+}
+
+// addToken notes a JWT: all of it, and its signature, which makes it one.
+func (s *secrets) addToken(token string) {
+	s.add(token)
+	s.add(token[strings.LastIndexByte(token, '.')+1:])
+}
+
+// addKey notes a data key in standard base64, and how else it may be written.
+func (s *secrets) addKey(plaintext string) {
+	s.add(plaintext)
+	raw, err := base64.StdEncoding.DecodeString(plaintext)
+	if err != nil {
+		return
+	}
+	for _, form := range []string{string(raw), hex.EncodeToString(raw), base64.RawURLEncoding.EncodeToString(raw)} {
+		s.add(form)
+	}
+}
+
+// addAnswer notes what an exchange gave.
+func (s *secrets) addAnswer(r *api.TokenResponse) {
+	s.addToken(r.AccessToken.Reveal())
+	for _, l := range r.Leases {
+		for _, name := range l.Sensitive {
+			if l.Kind == api.KindDataKey {
+				s.addKey(l.Values[name].Reveal())
+				continue
+			}
+			s.add(l.Values[name].Reveal())
+		}
+	}
+}
+
+// found returns how many secrets are in text.
+func (s *secrets) found(text string) (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for secret := range s.all {
+		if strings.Contains(text, secret) {
+			n++
+		}
+	}
+	return n
+}
+
+// checkSecrets looks for secrets in what the broker and its commands wrote.
+func (f *fixture) checkSecrets() {
+	audit, err := os.ReadFile(filepath.Join(f.dir, "audit.jsonl"))
+	if err != nil && f.cmd != nil {
+		f.t.Error(err)
+	}
+	for where, text := range map[string]string{"the log": f.log.String(), "a command's output": f.told.String(), "the audit log": string(audit)} {
+		if n := f.secrets.found(text); n > 0 {
+			f.t.Errorf("%s has %d secrets", where, n)
+		}
+	}
+}
