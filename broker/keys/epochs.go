@@ -277,13 +277,18 @@ func (e *Epochs) known(kid string) *certificate {
 }
 
 // look reads the board and takes over what proves itself: once for all who ask
-// at the same time, and not if it was read within lookAgain. It returns what
-// the last reading returned.
+// at the same time. If it was read within lookAgain they wait until that is
+// over: what they ask for may have been published since. After a failure they
+// do not, and get that.
 func (e *Epochs) look(ctx context.Context) error {
+	if err := e.awaitLook(ctx); err != nil {
+		return err
+	}
 	done := e.looking.DoChan("", func() (any, error) {
-		if recent, err := e.lookedRecently(); recent {
+		if left, err := e.untilLook(); left > 0 { // another's, after this one began to wait
 			return nil, err
 		}
+		e.beginLook()
 		// Not ended by the one of many callers that happened to be first.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
 		defer cancel()
@@ -300,16 +305,37 @@ func (e *Epochs) look(ctx context.Context) error {
 	}
 }
 
-// lookedRecently reports whether the board was read within lookAgain, and with
-// what result. If not, it is being read from now on.
-func (e *Epochs) lookedRecently() (bool, error) {
+// awaitLook waits until the board may be read again. It returns the error of the
+// last reading if that was within lookAgain.
+func (e *Epochs) awaitLook(ctx context.Context) error {
+	left, err := e.untilLook()
+	if left <= 0 || err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(left):
+		return nil
+	}
+}
+
+// untilLook returns how long the board may not be read, and the error of the
+// last reading if it may not.
+func (e *Epochs) untilLook() (time.Duration, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if time.Since(e.looked) < lookAgain {
-		return true, e.boardErr
+	left := lookAgain - time.Since(e.looked)
+	if left <= 0 {
+		return left, nil
 	}
+	return left, e.boardErr
+}
+
+func (e *Epochs) beginLook() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	e.looked = time.Now()
-	return false, nil
 }
 
 // learn adds those of the certificates that are epochs'. The rest, at most
