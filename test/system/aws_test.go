@@ -45,6 +45,7 @@ func startAWS(t *testing.T) (*fixture, *sts.Server) {
 }
 
 func TestAWSRole(t *testing.T) {
+	t.Parallel()
 	f, server := startAWS(t)
 	lease := f.exchange(f.form(f.token(nil), "aws")).Leases[0]
 	if lease.Revocable || !lease.Renewable || lease.Kind != "aws-role" {
@@ -70,6 +71,7 @@ func TestAWSRole(t *testing.T) {
 }
 
 func TestAWSRefusesAndFails(t *testing.T) {
+	t.Parallel()
 	f, server := startAWS(t)
 	a := f.post(api.PathToken, f.form(f.token(nil), "forbidden")) // the role's trust policy names another subject
 	if e := a.oauth(t); a.status != http.StatusInternalServerError || e.Code != "server_error" || e.RequestID == "" {

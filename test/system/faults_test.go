@@ -17,6 +17,7 @@ import (
 )
 
 func TestRedisGoesAndComesBack(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	addr := servers.FreeAddr(t)
 	_, port, err := net.SplitHostPort(addr)
@@ -66,6 +67,7 @@ func TestRedisGoesAndComesBack(t *testing.T) {
 
 // A session outlives the broker that issued it, and its epoch key.
 func TestBrokerIsKilledAndComesBack(t *testing.T) {
+	t.Parallel()
 	f := start(t, options{})
 	answer := f.exchange(f.form(f.token(nil), "deploy"))
 	f.kill()
@@ -85,6 +87,7 @@ func TestBrokerIsKilledAndComesBack(t *testing.T) {
 }
 
 func TestAuditLogShowsTampering(t *testing.T) {
+	t.Parallel()
 	f := start(t, options{})
 	f.exchange(f.form(f.token(nil), "deploy"))
 	f.stop()
@@ -109,6 +112,7 @@ func TestAuditLogShowsTampering(t *testing.T) {
 
 // SIGTERM while a request is under way: it is answered, then the broker ends.
 func TestShutdownFinishesWhatWasBegun(t *testing.T) {
+	t.Parallel()
 	f := start(t, options{})
 	conn, err := net.Dial("tcp", strings.TrimPrefix(f.url, "http://"))
 	if err != nil {
@@ -140,6 +144,7 @@ func TestShutdownFinishesWhatWasBegun(t *testing.T) {
 }
 
 func TestReload(t *testing.T) {
+	t.Parallel()
 	f := start(t, options{})
 	hangup := func(logged string) {
 		t.Helper()
@@ -165,6 +170,7 @@ func TestReload(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	f := start(t, options{})
 	f.exchange(f.form(f.token(nil), "deploy"))
 	f.post(api.PathToken, f.form("x.y.z", "deploy"))
@@ -189,6 +195,7 @@ func TestMetrics(t *testing.T) {
 }
 
 func TestLogIsStructured(t *testing.T) {
+	t.Parallel()
 	f := start(t, options{})
 	id := f.post(api.PathToken, f.form("x.y.z", "deploy")).oauth(t).RequestID
 	servers.Eventually(t, "the log has a line for request "+id, func() error { // it is written after the answer
