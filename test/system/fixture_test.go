@@ -220,6 +220,15 @@ func (f *fixture) write(name, content string) {
 	}
 }
 
+func (f *fixture) read(name string) []byte {
+	f.t.Helper()
+	data, err := os.ReadFile(filepath.Join(f.dir, name))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return data
+}
+
 // brevetd runs an operator's command to its end and returns what it prints.
 func (f *fixture) brevetd(args ...string) string {
 	f.t.Helper()
