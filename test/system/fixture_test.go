@@ -99,6 +99,14 @@ func (s *syncBuffer) String() string {
 	return s.b.String()
 }
 
+// has reports as an error that s has not that text yet.
+func (s *syncBuffer) has(text string) error {
+	if !strings.Contains(s.String(), text) {
+		return fmt.Errorf("there is no %q in: %s", text, s)
+	}
+	return nil
+}
+
 // options change the fixture before it starts.
 type options struct {
 	credentials string                 // more of brevetd.yaml's list

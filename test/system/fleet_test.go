@@ -52,25 +52,24 @@ func (f *fixture) keysStatus() *keysStatus {
 // join lets f into the fleet of member, as two operators would.
 func (f *fixture) join(member *fixture, flags ...string) {
 	f.t.Helper()
-	cmd := f.command("keys", "enroll", "--fleet", member.fingerprint)
-	asks := &syncBuffer{}
-	cmd.Stdout, cmd.Stderr = asks, asks
-	if err := cmd.Start(); err != nil {
-		f.t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	said := f.apply(member)
 	servers.Eventually(f.t, "the new broker waits", func() error {
-		if !strings.Contains(asks.String(), "on the member, run: brevetd keys enroll "+f.fingerprint) {
-			return fmt.Errorf("it says: %s", asks)
-		}
-		return nil
+		return said.has("on the member, run: brevetd keys enroll " + f.fingerprint)
 	})
 	member.letIn(f, flags...)
-	if err := <-ended; err != nil || !strings.Contains(asks.String(), "ok: this broker is in the fleet") {
-		f.t.Fatalf("brevetd keys enroll --fleet: %v: %s", err, asks)
-	}
-	f.told.Write([]byte(asks.String()))
+	servers.Eventually(f.t, "the new broker is in the fleet", func() error {
+		return said.has("ok: this broker is in the fleet")
+	})
+}
+
+// apply has f wait to be let in, until the test ends.
+func (f *fixture) apply(member *fixture) *syncBuffer {
+	f.t.Helper()
+	cmd, said := f.command("keys", "enroll", "--fleet", member.fingerprint), &syncBuffer{}
+	cmd.Stdout, cmd.Stderr = said, said
+	servers.Start(f.t, cmd)
+	f.t.Cleanup(func() { f.told.Write([]byte(said.String())) })
+	return said
 }
 
 // letIn retries until the other's request, which it announces first, is there.
@@ -317,4 +316,44 @@ func (f *fixture) makers() string {
 	}
 	f.write("makers.pem", string(out))
 	return f.dir + "/makers.pem"
+}
+
+// A member with a TPM lets in who proves to live in one, too, and of makers
+// that the operator trusts.
+func TestEnrollRefuses(t *testing.T) {
+	t.Parallel()
+	member := start(t, options{root: inCertifiedTPM})
+	member.wantRefusal("no broker with this root waits to join", "keys", "enroll", member.fingerprint)
+
+	soft := member.mate(options{})
+	said := soft.apply(member)
+	member.wantRefusalOnce("does not prove that it lives in a TPM", "keys", "enroll", soft.fingerprint)
+	bare := member.mate(options{root: inTPM})
+	bare.apply(member)
+	member.wantRefusalOnce("it has no certificate", "keys", "enroll", bare.fingerprint, "--ek-ca", member.makers())
+	if s := member.keysStatus(); len(s.Ring.Brokers) != 1 {
+		t.Errorf("a broker that was refused is in the fleet: %+v", s.Ring.Brokers)
+	}
+
+	member.letIn(soft, "--allow-unattested")
+	servers.Eventually(t, "who was let in by hand is in", func() error {
+		return said.has("ok: this broker is in the fleet")
+	})
+	soft.serve()
+	made := member.job(release, "files")
+	if got := made.unwrap(soft, made.value(api.ValueWrapped), release); got != made.value(api.ValuePlaintext) {
+		t.Error("another key came back")
+	}
+}
+
+// wantRefusalOnce is wantRefusal, when who asks to join has asked.
+func (f *fixture) wantRefusalOnce(words string, args ...string) {
+	f.t.Helper()
+	servers.Eventually(f.t, "the request is there", func() error {
+		out, err := f.run(args...)
+		if !strings.Contains(out, words) || err == nil {
+			return fmt.Errorf("%v: %s", err, out)
+		}
+		return nil
+	})
 }
