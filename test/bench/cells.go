@@ -43,7 +43,7 @@ func newCell(server string, l load) *cell {
 // benchmark itself; exchanges that fail are in the report.
 func measure(ctx context.Context, o *options, progress io.Writer) (_ *report, err error) {
 	fmt.Fprintln(progress, "bench: building brevetd and starting it, Redis and the floor")
-	sys, err := startSystem(ctx)
+	sys, err := startSystem(ctx, o.kind)
 	if err != nil {
 		return nil, err
 	}

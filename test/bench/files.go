@@ -13,6 +13,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/brevet-dev/brevet/broker/api"
 )
 
 // Files in the system's folder.
@@ -56,8 +58,12 @@ func writeCertificate(dir string) (*x509.CertPool, error) {
 	return roots, nil
 }
 
-// credentialName is what every exchange asks for.
-const credentialName = "registry"
+// Each kind of credential that exchanges can ask for is configured once, under
+// the name of the kind.
+const (
+	kindJWT     = "jwt"
+	kindDataKey = api.KindDataKey
+)
 
 // configText needs the address, that of the operators' listener, Redis' and the
 // issuer's.
@@ -70,7 +76,8 @@ root: {software: {file: root.pem}}
 issuers:
   - {name: lab, preset: github, url: "%[4]s", insecure_http: true}
 credentials:
-  - {name: ` + credentialName + `, kind: jwt, audience: "https://registry.example.com", max_ttl: 1h}
+  - {name: ` + kindJWT + `, kind: jwt, audience: "https://registry.example.com", max_ttl: 1h}
+  - {name: ` + kindDataKey + `, kind: data-key, max_ttl: 1h}
 policies: policies
 audit: {file: audit.jsonl}
 `
@@ -88,7 +95,8 @@ match:
 names: {repository: acme/shop}
 when: claims.run_attempt == "1"
 grant:
-  - {credential: ` + credentialName + `, ttl: 1h}
+  - {credential: ` + kindJWT + `, ttl: 1h}
+  - {credential: ` + kindDataKey + `, ttl: 1h}
 `
 
 // writeConfig writes the broker's configuration and its policy.

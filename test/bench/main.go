@@ -66,6 +66,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 type options struct {
 	duration time.Duration // of the broker's part of a cell
 	clients  []int
+	kind     string // of the credential that is asked for
 	json     bool
 }
 
@@ -79,6 +80,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	flags.SetOutput(stderr)
 	flags.DurationVar(&o.duration, "d", 10*time.Second, "`time` that the broker is loaded in each cell, 1s to 40s; the floor takes half as long")
 	clients := flags.String("c", "1,8,64", "`numbers` of clients at the same time")
+	flags.StringVar(&o.kind, "k", kindJWT, "`kind` of credential that is asked for: "+kindJWT+" or "+kindDataKey)
 	flags.BoolVar(&o.json, "json", false, "print JSON for programs")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
@@ -88,6 +90,9 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	}
 	if o.duration < time.Second || o.duration > maxDuration {
 		return nil, fmt.Errorf("-d is %s, not within 1s and %s", o.duration, maxDuration)
+	}
+	if o.kind != kindJWT && o.kind != kindDataKey {
+		return nil, fmt.Errorf("-k is %q, not %s or %s", o.kind, kindJWT, kindDataKey)
 	}
 	for word := range strings.SplitSeq(*clients, ",") {
 		n, err := strconv.Atoi(word)

@@ -24,6 +24,7 @@ type report struct {
 type environment struct {
 	Go        string `json:"go"`
 	CPUs      int    `json:"cpus"`
+	Kind      string `json:"kind"` // of the credential that is asked for
 	Redis     string `json:"redis"`
 	BrokerTLS string `json:"broker_tls"`
 	FloorTLS  string `json:"floor_tls"`
@@ -118,7 +119,7 @@ func (r *report) writeJSON(w io.Writer) error {
 func (r *report) writeText(w io.Writer) error {
 	e := r.Environment
 	fmt.Fprintf(w, "brevetd on %d CPUs with everything else here: Redis %s (AOF, everysec), audit log with fsync, %s\n", e.CPUs, e.Redis, e.Go)
-	fmt.Fprintf(w, "one exchange: 1 subject token (RS256), 1 DPoP proof, 1 jwt credential; made before the clock starts\n")
+	fmt.Fprintf(w, "one exchange: 1 subject token (RS256), 1 DPoP proof, 1 credential of kind %s; token and proof made before the clock starts\n", e.Kind)
 	fmt.Fprintf(w, "TLS: %s\n", e.BrokerTLS)
 	if e.FloorTLS != e.BrokerTLS {
 		fmt.Fprintf(w, "the floor's TLS differs, so ratios with new connections mean little: %s\n", e.FloorTLS)
@@ -174,7 +175,7 @@ func (s *system) environment(ctx context.Context) (environment, error) {
 		return environment{}, fmt.Errorf("looking at the file system of %s: %w", s.dir, err)
 	}
 	return environment{
-		Go: runtime.Version(), CPUs: runtime.NumCPU(), Redis: infoField(info, "redis_version"),
+		Go: runtime.Version(), CPUs: runtime.NumCPU(), Kind: s.kind, Redis: infoField(info, "redis_version"),
 		BrokerTLS: s.brokerTLS, FloorTLS: s.floorTLS, FreeSync: fs.Type == tmpfsMagic,
 	}, nil
 }

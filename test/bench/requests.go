@@ -64,7 +64,7 @@ func (s *system) form() (string, error) {
 		"grant_type":         {api.GrantTypeTokenExchange},
 		"subject_token":      {token},
 		"subject_token_type": {api.TokenTypeJWT},
-		"audience":           {credentialName},
+		"audience":           {s.kind},
 	}.Encode(), nil
 }
 

@@ -135,13 +135,14 @@ func TestParseOptions(t *testing.T) {
 		want    options
 		wantErr string
 	}{
-		{args: "", want: options{10 * time.Second, []int{1, 8, 64}, false}},
-		{args: "-d 1s -c 3 -json", want: options{time.Second, []int{3}, true}},
+		{args: "", want: options{10 * time.Second, []int{1, 8, 64}, kindJWT, false}},
+		{args: "-k data-key -d 1s -c 3 -json", want: options{time.Second, []int{3}, kindDataKey, true}},
 		{args: "-d 999ms", wantErr: "-d"},
 		{args: "-d 41s", wantErr: "-d"},
 		{args: "-c 1,,2", wantErr: "-c"},
 		{args: "-c 0", wantErr: "-c"},
 		{args: "-c 1025", wantErr: "-c"},
+		{args: "-k secret", wantErr: "-k"},
 		{args: "more", wantErr: "unexpected argument"},
 	} {
 		got, err := parseOptions(strings.Fields(c.args), io.Discard)
@@ -163,7 +164,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 func exampleReport() *report {
 	latencies := []time.Duration{4 * time.Millisecond, 2 * time.Millisecond, 3 * time.Millisecond}
 	r := &report{Environment: environment{
-		Go: "go1.26.0", CPUs: 2, Redis: "7.0.15", BrokerTLS: "TLS 1.3, X25519", FloorTLS: "TLS 1.3, X25519MLKEM768", FreeSync: true,
+		Go: "go1.26.0", CPUs: 2, Kind: "jwt", Redis: "7.0.15", BrokerTLS: "TLS 1.3, X25519", FloorTLS: "TLS 1.3, X25519MLKEM768", FreeSync: true,
 	}}
 	for _, connection := range []string{keepAlive, newConnection} {
 		for i, clients := range []int{1, 64} {

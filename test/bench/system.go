@@ -22,6 +22,7 @@ import (
 // A system is a broker with all that it needs, and the floor beside it.
 type system struct {
 	dir    string // of all files; removed at the end
+	kind   string // of the credential that exchanges ask for
 	roots  *x509.CertPool
 	issuer *lab.Lab      // in this process
 	client *redis.Client // for Redis' own numbers
@@ -33,10 +34,11 @@ type system struct {
 	answerSize           int    // of the broker's answer, in bytes
 }
 
-// startSystem builds the broker and starts everything. After an error nothing
+// startSystem builds the broker and starts everything, to exchange for
+// credentials of a kind. After an error nothing
 // is left running.
-func startSystem(ctx context.Context) (_ *system, err error) {
-	s := &system{}
+func startSystem(ctx context.Context, kind string) (_ *system, err error) {
+	s := &system{kind: kind}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.stop())
