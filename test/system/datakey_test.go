@@ -1,11 +1,17 @@
 package system
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -180,4 +186,46 @@ func TestShred(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// A file that brevet encrypted decrypts after the broker rotated and was
+// started again, in a job with the same context only.
+func TestFileOutlivesRotation(t *testing.T) {
+	t.Parallel()
+	f := start(t, options{root: inTPM})
+	f.write("app.tar", strings.Repeat("what nobody may read\n", 10000))
+	f.brevet(0, "encrypt", "--key", "files", "--context", "release=1.2", "-o", "app.tar.age", "app.tar")
+	f.brevetd("keys", "rotate")
+	f.stop()
+	f.serve()
+	f.brevet(0, "decrypt", "--key", "files", "--context", "release=1.2", "-o", "again.tar", "app.tar.age")
+	if !bytes.Equal(f.read("again.tar"), f.read("app.tar")) {
+		t.Error("the file came back different")
+	}
+	const exitConfig = 78 // it is not the file that the job says it wants
+	f.brevet(exitConfig, "decrypt", "--key", "files", "--context", "release=1.3", "-o", "other.tar", "app.tar.age")
+	if _, err := os.Stat(filepath.Join(f.dir, "other.tar")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("with another context there is a file: %v", err)
+	}
+}
+
+// brevet runs what jobs run, in a job of its own, and wants it to end with a
+// status.
+func (f *fixture) brevet(status int, args ...string) {
+	f.t.Helper()
+	f.write("token", f.token(nil))
+	state, err := os.MkdirTemp(f.dir, "job")
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	cmd := f.program("brevet", args...)
+	cmd.Env = append(os.Environ(), "BREVET_BROKER="+f.url, "BREVET_TOKEN_FILE=token", "BREVET_STATE_DIR="+state)
+	out, err := cmd.CombinedOutput()
+	f.told.Write(out)
+	if _, ended := err.(*exec.ExitError); err != nil && !ended {
+		f.t.Fatal(err)
+	}
+	if got := cmd.ProcessState.ExitCode(); got != status {
+		f.t.Errorf("brevet %s = %d, want %d: %s", args[0], got, status, out)
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -98,6 +99,13 @@ func TestTPMHangs(t *testing.T) {
 	f.goesOn(earlier)
 	f.place.tpm.Cont()
 	f.wantReady()
+
+	f.place.tpm.Stop()
+	f.stop()
+	f.wantRefusal("the TPM does not answer", "serve")
+	f.place.tpm.Cont()
+	f.serve()
+	check(t, f, []*job{earlier})
 }
 
 // What opens the keys is another than it was: the broker does not start, and
@@ -253,6 +261,21 @@ func TestKeysWhileServing(t *testing.T) {
 	f.wantRefusal("the KEK is still needed", "keys", "destroy", first.newest(t))
 	f.wantRefusal("it is the newest", "keys", "destroy", f.keysStatus().newest(t))
 	f.wantRefusal("a broker cannot remove itself", "keys", "remove", f.fingerprint)
+	f.wantRingLines("founded", "rotated to KEK "+f.keysStatus().newest(t))
+}
+
+// wantRingLines looks for what the audit log tells of the ring, in order.
+func (f *fixture) wantRingLines(want ...string) {
+	f.t.Helper()
+	var got []string
+	for _, line := range f.auditLines() {
+		if ring, ok := line["ring"].(map[string]any); ok {
+			got = append(got, fmt.Sprint(ring["change"]))
+		}
+	}
+	if !slices.Equal(got, want) {
+		f.t.Errorf("the audit log tells of the ring: %q, want %q", got, want)
+	}
 }
 
 // What a broker with a certified TPM answers convinces who knows its root, and
