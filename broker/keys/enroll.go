@@ -413,6 +413,30 @@ func ReadRing(ctx context.Context, client redis.UniversalClient, o RingOptions) 
 	return s, true, r.needs(ctx, &s)
 }
 
+// KnownRoots returns the root certificates of the brokers that this one knows to
+// be in its fleet, its own first. Neither Redis nor the chip is asked.
+func KnownRoots(o RingOptions) ([]*x509.Certificate, error) {
+	own := o.Root.Certificate()
+	roots := []*x509.Certificate{own}
+	remembered, err := newLocal(o.State, o.Root).read()
+	if errors.Is(err, ErrNoState) || err == nil && remembered.Ring == "" {
+		return roots, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	e, err := parseEdition(remembered.Ring, o.URL, time.Now())
+	if err != nil {
+		return nil, fmt.Errorf("reading the ring in %s: %w", o.State, err)
+	}
+	for _, root := range e.roots {
+		if !root.Equal(own) {
+			roots = append(roots, root)
+		}
+	}
+	return roots, nil
+}
+
 // needs completes until when KEKs are needed with what Redis knows.
 func (r *Ring) needs(ctx context.Context, s *RingStatus) error {
 	needed, err := r.store.needed(ctx)

@@ -225,6 +225,18 @@ func TestRingOfTwo(t *testing.T) {
 	b.unwraps(t, before)
 }
 
+func TestKnownRoots(t *testing.T) {
+	a, b := fleet(t)
+	roots, err := KnownRoots(b.options())
+	if err != nil || len(roots) != 2 || !roots[0].Equal(b.root.cert) || !roots[1].Equal(a.root.cert) {
+		t.Errorf("KnownRoots = %d, %v", len(roots), err)
+	}
+	c := newNode(t, a.redis)
+	if roots, err := KnownRoots(c.options()); err != nil || len(roots) != 1 {
+		t.Errorf("KnownRoots without a fleet = %d, %v", len(roots), err)
+	}
+}
+
 func TestRingIsRolledBack(t *testing.T) {
 	for name, damage := range map[string]func(n *node, old map[string]string){
 		"an older one":   func(n *node, old map[string]string) { n.restore(old) },

@@ -94,7 +94,11 @@ func configuredAudit(ctx context.Context, file string, args []string) (*keys.Arc
 	if len(args) == 0 {
 		args = []string{c.path(c.Audit.File)}
 	}
-	return &keys.Archive{Roots: []*x509.Certificate{root.Certificate()}, URL: c.URL}, args, nil
+	roots, err := keys.KnownRoots(c.ringOptions(root, nil, nil))
+	if err != nil {
+		return nil, nil, err
+	}
+	return &keys.Archive{Roots: roots, URL: c.URL}, args, nil
 }
 
 func readRoots(file string) ([]*x509.Certificate, error) {
