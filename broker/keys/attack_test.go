@@ -75,15 +75,34 @@ func TestNeededIsLost(t *testing.T) {
 	}
 }
 
+// forgeAny is forge without the checks that honest brokers make of what they
+// sign.
+func (n *node) forgeAny(t *testing.T, edit func(*ringDocument)) map[string]string {
+	t.Helper()
+	d := n.state.Load().next(ringURL, "forged", time.Now())
+	edit(d)
+	token, err := signByRoot(n.root, typeRing, d)
+	must(t, err)
+	signed, _, _ := strings.Cut(token, ".")
+	payload, _, _ := strings.Cut(token[len(signed)+1:], ".")
+	e := &edition{ringDocument: *d, token: token, digest: digest(signed + "." + payload)}
+	return map[string]string{"head": e.head(), "ring": e.token}
+}
+
 // TestVersionAtItsEnd: a member signs the last version there can be, so that no
 // other can follow and it can never be removed.
 func TestVersionAtItsEnd(t *testing.T) {
 	a, b := fleet(t)
-	a.restore(b.forge(t, func(d *ringDocument) { d.Version, d.Previous = 1<<53, "sha256:x" }))
-	looked := a.again(t)
-	a.redis.Del(ringKey) // the operator's part
+	for _, last := range []uint64{math.MaxUint64, 1 << 53, 1 << 40} {
+		a.restore(b.forgeAny(t, func(d *ringDocument) { d.Version, d.Previous = last, "sha256:x" }))
+		if err := a.again(t); err == nil {
+			t.Errorf("version %d was taken over", last)
+		}
+		a.redis.Del(ringKey) // the operator's part
+		must(t, a.again(t))
+	}
 	if _, err := a.Remove(t.Context(), b.name); err != nil {
-		t.Errorf("Remove = %v; the look before = %v", err, looked)
+		t.Errorf("Remove = %v", err)
 	}
 }
 
@@ -91,11 +110,16 @@ func TestVersionAtItsEnd(t *testing.T) {
 // shorten, until no edition fits any more.
 func TestRemovedJunk(t *testing.T) {
 	a, b := fleet(t)
-	a.restore(b.forge(t, func(d *ringDocument) {
-		for i := range 42369 { // each takes 99 bytes of the 4 MiB
-			d.Removed = append(d.Removed, fmt.Sprintf("sha256:%064x", i))
-		}
-	}))
+	junk := func(n int) map[string]string {
+		return b.forgeAny(t, func(d *ringDocument) {
+			for i := range n {
+				d.Removed = append(d.Removed, fmt.Sprintf("sha256:%064x", i))
+			}
+		})
+	}
+	const each = 74 // bytes in JSON
+	n := 42000 + (maxRing-300-len(junk(42000)["ring"]))*3/4/each
+	a.restore(junk(n))
 	looked := a.again(t)
 	a.redis.Del(ringKey)
 	if _, err := a.Remove(t.Context(), b.name); err != nil {
