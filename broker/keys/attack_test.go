@@ -62,7 +62,7 @@ func TestNeededIsLost(t *testing.T) {
 	a.redis.FlushAll()
 	must(t, a.again(t)) // puts the ring back
 	must(t, b.again(t))
-	//KEEP must(t, b.promises.keep(t.Context())) // as Run does every minute
+	must(t, b.promises.keep(t.Context()))                // as Run does every minute
 	if _, err := b.WrapKey(t.Context(), k); err != nil { // goes on as before
 		t.Fatal(err)
 	}

@@ -410,7 +410,7 @@ func ReadRing(ctx context.Context, client redis.UniversalClient, o RingOptions) 
 	}
 	s.describe(last, r.name)
 	s.Err = err
-	return s, true, r.needs(ctx, &s)
+	return s, true, r.needs(ctx, last.KEKs, &s)
 }
 
 // KnownRoots returns the root certificates of the brokers that this one knows to
@@ -438,8 +438,8 @@ func KnownRoots(o RingOptions) ([]*x509.Certificate, error) {
 }
 
 // needs completes until when KEKs are needed with what Redis knows.
-func (r *Ring) needs(ctx context.Context, s *RingStatus) error {
-	needed, err := r.store.needed(ctx)
+func (r *Ring) needs(ctx context.Context, keks []ringKEK, s *RingStatus) error {
+	needed, err := r.store.needed(ctx, keks)
 	for i := range s.KEKs {
 		k := &s.KEKs[i]
 		if t := time.Unix(needed[k.ID], 0); t.After(k.Needed) {

@@ -150,6 +150,9 @@ func (r *Ring) Run(ctx context.Context) {
 			return
 		case <-tick.C:
 			r.follow(ctx)
+			if r.promises.due() {
+				r.keep(ctx)
+			}
 		}
 	}
 }
@@ -161,6 +164,12 @@ func (r *Ring) follow(ctx context.Context) error {
 	}
 	defer r.end()
 	return r.report(r.look(ctx))
+}
+
+func (r *Ring) keep(ctx context.Context) {
+	if err := r.promises.keep(ctx); err != nil {
+		r.o.Log.Warn("until when KEKs are needed could not be written", "error", err)
+	}
 }
 
 // begin waits for the turn; end gives it back.
@@ -273,7 +282,7 @@ func (r *Ring) putBack(ctx context.Context, stored string, known *edition) error
 	case !ok:
 		return fmt.Errorf("%w: the ring in redis changes while it is put back", broker.ErrUnavailable)
 	}
-	if err := r.promises.restore(ctx); err != nil {
+	if err := r.promises.keep(ctx); err != nil {
 		return err
 	}
 	return r.take(ctx, known, known)

@@ -113,7 +113,7 @@ func (r *Ring) change(ctx context.Context, edit func(*ringDocument, time.Time) e
 var errOvertaken = errors.New("another broker changed the ring at the same time")
 
 func (r *Ring) tryChange(ctx context.Context, s *ringState, edit func(*ringDocument, time.Time) error) (RingChange, error) {
-	needed, err := r.store.needed(ctx)
+	needed, err := r.store.needed(ctx, s.KEKs)
 	if err != nil {
 		return RingChange{}, err
 	}
