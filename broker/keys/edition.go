@@ -42,6 +42,17 @@ const (
 	// maxKEKs bounds the versions: with one a month, decades.
 	maxKEKs = 1000
 
+	// maxRemoved bounds those who were: nobody can shorten the list, so one that
+	// filled the ring would leave no room for another change.
+	maxRemoved = 4096
+
+	// maxBehind is how many versions at once may be missed. Without a bound a member
+	// could sign the last number there is, and no version would come after it.
+	maxBehind = 1 << 20
+
+	// maxVersion is what readers of JSON keep exactly: RFC 7493, section 2.2.
+	maxVersion = 1 << 53
+
 	// maxChange bounds the sentence that says what an edition changed, in bytes.
 	maxChange = 200
 )
@@ -130,7 +141,7 @@ func digest(signed string) string {
 // check reads the certificates of e and reports whether it is whole.
 func (e *edition) check(now time.Time) error {
 	switch {
-	case e.Version == 0 || (e.Version == 1) != (e.Previous == ""):
+	case e.Version == 0 || e.Version > maxVersion || (e.Version == 1) != (e.Previous == ""):
 		return errors.New("its version is none")
 	case len(e.Change) > maxChange || strings.ContainsFunc(e.Change, func(r rune) bool { return r < ' ' || r > '~' }):
 		return errors.New("what it says of its change is not a short line")
@@ -138,8 +149,10 @@ func (e *edition) check(now time.Time) error {
 		return fmt.Errorf("it has %d members", len(e.Members))
 	case len(e.KEKs) == 0 || len(e.KEKs) > maxKEKs:
 		return fmt.Errorf("it has %d KEKs", len(e.KEKs))
-	case !slices.IsSorted(e.Removed):
-		return errors.New("the removed are not in order")
+	case !slices.IsSorted(e.Removed) || len(e.Removed) > maxRemoved:
+		return errors.New("the removed are not in order, or too many")
+	case slices.ContainsFunc(e.Removed, func(s string) bool { return !trust.IsFingerprint(s) }):
+		return errors.New("of the removed one is no fingerprint")
 	}
 	return errors.Join(e.checkMembers(now), e.checkKEKs())
 }
@@ -203,6 +216,8 @@ func (e *edition) follows(known *edition, now time.Time) error {
 	switch {
 	case e.Version < known.Version:
 		return fmt.Errorf("%w: it is version %d, and version %d was seen before", ErrRing, e.Version, known.Version)
+	case e.Version-known.Version > maxBehind:
+		return fmt.Errorf("%w: it is version %d, too far ahead of %d, the last one known", ErrRing, e.Version, known.Version)
 	case e.Version == known.Version && e.digest != known.digest, e.Version == known.Version+1 && e.Previous != known.digest:
 		return fmt.Errorf("%w: version %d of it is another than the one known: someone signs for two fleets", ErrRing, e.Version)
 	}
