@@ -106,16 +106,17 @@ func (r *Ring) awaitEntry(ctx context.Context, fleet string) error {
 	})
 }
 
-// enter takes the ring in Redis if this broker is in it, and the fleet's
-// fingerprint vouches for it.
+// enter takes the ring in Redis if this broker is in it, and the member whose
+// fingerprint was given signed just that. An edition by another whom that member
+// let in once is not enough: he may have been removed since, which this broker
+// cannot know.
 func (r *Ring) enter(ctx context.Context, fleet string) (bool, error) {
 	e, err := r.fetch(ctx)
 	if err != nil || e == nil || !e.has(r.name) {
 		return false, err
 	}
-	pinned := e.root(fleet)
-	if pinned == nil || fleet == r.name || !e.speaksFor([]*x509.Certificate{pinned}, time.Now()) {
-		return false, fmt.Errorf("%w: it has this broker in it, and %s does not vouch for it", ErrRing, fleet)
+	if e.by != fleet || fleet == r.name {
+		return false, fmt.Errorf("%w: it has this broker in it, and %s signed it, not %s; if somebody changed it since that one let this broker in, compare the digest there, and run here: brevetd keys recover %s", ErrRing, e.by, fleet, e.digest)
 	}
 	release, err := r.local.lock()
 	if err != nil {
