@@ -77,7 +77,7 @@ func Join(ctx context.Context, client redis.UniversalClient, o RingOptions, flee
 
 // withoutFleet reports an error if this broker knows a fleet.
 func (r *Ring) withoutFleet(ctx context.Context) error {
-	release, err := r.local.lock()
+	release, err := r.local.lock(ctx)
 	if err != nil {
 		return err
 	}
@@ -118,7 +118,7 @@ func (r *Ring) enter(ctx context.Context, fleet string) (bool, error) {
 	if e.by != fleet || fleet == r.name {
 		return false, fmt.Errorf("%w: it has this broker in it, and %s signed it, not %s; if somebody changed it since that one let this broker in, compare the digest there, and run here: brevetd keys recover %s", ErrRing, e.by, fleet, e.digest)
 	}
-	release, err := r.local.lock()
+	release, err := r.local.lock(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -359,7 +359,7 @@ func (s ringStore) getJoin(ctx context.Context, fingerprint, field string) (stri
 // digest names the edition; an operator read it on another broker of the fleet.
 func Recover(ctx context.Context, client redis.UniversalClient, o RingOptions, digest string) error {
 	r := newRing(client, o)
-	release, err := r.local.lock()
+	release, err := r.local.lock(ctx)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,9 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
+
+	"github.com/brevet-dev/brevet/broker"
 )
 
 var (
@@ -73,16 +76,36 @@ func (l *local) count(ctx context.Context) (uint64, error) {
 	return n, nil
 }
 
-// lock keeps other processes out until release is called.
-func (l *local) lock() (release func(), err error) {
+// lockEvery is how often a lock that another process has is tried.
+const lockEvery = 50 * time.Millisecond
+
+// lock keeps other processes out until release is called. It waits for one that
+// has the lock, which may be stopped, until ctx ends.
+func (l *local) lock(ctx context.Context) (release func(), err error) {
 	f, err := os.OpenFile(l.path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("locking the state of the ring: %w", err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+	if err := flock(ctx, f); err != nil {
 		return nil, errors.Join(fmt.Errorf("locking the state of the ring: %w", err), f.Close())
 	}
 	return func() { f.Close() }, nil // closing unlocks
+}
+
+func flock(ctx context.Context, f *os.File) error {
+	tick := time.NewTicker(lockEvery)
+	defer tick.Stop()
+	for {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: another process of this broker has %s (%w)", broker.ErrUnavailable, f.Name(), ctx.Err())
+		case <-tick.C:
+		}
+	}
 }
 
 // load returns the token of the last edition that was believed, or "". The

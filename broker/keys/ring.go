@@ -203,6 +203,8 @@ func (r *Ring) report(err error) error {
 // caller has the turn.
 func (r *Ring) look(ctx context.Context) error {
 	r.looked = time.Now()
+	waits, stop := context.WithTimeout(ctx, lookWithin)
+	defer stop()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookWithin)
 	defer cancel()
 	stored, err := r.store.head(ctx)
@@ -213,7 +215,7 @@ func (r *Ring) look(ctx context.Context) error {
 		r.state.Store(&ringState{s.edition, s.keks, s.newest, r.looked})
 		return s.member()
 	}
-	release, err := r.local.lock()
+	release, err := r.local.lock(waits)
 	if err != nil {
 		return err
 	}
