@@ -303,7 +303,30 @@ func (r *Ring) admit(d *ringDocument, m ringMember, root *x509.Certificate, now 
 		return err
 	}
 	d.Members = append(d.Members, m)
+	if err := d.checkBundle(now); err != nil {
+		return fmt.Errorf("%w: %w", ErrApplicant, err)
+	}
 	return nil
+}
+
+// checkBundle reports whether the trust bundle of d's members could be verified:
+// one broker with a key of another, or a kind that it has not, would spoil it for
+// all.
+func (d *ringDocument) checkBundle(now time.Time) error {
+	o := trust.VerifyOptions{Now: now}
+	var brokers []trust.Broker
+	for _, m := range d.Members {
+		brokers, o.Pins = append(brokers, m.Broker), append(o.Pins, fingerprintOf(m.Root))
+	}
+	data, err := trust.NewBundle(d.URL, brokers, nil).Encode()
+	if err != nil {
+		return err
+	}
+	b, err := trust.ParseBundle(data)
+	if err == nil {
+		_, err = b.Verify(o)
+	}
+	return err
 }
 
 // poll asks until done, or an error that waiting does not mend, or ctx ends.
