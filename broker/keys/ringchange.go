@@ -2,6 +2,7 @@ package keys
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"maps"
@@ -50,8 +51,58 @@ func (r *Ring) Remove(ctx context.Context, fingerprint string) (RingChange, erro
 		}
 		d.Removed = append(d.Removed, fingerprint)
 		d.Change = "removed " + fingerprint
+		if err := r.speakForAll(d, now); err != nil {
+			return err
+		}
 		return r.addKEK(d, now)
 	})
+}
+
+// speakForAll endorses the members for whom only one who has gone spoke: else who
+// pinned this broker's root could not verify the fleet any more.
+func (r *Ring) speakForAll(d *ringDocument, now time.Time) error {
+	own := r.o.Root.Certificate()
+	trusted := []*x509.Certificate{own}
+	for range d.Members { // one more can be reached each time, at least
+		left := spread(d.Members, &trusted, now)
+		if left == nil {
+			return nil
+		}
+		root, err := trust.ParseRoot(left.Root)
+		if err != nil {
+			return err
+		}
+		endorsement, err := trust.NewEndorsement(own, r.o.Root.Signer(), root, now)
+		if err != nil {
+			return err
+		}
+		left.Endorsements = append([][]byte{endorsement.Raw}, left.Endorsements...)
+		left.Endorsements = left.Endorsements[:min(len(left.Endorsements), maxEndorsements)]
+	}
+	return nil
+}
+
+// maxEndorsements bounds those of one root: a trust bundle takes 16.
+const maxEndorsements = 16
+
+// spread adds to trusted all members that those in it endorse, and returns one
+// that is left, or nil.
+func spread(members []ringMember, trusted *[]*x509.Certificate, now time.Time) (left *ringMember) {
+	for grew := true; grew; {
+		grew, left = false, nil
+		for i := range members {
+			m := &members[i]
+			root, err := trust.ParseRoot(m.Root)
+			switch {
+			case err == nil && slices.ContainsFunc(*trusted, root.Equal):
+			case err == nil && endorsed(m.Endorsements, root, *trusted, now):
+				*trusted, grew = append(*trusted, root), true
+			default:
+				left = m
+			}
+		}
+	}
+	return left
 }
 
 // Destroy removes a KEK: no broker can unwrap anything under it any more. It
