@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -297,6 +298,34 @@ func (r *Ring) take(ctx context.Context, e, known *edition) error {
 		r.replace(s)
 		return s.member()
 	}
+	if err := r.takeWhole(ctx, s, known); err != nil {
+		r.distrust(e.Removed)
+		return err
+	}
+	r.replace(s)
+	return nil
+}
+
+// distrust takes brokers that were removed out of the edition in use, when a
+// newer one cannot be used yet: the chip may be away, or the disk full.
+func (r *Ring) distrust(removed []string) {
+	s := r.state.Load()
+	if s == nil || !slices.ContainsFunc(s.roots, func(c *x509.Certificate) bool { return slices.Contains(removed, trust.Fingerprint(c)) }) {
+		return
+	}
+	left := &edition{ringDocument: s.ringDocument, token: s.token, digest: s.digest, by: s.by}
+	left.Members = nil
+	for i, root := range s.roots {
+		if !slices.Contains(removed, trust.Fingerprint(root)) {
+			left.Members, left.roots, left.agree = append(left.Members, s.Members[i]), append(left.roots, root), append(left.agree, s.agree[i])
+		}
+	}
+	r.state.Store(&ringState{left, s.keks, s.newest, s.seen})
+}
+
+// takeWhole does all for an edition but use it.
+func (r *Ring) takeWhole(ctx context.Context, s *ringState, known *edition) error {
+	e := s.edition
 	var err error
 	if s.keks, err = r.unwrap(e); err != nil {
 		return err
@@ -308,11 +337,8 @@ func (r *Ring) take(ctx context.Context, e, known *edition) error {
 		}
 	}
 	if known == nil || known.digest != e.digest {
-		if err := r.local.save(ctx, e.token); err != nil {
-			return err
-		}
+		return r.local.save(ctx, e.token)
 	}
-	r.replace(s)
 	return nil
 }
 
