@@ -300,3 +300,20 @@ func TestRemovalWhileNothingCanBeSaved(t *testing.T) {
 		t.Errorf("afterwards: %+v", c.Status())
 	}
 }
+
+// TestManyEpochs: the trust bundle has room for the epochs of a day of crashes.
+func TestManyEpochs(t *testing.T) {
+	root, err := NewSoftware(time.Now())
+	must(t, err)
+	e := NewEpochs(root, nil, EpochOptions{URL: ringURL})
+	known := map[string]*certificate{}
+	for i := range 1100 {
+		c := &certificate{kid: fmt.Sprint(i), x509: root.Certificate(), root: root.Certificate()}
+		known[c.kid] = c
+	}
+	e.state.Store(newState(nil, known, time.Now()))
+	me := trust.Broker{Kind: "software", Root: root.Certificate().Raw, Agreement: root.Agreement().Raw}
+	if _, err := trust.NewBundle(ringURL, []trust.Broker{me}, e.Certificates()).Encode(); err != nil {
+		t.Error(err)
+	}
+}

@@ -396,13 +396,17 @@ type Status struct {
 	BoardErr error     // why the board could not be read at the last attempt; nil if it could
 }
 
+// maxBundled bounds the epochs in a trust bundle: with as many brokers as a fleet
+// may have, it stays below trust.MaxBundle.
+const maxBundled = 500
+
 // Certificates returns those of all epochs that are known and valid now, DER,
-// for the trust bundle.
+// for the trust bundle: the latest of each root, if there are more than 500.
 func (e *Epochs) Certificates() [][]byte {
 	var out [][]byte
 	now := time.Now()
-	for _, c := range e.state.Load().known {
-		if c.valid(now) {
+	for _, c := range latestOfEach(e.state.Load().known) {
+		if c.valid(now) && len(out) < maxBundled {
 			out = append(out, c.x509.Raw)
 		}
 	}

@@ -12,8 +12,8 @@ import (
 
 // maxJWKS bounds the keys in the JWKS. AWS IAM takes at most 100 EC keys from
 // an OIDC provider and refuses all tokens beyond ("Create an OpenID Connect
-// identity provider in IAM", prerequisites). With more, those that end last
-// are in it.
+// identity provider in IAM", prerequisites). With more, the latest of each root
+// are in it: a broker that starts again and again fills it with its own only.
 const maxJWKS = 100
 
 // A jwk is a public key as RFC 7517 and RFC 7518, section 6.2 write it.
@@ -57,15 +57,30 @@ func (e *Epochs) JWKS() []byte {
 	return s.jwks
 }
 
+// latestOfEach returns known in an order that gives each root its turn: first the
+// one of each that ends last, then the next of each, and so on.
+func latestOfEach(known map[string]*certificate) []*certificate {
+	byEnd := slices.SortedFunc(maps.Values(known), func(a, b *certificate) int {
+		return cmp.Or(b.x509.NotAfter.Compare(a.x509.NotAfter), cmp.Compare(a.kid, b.kid))
+	})
+	turn, seen := make(map[*certificate]int, len(byEnd)), make(map[string]int)
+	for _, c := range byEnd {
+		turn[c] = seen[string(c.root.Raw)]
+		seen[string(c.root.Raw)]++
+	}
+	slices.SortStableFunc(byEnd, func(a, b *certificate) int { return cmp.Compare(turn[a], turn[b]) })
+	return byEnd
+}
+
 // newState returns a state without the certificates that have ended.
 func newState(own []*epoch, known map[string]*certificate, now time.Time) *state {
 	s := &state{own: own, known: maps.Clone(known), ends: now.Add(certified)}
 	maps.DeleteFunc(s.known, func(_ string, c *certificate) bool { return now.After(c.x509.NotAfter) })
-	latest := slices.SortedFunc(maps.Values(s.known), func(a, b *certificate) int {
-		return cmp.Or(b.x509.NotAfter.Compare(a.x509.NotAfter), cmp.Compare(a.kid, b.kid))
-	})
-	if len(latest) > 0 {
-		s.ends = latest[len(latest)-1].x509.NotAfter
+	latest := latestOfEach(s.known)
+	for _, c := range latest {
+		if c.x509.NotAfter.Before(s.ends) {
+			s.ends = c.x509.NotAfter
+		}
 	}
 	keys := make([][]byte, 0, maxJWKS)
 	for _, c := range latest[:min(len(latest), maxJWKS)] {
