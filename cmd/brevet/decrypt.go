@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -102,9 +103,27 @@ func (p *program) decryptFile(ctx context.Context, k *keyFlags, e expectation) e
 func dearmored(in io.Reader) io.Reader {
 	b := bufio.NewReader(in)
 	if start, _ := b.Peek(len(armor.Header)); string(start) == armor.Header { // an error comes again when b is read
-		return armor.NewReader(b)
+		return armor.NewReader(readFunc(shortLines(b)))
 	}
 	return b
+}
+
+// maxLine bounds a line of armor, of which a genuine one has 64 bytes.
+const maxLine = 1 << 10
+
+// shortLines returns a reader of r that ends where a line is too long: the armor's
+// reader keeps a line in memory, however long.
+func shortLines(r *bufio.Reader) func([]byte) (int, error) {
+	long := 0 // bytes of the line so far
+	return func(b []byte) (int, error) {
+		n, err := r.Read(b[:min(len(b), maxLine)])
+		if at := bytes.LastIndexByte(b[:n], '\n'); at >= 0 {
+			long = n - at - 1
+		} else if long += n; long > maxLine {
+			return 0, errors.New("a line of the armor is too long")
+		}
+		return n, err
+	}
 }
 
 // altered makes a Failure about a file that is not as it was written.
