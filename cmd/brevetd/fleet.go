@@ -92,7 +92,8 @@ func noRing(err error) error {
 	case errors.Is(err, keys.ErrNoState), errors.Is(err, keys.ErrRolledBack):
 		return hint{err, `if that was you: read the digest with "brevetd keys status" on another broker, then run here: brevetd keys recover DIGEST`}
 	case errors.Is(err, keys.ErrRing):
-		return hint{err, "Redis is shared with another fleet, or someone wrote to it; compare \"brevetd keys status\" on all brokers"}
+		return hint{err, "Redis is shared with another fleet, or someone wrote to it; compare \"brevetd keys status\" on all brokers;\n" +
+			"if they agree, remove what is in Redis, and each of them puts the ring back: redis-cli DEL brevet:ring"}
 	}
 	return err
 }
