@@ -317,3 +317,33 @@ func TestManyEpochs(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestRecordedOnce: an edition that cannot be used for hours is on record once,
+// not every two seconds.
+func TestRecordedOnce(t *testing.T) {
+	a, b := fleet(t)
+	_, err := a.Rotate(t.Context())
+	must(t, err)
+	must(t, os.MkdirAll(b.file+".new/full", 0o700)) // as a full disk
+	before := len(b.changes)
+	for range 5 {
+		if err := b.again(t); err == nil {
+			t.Fatal("the edition was taken over")
+		}
+	}
+	if n := len(b.changes) - before; n != 1 {
+		t.Errorf("recorded %d times", n)
+	}
+}
+
+// TestKindOfMember: a member's kind is printed to terminals as it is.
+func TestKindOfMember(t *testing.T) {
+	a, b := fleet(t)
+	a.restore(b.forgeAny(t, func(d *ringDocument) { d.Members[0].Kind = "tpm\x1b[8m" }))
+	a.again(t)
+	for _, m := range a.Status().Members {
+		if m.Kind != "software" {
+			t.Errorf("kind %q", m.Kind)
+		}
+	}
+}

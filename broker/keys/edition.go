@@ -169,6 +169,9 @@ func (e *edition) checkMembers(now time.Time) error {
 		if err != nil {
 			return err
 		}
+		if m.Kind != trust.KindTPM && m.Kind != trust.KindPKCS11 && m.Kind != trust.KindSoftware {
+			return errors.New("the root of a member is of no kind that there is")
+		}
 		name := trust.Fingerprint(root)
 		if name <= last || slices.Contains(e.Removed, name) {
 			return errors.New("its members are not in order, or one was removed before")

@@ -95,8 +95,9 @@ type Ring struct {
 
 	// turn is held, by a value in it, while Redis and the state are compared:
 	// a look may take as long as the chip does, and who waits may give up.
-	turn   chan struct{}
-	looked time.Time // when the last look began; of who has the turn
+	turn     chan struct{}
+	looked   time.Time // when the last look began; of who has the turn
+	recorded string    // digest of the edition that was recorded last; of who has the turn
 
 	mu        sync.Mutex
 	err       error // of the last look
@@ -331,10 +332,11 @@ func (r *Ring) takeWhole(ctx context.Context, s *ringState, known *edition) erro
 		return err
 	}
 	s.newest = s.keks[e.KEKs[len(e.KEKs)-1].ID]
-	if old := r.state.Load(); old == nil || old.digest != e.digest {
+	if r.recorded != e.digest { // once, also if what follows fails for hours
 		if err := r.o.Record(ctx, s.change()); err != nil {
 			return fmt.Errorf("recording version %d of the ring: %w", e.Version, err)
 		}
+		r.recorded = e.digest
 	}
 	if known == nil || known.digest != e.digest {
 		return r.local.save(ctx, e.token)
