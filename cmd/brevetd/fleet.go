@@ -90,7 +90,9 @@ func noRing(err error) error {
 	case errors.Is(err, keys.ErrNotMember):
 		return hint{err, `on this machine: brevetd keys enroll --fleet FINGERPRINT-OF-A-MEMBER; it says what to do there`}
 	case errors.Is(err, keys.ErrNoState), errors.Is(err, keys.ErrRolledBack):
-		return hint{err, `if that was you: read the digest with "brevetd keys status" on another broker, then run here: brevetd keys recover DIGEST`}
+		return hint{err, "if that was you: read the digest with \"brevetd keys status\" on another broker, or, if there is none,\n" +
+			"in the last line about the ring of a copy of the audit log, then run here: brevetd keys recover DIGEST;\n" +
+			"a root that was just made, by a \"brevetd keys init\" that did not end, was never used: move it away and make another"}
 	case errors.Is(err, keys.ErrRing):
 		return hint{err, "Redis is shared with another fleet, or someone wrote to it; compare \"brevetd keys status\" on all brokers;\n" +
 			"if they agree, remove what is in Redis, and each of them puts the ring back: redis-cli DEL brevet:ring"}
