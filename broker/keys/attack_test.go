@@ -347,3 +347,26 @@ func TestKindOfMember(t *testing.T) {
 		}
 	}
 }
+
+// TestOtherTypes: what somebody put in the place of the times, or of the board,
+// is replaced: it hides what was there, and that is all.
+func TestOtherTypes(t *testing.T) {
+	a, b := fleet(t)
+	a.redis.Del(neededKey)
+	must(t, a.redis.Set(neededKey, "x"))
+	if _, err := a.Remove(t.Context(), b.name); err != nil {
+		t.Errorf("Remove = %v", err)
+	}
+	if _, err := a.WrapKey(t.Context(), testDataKey()); err != nil {
+		t.Errorf("WrapKey = %v", err)
+	}
+	must(t, a.redis.Set(boardKey, "x"))
+	board := NewRedisBoard(a.client)
+	if _, err := board.All(t.Context()); err != nil {
+		t.Errorf("All = %v", err)
+	}
+	must(t, board.Publish(t.Context(), "kid", []byte("cert"), time.Now().Add(time.Hour)))
+	if all, err := board.All(t.Context()); err != nil || string(all["kid"]) != "cert" {
+		t.Errorf("All = %v, %v", all, err)
+	}
+}

@@ -33,8 +33,8 @@ const MaxBoard = 1000
 // A RedisBoard is a [Board] in one sorted set: each member a kid, a space and a
 // certificate, its score the Unix time in milliseconds when it ends.
 type RedisBoard struct {
-	redis redis.UniversalClient
-	read  *redis.Script
+	redis         redis.UniversalClient
+	read, publish *redis.Script
 }
 
 const boardKey = "brevet:epochs"
@@ -43,23 +43,28 @@ const boardKey = "brevet:epochs"
 // broker read gigabytes.
 const readBoard = `
 local out = {}
+if redis.call('TYPE', KEYS[1])['ok'] ~= 'zset' then return out end
 for _, m in ipairs(redis.call('ZREVRANGEBYSCORE', KEYS[1], '+inf', '(' .. ARGV[1], 'LIMIT', 0, tonumber(ARGV[2]))) do
   if #m <= tonumber(ARGV[3]) then out[#out + 1] = m end
 end
 return out`
 
+// publishBoard replaces what is in the board's place and is none.
+const publishBoard = `
+local kind = redis.call('TYPE', KEYS[1])['ok']
+if kind ~= 'zset' and kind ~= 'none' then redis.call('DEL', KEYS[1]) end
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[1])
+redis.call('ZADD', KEYS[1], ARGV[2], ARGV[3])
+return 1`
+
 // NewRedisBoard returns the board that all brokers on one Redis share.
 func NewRedisBoard(client redis.UniversalClient) *RedisBoard {
-	return &RedisBoard{client, redis.NewScript(readBoard)}
+	return &RedisBoard{client, redis.NewScript(readBoard), redis.NewScript(publishBoard)}
 }
 
 // Publish implements [Board]. It takes down what has ended.
 func (b *RedisBoard) Publish(ctx context.Context, kid string, cert []byte, until time.Time) error {
-	_, err := b.redis.TxPipelined(ctx, func(p redis.Pipeliner) error {
-		p.ZRemRangeByScore(ctx, boardKey, "-inf", millis(time.Now()))
-		p.ZAdd(ctx, boardKey, redis.Z{Score: float64(until.UnixMilli()), Member: kid + " " + string(cert)})
-		return nil
-	})
+	err := b.publish.Run(ctx, b.redis, []string{boardKey}, millis(time.Now()), millis(until), kid+" "+string(cert)).Err()
 	if err != nil {
 		return fmt.Errorf("publishing an epoch in redis: %w", err)
 	}

@@ -51,6 +51,8 @@ return redis.call('HGET', KEYS[1], 'ring') or ''`
 
 	// promiseKEK moves the time later, never earlier.
 	promiseKEK = `
+local kind = redis.call('TYPE', KEYS[1])['ok']
+if kind ~= 'hash' and kind ~= 'none' then redis.call('DEL', KEYS[1]) end
 local known = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or 0) or 0
 if known < tonumber(ARGV[2]) then redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) end
 return 1`
@@ -178,7 +180,7 @@ func (s ringStore) needed(ctx context.Context, keks []ringKEK) (map[string]int64
 		ids[i] = k.ID
 	}
 	all, err := s.redis.HMGet(ctx, neededKey, ids...).Result()
-	if err != nil {
+	if err != nil && !redis.HasErrorPrefix(err, "WRONGTYPE") { // that is as if all were lost
 		return nil, noRedis("reading until when KEKs are needed", err)
 	}
 	out, latest := make(map[string]int64, len(ids)), time.Now().Add(longestNeed).Unix()
