@@ -370,3 +370,26 @@ func TestOtherTypes(t *testing.T) {
 		t.Errorf("All = %v, %v", all, err)
 	}
 }
+
+// TestUnusedKEKsAreWiped: an edition that could not be taken over leaves no KEK
+// in memory.
+func TestUnusedKEKsAreWiped(t *testing.T) {
+	a, b := fleet(t)
+	_, err := a.Rotate(t.Context())
+	must(t, err)
+	must(t, os.MkdirAll(b.file+".new/full", 0o700)) // as a full disk
+	e, err := b.fetch(t.Context())
+	must(t, err)
+	known, err := b.known(t.Context())
+	must(t, err)
+	s := &ringState{edition: e}
+	if err := b.takeWhole(t.Context(), s, known); err == nil {
+		t.Fatal("taken over")
+	}
+	b.wipeUnused(s)
+	for id, k := range s.keks {
+		if used := b.state.Load().keks[id] != nil; used == (strings.Trim(string(k.key.reveal()), "\x00") == "") {
+			t.Errorf("KEK %s, in use: %t", id, used)
+		}
+	}
+}

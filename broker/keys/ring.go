@@ -300,11 +300,22 @@ func (r *Ring) take(ctx context.Context, e, known *edition) error {
 		return s.member()
 	}
 	if err := r.takeWhole(ctx, s, known); err != nil {
+		r.wipeUnused(s)
 		r.distrust(e.Removed)
 		return err
 	}
 	r.replace(s)
 	return nil
+}
+
+// wipeUnused wipes the KEKs of a state that did not come into use.
+func (r *Ring) wipeUnused(s *ringState) {
+	old := r.state.Load()
+	for id, k := range s.keks {
+		if old == nil || old.keks[id] != k {
+			k.key.wipe()
+		}
+	}
 }
 
 // distrust takes brokers that were removed out of the edition in use, when a
@@ -328,7 +339,7 @@ func (r *Ring) distrust(removed []string) {
 func (r *Ring) takeWhole(ctx context.Context, s *ringState, known *edition) error {
 	e := s.edition
 	var err error
-	if s.keks, err = r.unwrap(e); err != nil {
+	if s.keks, err = r.unwrap(e); err != nil { // what it has so far is in s.keks
 		return err
 	}
 	s.newest = s.keks[e.KEKs[len(e.KEKs)-1].ID]
@@ -365,7 +376,8 @@ func (r *Ring) replace(s *ringState) {
 	}
 }
 
-// unwrap returns all KEKs of e: one operation of the chip for each that is new.
+// unwrap returns all KEKs of e, with an error those until then: one operation of
+// the chip for each that is new.
 func (r *Ring) unwrap(e *edition) (map[string]*kek, error) {
 	out := make(map[string]*kek, len(e.KEKs))
 	old := r.state.Load()
@@ -376,7 +388,7 @@ func (r *Ring) unwrap(e *edition) (map[string]*kek, error) {
 		}
 		made, err := unwrapKEK(k.ID, k.Wrapped[r.name], r.o.Root.KeyExchanger(), r.o.URL, r.name)
 		if err != nil {
-			return nil, err
+			return out, err
 		}
 		out[k.ID] = made
 	}
