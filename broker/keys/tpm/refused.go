@@ -11,7 +11,8 @@ import (
 
 // refusal is the file that remembers the auth value that the TPM refused, so that
 // a service manager that starts brevetd again and again does not lock the TPM. It
-// holds when the file with the value was changed last, in nanoseconds of Unix
+// holds where the file with the value is, and when it was changed last, in
+// nanoseconds of Unix
 // time.
 func (c Config) refusal() string { return filepath.Join(c.State, "auth-refused") }
 
@@ -20,7 +21,7 @@ func (c Config) authChanged() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("reading the auth value of the TPM keys: %v", err) // not as fs.ErrNotExist, which means that there is no root
 	}
-	return strconv.FormatInt(info.ModTime().UnixNano(), 10), nil
+	return c.authPath() + " " + strconv.FormatInt(info.ModTime().UnixNano(), 10), nil
 }
 
 // untried returns [ErrAuth] if the auth value was refused before.
