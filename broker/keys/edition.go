@@ -53,6 +53,11 @@ const (
 	// maxVersion is what readers of JSON keep exactly: RFC 7493, section 2.2.
 	maxVersion = 1 << 53
 
+	// maxAhead is how far in the future the times in an edition may lie: no clock
+	// that is off by this much lets a broker work. Without a bound a member could
+	// make a KEK that is never old enough to be destroyed.
+	maxAhead = 24 * time.Hour
+
 	// maxChange bounds the sentence that says what an edition changed, in bytes.
 	maxChange = 200
 )
@@ -149,12 +154,14 @@ func (e *edition) check(now time.Time) error {
 		return fmt.Errorf("it has %d members", len(e.Members))
 	case len(e.KEKs) == 0 || len(e.KEKs) > maxKEKs:
 		return fmt.Errorf("it has %d KEKs", len(e.KEKs))
+	case e.Made > now.Add(maxAhead).Unix():
+		return errors.New("it was made in the future")
 	case !slices.IsSorted(e.Removed) || len(e.Removed) > maxRemoved:
 		return errors.New("the removed are not in order, or too many")
 	case slices.ContainsFunc(e.Removed, func(s string) bool { return !trust.IsFingerprint(s) }):
 		return errors.New("of the removed one is no fingerprint")
 	}
-	return errors.Join(e.checkMembers(now), e.checkKEKs())
+	return errors.Join(e.checkMembers(now), e.checkKEKs(now))
 }
 
 func (e *edition) checkMembers(now time.Time) error {
@@ -181,9 +188,12 @@ func (e *edition) checkMembers(now time.Time) error {
 	return nil
 }
 
-func (e *edition) checkKEKs() error {
+func (e *edition) checkKEKs(now time.Time) error {
 	seen := map[string]bool{}
 	for _, k := range e.KEKs {
+		if k.Made > now.Add(maxAhead).Unix() || k.Needed > now.Add(longestNeed+maxAhead).Unix() {
+			return errors.New("a KEK was made in the future, or is needed for longer than data keys live")
+		}
 		if k.ID == "" || seen[k.ID] || len(k.Wrapped) != len(e.Members) {
 			return errors.New("a KEK has no name of its own, or is not for every member")
 		}

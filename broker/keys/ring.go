@@ -174,6 +174,26 @@ func (r *Ring) keep(ctx context.Context) {
 	}
 }
 
+// ask is follow for those who have a KEK unwrapped that is not known, anyone
+// with a session: what was refused just now is not looked at again, as that may
+// take the chip.
+func (r *Ring) ask(ctx context.Context) error {
+	if err := r.begin(ctx); err != nil {
+		return err
+	}
+	defer r.end()
+	if err := r.lastErr(); err != nil && time.Since(r.looked) < lookAgain {
+		return err
+	}
+	return r.report(r.look(ctx))
+}
+
+func (r *Ring) lastErr() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err
+}
+
 // begin waits for the turn; end gives it back.
 func (r *Ring) begin(ctx context.Context) error {
 	select {
@@ -496,7 +516,7 @@ func (r *Ring) find(ctx context.Context, id string) (*kek, error) {
 	if k := r.state.Load().keks[id]; k != nil {
 		return k, nil
 	}
-	err := r.follow(ctx)
+	err := r.ask(ctx)
 	if k := r.state.Load().keks[id]; k != nil {
 		return k, nil
 	}

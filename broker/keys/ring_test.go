@@ -42,12 +42,16 @@ type node struct {
 type countingRoot struct {
 	*Software
 	counter atomic.Uint64
+	counts  atomic.Uint64 // how often it was read
 	broken  atomic.Bool
 }
 
 var errCounter = errors.New("the counter is broken")
 
-func (c *countingRoot) Count(context.Context) (uint64, error) { return c.counter.Load(), nil }
+func (c *countingRoot) Count(context.Context) (uint64, error) {
+	c.counts.Add(1)
+	return c.counter.Load(), nil
+}
 
 func (c *countingRoot) Increment(context.Context) (uint64, error) {
 	if c.broken.Load() {
@@ -769,4 +773,44 @@ func BenchmarkUnwrapKey(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// No member can date a KEK so that it is never old enough to be destroyed.
+func TestEditionOfTheFuture(t *testing.T) {
+	a, b := fleet(t)
+	far := time.Now().Add(100 * 365 * 24 * time.Hour).Unix()
+	for name, edit := range map[string]func(*ringDocument){
+		"an edition": func(d *ringDocument) { d.Made = far },
+		"a KEK":      func(d *ringDocument) { d.KEKs[0].Made = far },
+		"a need":     func(d *ringDocument) { d.KEKs[0].Needed = far },
+	} {
+		forged := b.forgeAny(t, edit)
+		if _, err := parseEdition(forged["ring"], ringURL, time.Now()); !errors.Is(err, ErrRing) {
+			t.Errorf("%s of the future: %v", name, err)
+		}
+	}
+	must(t, a.again(t))
+}
+
+// Who has a session and asks for keys that nobody knows does not have a ring
+// that was refused judged again and again: that may take the chip.
+func TestUnknownKEKsWhileTheRingIsForeign(t *testing.T) {
+	a, stranger := founder(t), founder(t)
+	wrapped := a.wrap(t)
+	unknown := stranger.wrap(t)
+	a.restore(stranger.dump())
+	_, err := a.UnwrapKey(t.Context(), unknown)
+	if !errors.Is(err, broker.ErrUnavailable) {
+		t.Fatalf("UnwrapKey = %v", err)
+	}
+	counted := a.root.counts.Load()
+	for range 100 {
+		if _, err := a.UnwrapKey(t.Context(), unknown); !errors.Is(err, broker.ErrUnavailable) {
+			t.Fatalf("UnwrapKey = %v", err)
+		}
+	}
+	if n := a.root.counts.Load() - counted; n > 5 { // one a second
+		t.Errorf("100 unknown keys had the counter read %d times", n)
+	}
+	a.unwraps(t, wrapped)
 }
