@@ -22,7 +22,7 @@ import (
 // sights are the ways in which a secret could be seen: as it is, in base64 at
 // each of three alignments, in hexadecimal, in JSON, and as Go prints bytes.
 func sights(secret []byte) [][]byte {
-	if token := string(secret); strings.Count(token, ".") == 2 { // who has the signature has the rest from elsewhere
+	if token := string(secret); len(token) > 100 && strings.Count(token, ".") == 2 { // a token, not a key with two such bytes: who has the signature has the rest from elsewhere
 		secret = secret[strings.LastIndex(token, ".")+1:]
 	}
 	out := [][]byte{secret, []byte(hex.EncodeToString(secret)), []byte(strings.ToUpper(hex.EncodeToString(secret)))}
