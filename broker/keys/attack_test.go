@@ -229,7 +229,7 @@ func TestApplicantPoisonsBundle(t *testing.T) {
 			must(t, err)
 			lie(n, me)
 			version := a.Status().Version
-			request, err := signByRoot(n.root, typeJoin, joinRequest{ringURL, *me})
+			request, err := signByRoot(n.root, typeJoin, joinRequest{ringURL, a.name, *me})
 			must(t, err)
 			must(t, a.store.putJoin(t.Context(), n.name, "request", []byte(request)))
 			_, err = a.Enroll(t.Context(), n.name, EnrollOptions{})

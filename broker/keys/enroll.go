@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -61,11 +62,14 @@ func Join(ctx context.Context, client redis.UniversalClient, o RingOptions, flee
 	if err := r.withoutFleet(ctx); err != nil {
 		return err
 	}
+	if err := r.mayJoin(ctx, fleet); err != nil {
+		return err
+	}
 	me, err := r.self(ctx)
 	if err != nil {
 		return err
 	}
-	request, err := signByRoot(o.Root, typeJoin, joinRequest{o.URL, *me})
+	request, err := signByRoot(o.Root, typeJoin, joinRequest{o.URL, fleet, *me})
 	if err != nil {
 		return err
 	}
@@ -73,6 +77,25 @@ func Join(ctx context.Context, client redis.UniversalClient, o RingOptions, flee
 		return err
 	}
 	return r.awaitEntry(ctx, fleet)
+}
+
+// mayJoin reports what makes a request to the member fleet hopeless, as far as
+// Redis tells, so that an operator learns of it before anybody is let in.
+func (r *Ring) mayJoin(ctx context.Context, fleet string) error {
+	e, err := r.fetch(ctx)
+	switch {
+	case err != nil:
+		return err
+	case fleet == r.name:
+		return fmt.Errorf("%w: %s is this broker's own root", ErrApplicant, fleet)
+	case e == nil:
+		return fmt.Errorf("%w: redis has no ring yet; start the broker that is to let this one in", ErrApplicant)
+	case slices.Contains(e.Removed, r.name):
+		return fmt.Errorf("%w, redis says", ErrRemoved)
+	case !e.has(fleet):
+		return fmt.Errorf("%w: no broker in redis has the root %s", ErrApplicant, fleet)
+	}
+	return nil
 }
 
 // withoutFleet reports an error if this broker knows a fleet.
@@ -173,6 +196,9 @@ func (r *Ring) Enroll(ctx context.Context, fingerprint string, o EnrollOptions) 
 
 // applicant reads what the broker with a fingerprint says of itself.
 func (r *Ring) applicant(ctx context.Context, fingerprint string) (*trust.Broker, *x509.Certificate, error) {
+	if r.state.Load().has(fingerprint) {
+		return nil, nil, fmt.Errorf("%w: it is in the fleet already", ErrApplicant)
+	}
 	request, err := r.store.getJoin(ctx, fingerprint, "request")
 	if err != nil {
 		return nil, nil, err
@@ -180,7 +206,7 @@ func (r *Ring) applicant(ctx context.Context, fingerprint string) (*trust.Broker
 	if request == "" {
 		return nil, nil, fmt.Errorf("%w: %s", ErrNoApplicant, fingerprint)
 	}
-	b, root, err := parseRequest(request, r.o.URL)
+	b, root, err := parseRequest(request, r.o.URL, r.name)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", ErrApplicant, err)
 	}
@@ -197,12 +223,15 @@ func (r *Ring) applicant(ctx context.Context, fingerprint string) (*trust.Broker
 // signed.
 type joinRequest struct {
 	URL    string       `json:"url"`
+	Fleet  string       `json:"fleet"` // fingerprint of the member that is asked
 	Broker trust.Broker `json:"broker"`
 }
 
 const typeJoin = "brevet-join+jwt"
 
-func parseRequest(token, url string) (*trust.Broker, *x509.Certificate, error) {
+// parseRequest reads a request to the member with a fingerprint, of the broker at
+// url, that anyone may have written.
+func parseRequest(token, url, member string) (*trust.Broker, *x509.Certificate, error) {
 	p, err := parseTokenWithin(maxJoin, typeJoin, token)
 	if err != nil {
 		return nil, nil, err
@@ -218,6 +247,9 @@ func parseRequest(token, url string) (*trust.Broker, *x509.Certificate, error) {
 	if p.header.KeyID != trust.Fingerprint(root) || !p.signedBy(root) {
 		return nil, nil, errors.New("its root did not sign its request")
 	}
+	if q.Fleet != member {
+		return nil, nil, fmt.Errorf("it was told of another member: enroll it there, on the broker with the root %.80q", q.Fleet)
+	}
 	q.Broker.Endorsements = nil // are given by members, not by itself
 	return &q.Broker, root, nil
 }
@@ -228,8 +260,10 @@ func (r *Ring) examine(ctx context.Context, b *trust.Broker, root *x509.Certific
 	_, attests := r.o.Root.(Attester)
 	a := b.Attestation
 	switch {
-	case a == nil && (b.Kind == "tpm" || len(o.EKRoots) > 0 || attests && !o.Unattested):
+	case a == nil && (b.Kind == "tpm" || len(o.EKRoots) > 0):
 		return false, fmt.Errorf("%w: its root, of kind %.20q, does not prove that it lives in a TPM", ErrApplicant, b.Kind)
+	case a == nil && attests && !o.Unattested:
+		return false, fmt.Errorf("%w: its root, of kind %.20q, does not prove that it lives in a TPM as this broker's does; --allow-unattested lets it in all the same", ErrApplicant, b.Kind)
 	case a == nil:
 		return false, nil
 	}
@@ -399,8 +433,8 @@ func Recover(ctx context.Context, client redis.UniversalClient, o RingOptions, d
 	return r.take(ctx, e, nil)
 }
 
-// ReadRing returns how the ring is without opening it: no chip is used, and
-// nothing is changed. known says whether this broker knows a fleet; if not, and
+// ReadRing returns how the ring is without opening it: of the chip only its
+// counter is read, and nothing is changed. known says whether this broker knows a fleet; if not, and
 // Redis has one, the error is [ErrNotMember].
 func ReadRing(ctx context.Context, client redis.UniversalClient, o RingOptions) (s RingStatus, known bool, err error) {
 	r := newRing(client, o)
@@ -411,7 +445,7 @@ func ReadRing(ctx context.Context, client redis.UniversalClient, o RingOptions) 
 	if remembered.Ring == "" {
 		head, err := r.store.head(ctx)
 		if err == nil && head != "" {
-			err = fmt.Errorf("%w, which redis has", ErrNotMember)
+			err = fmt.Errorf("%w, which Redis has", ErrNotMember)
 		}
 		return RingStatus{}, false, err
 	}
@@ -431,6 +465,9 @@ func ReadRing(ctx context.Context, client redis.UniversalClient, o RingOptions) 
 	}
 	if err == nil && !last.has(r.name) {
 		err = fmt.Errorf("%w: version %d is without it", ErrRemoved, last.Version)
+	}
+	if err == nil {
+		err = r.local.fits(ctx, remembered)
 	}
 	s.describe(last, r.name)
 	s.Err = err

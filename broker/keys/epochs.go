@@ -400,12 +400,13 @@ type Status struct {
 // may have, it stays below trust.MaxBundle.
 const maxBundled = 500
 
-// Certificates returns those of all epochs that are known and valid now, DER,
-// for the trust bundle: the latest of each root, if there are more than 500.
+// Certificates returns those of all epochs that are known and valid now, of roots
+// that are in the fleet now, DER, for the trust bundle: the latest of each root,
+// if there are more than 500.
 func (e *Epochs) Certificates() [][]byte {
 	var out [][]byte
 	now := time.Now()
-	for _, c := range latestOfEach(e.state.Load().known) {
+	for _, c := range latestOfEach(e.trusted(e.state.Load().known)) {
 		if c.valid(now) && len(out) < maxBundled {
 			out = append(out, c.x509.Raw)
 		}

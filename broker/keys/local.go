@@ -128,6 +128,15 @@ func (l *local) load(ctx context.Context) (string, error) {
 	return "", ErrRolledBack
 }
 
+// fits reports whether the chip has counted as often as r says, or will have.
+func (l *local) fits(ctx context.Context, r *remembered) error {
+	n, err := l.count(ctx)
+	if err == nil && n != r.Counter && n+1 != r.Counter {
+		err = ErrRolledBack
+	}
+	return err
+}
+
 func (l *local) read() (*remembered, error) {
 	f, err := os.Open(l.path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -448,7 +448,7 @@ func (r *Ring) resume(ctx context.Context) error {
 		return err
 	}
 	if err != nil || e == nil || e.Version != 1 || e.by != r.name {
-		return fmt.Errorf("%w, which redis has", ErrNotMember)
+		return fmt.Errorf("%w, which Redis has", ErrNotMember)
 	}
 	return r.take(ctx, e, nil)
 }

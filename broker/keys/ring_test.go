@@ -493,6 +493,9 @@ func TestStateIsRolledBack(t *testing.T) {
 	if err := a.open(t); !errors.Is(err, ErrRolledBack) {
 		t.Fatalf("OpenRing with an old state = %v", err)
 	}
+	if s, _, err := ReadRing(t.Context(), a.client, a.options()); err != nil || !errors.Is(s.Err, ErrRolledBack) {
+		t.Errorf("ReadRing with an old state = %v, %v", s.Err, err)
+	}
 	digest := strings.Fields(oldRing["head"])[1]
 	if err := Recover(t.Context(), a.client, a.options(), "sha256:0"); !errors.Is(err, ErrRing) {
 		t.Errorf("Recover of another digest = %v", err)
@@ -595,7 +598,7 @@ func TestEnrollRefuses(t *testing.T) {
 	}
 	b := newNode(t, a.redis)
 	request := func(as *node, url, kind string) string {
-		q := joinRequest{url, trust.Broker{Kind: kind, Root: b.root.Certificate().Raw, Agreement: b.root.Agreement().Raw}}
+		q := joinRequest{url, a.name, trust.Broker{Kind: kind, Root: b.root.Certificate().Raw, Agreement: b.root.Agreement().Raw}}
 		token, err := signByRoot(as.root, typeJoin, q)
 		must(t, err)
 		return token
@@ -629,23 +632,24 @@ func TestEnrollRefuses(t *testing.T) {
 	}
 }
 
-// A broker believes only the fleet that it was told of.
+// A broker believes only the fleet that it was told of, and asks nobody else.
 func TestJoinRefuses(t *testing.T) {
 	a := founder(t)
 	b := newNode(t, a.redis)
 	joined := make(chan error, 1)
-	go func() { joined <- Join(context.WithoutCancel(t.Context()), b.client, b.options(), "sha256:00") }()
-	for {
-		_, err := a.Enroll(t.Context(), b.name, EnrollOptions{})
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, ErrNoApplicant) {
-			t.Fatal(err)
+	for name, fleet := range map[string]string{"another fleet": "sha256:00", "itself": b.name} {
+		if err := Join(t.Context(), b.client, b.options(), fleet); !errors.Is(err, ErrApplicant) {
+			t.Errorf("Join of %s = %v", name, err)
 		}
 	}
-	if err := <-joined; !errors.Is(err, ErrRing) {
-		t.Errorf("Join of another fleet = %v", err)
+	if _, err := a.Enroll(t.Context(), b.name, EnrollOptions{}); !errors.Is(err, ErrNoApplicant) {
+		t.Errorf("Enroll of one that was refused at once = %v", err)
+	}
+	request, err := signByRoot(b.root, typeJoin, joinRequest{ringURL, "sha256:00", trust.Broker{Kind: "software", Root: b.root.cert.Raw, Agreement: b.root.agreement.Raw}})
+	must(t, err)
+	a.redis.HSet(joinKey+b.name, "request", request)
+	if _, err := a.Enroll(t.Context(), b.name, EnrollOptions{}); !errors.Is(err, ErrApplicant) || !strings.Contains(err.Error(), "another member") {
+		t.Errorf("Enroll of one that asked another = %v", err)
 	}
 	if err := b.open(t); !errors.Is(err, ErrNotMember) {
 		t.Errorf("OpenRing afterwards = %v", err)
@@ -713,11 +717,11 @@ func FuzzParseEdition(f *testing.F) {
 
 func FuzzParseRequest(f *testing.F) {
 	a := founder(f)
-	token, err := signByRoot(a.root, typeJoin, joinRequest{ringURL, a.state.Load().Members[0].Broker})
+	token, err := signByRoot(a.root, typeJoin, joinRequest{ringURL, a.name, a.state.Load().Members[0].Broker})
 	must(f, err)
 	f.Add(token)
 	f.Fuzz(func(t *testing.T, token string) {
-		if b, root, err := parseRequest(token, ringURL); (b == nil) != (err != nil) || (root == nil) != (err != nil) {
+		if b, root, err := parseRequest(token, ringURL, a.name); (b == nil) != (err != nil) || (root == nil) != (err != nil) {
 			t.Errorf("parseRequest = %v, %v, %v", b, root, err)
 		}
 	})

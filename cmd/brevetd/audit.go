@@ -32,15 +32,15 @@ func auditVerifyCommand() *cobra.Command {
 	file, asJSON := configFlag(cmd), jsonFlag(cmd)
 	archive := &keys.Archive{}
 	cmd.Flags().StringVar(&archive.URL, "url", "", "the broker's `url`, with --root: then no configuration is read")
-	root := cmd.Flags().String("root", "", "certificates of the roots, as \"brevetd keys export-trust --pem\" printed them: `file`")
+	files := cmd.Flags().StringArray("root", nil, "certificates of the roots, as \"brevetd keys export-trust --pem\" printed them: `file`; may be repeated")
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
 		switch {
-		case (*root == "") != (archive.URL == ""):
+		case (len(*files) == 0) != (archive.URL == ""):
 			return usageError{errors.New("--root and --url belong together")}
-		case *root != "" && len(args) == 0:
+		case len(*files) > 0 && len(args) == 0:
 			return usageError{errors.New("with --root name the files to verify")}
-		case *root != "":
-			archive.Roots, err = readRoots(*root)
+		case len(*files) > 0:
+			archive.Roots, err = readRoots(*files)
 		default:
 			archive, args, err = configuredAudit(cmd.Context(), *file, args)
 		}
@@ -49,7 +49,7 @@ func auditVerifyCommand() *cobra.Command {
 		}
 		report, err := verifyAudit(archive, args)
 		if err != nil {
-			return fmt.Errorf("after %d good lines: %w", report.Lines, err)
+			return badAudit(fmt.Errorf("after %d good lines: %w", report.Lines, err))
 		}
 		if *asJSON {
 			return writeJSON(cmd.OutOrStdout(), auditReport{
@@ -101,12 +101,28 @@ func configuredAudit(ctx context.Context, file string, args []string) (*keys.Arc
 	return &keys.Archive{Roots: roots, URL: c.URL}, args, nil
 }
 
-func readRoots(file string) ([]*x509.Certificate, error) {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
+// badAudit adds what to do to an error of verifying.
+func badAudit(err error) error {
+	if errors.Is(err, keys.ErrToken) {
+		return hint{err, "if a broker that is gone wrote it, give the certificates of all its roots, kept from \"brevetd keys export-trust --pem\": --root FILE --url URL"}
 	}
-	return trust.ParseRootsPEM(data)
+	return err
+}
+
+func readRoots(files []string) ([]*x509.Certificate, error) {
+	var all []*x509.Certificate
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		roots, err := trust.ParseRootsPEM(data)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		all = append(all, roots...)
+	}
+	return all, nil
 }
 
 func verifyAudit(archive *keys.Archive, names []string) (audit.Report, error) {

@@ -295,7 +295,7 @@ func keysRemoveCommand() *cobra.Command {
 		Long: "remove takes the broker with this root out of the fleet: its tokens count no more,\n" +
 			"and it cannot read the KEK that is added at the same time. It still knows those it had:\n" +
 			"if it was stolen, rewrap, have clients rewrap their data keys, and destroy the old KEKs.",
-		Args: oneArg("the fingerprint of a root, as \"brevetd keys status\" shows it"),
+		Args: fingerprintArg("a root, as \"brevetd keys status\" shows it"),
 	}, func(cmd *cobra.Command, f *fleet, args []string) (keys.RingChange, error) {
 		return f.ring.Remove(cmd.Context(), args[0])
 	})
@@ -316,6 +316,23 @@ func keysDestroyCommand() *cobra.Command {
 		}
 		return f.ring.Destroy(cmd.Context(), args[0], sealed, time.Now())
 	})
+}
+
+// fingerprintArg is oneArg for the fingerprint of a root.
+func fingerprintArg(whose string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := oneArg("the fingerprint of "+whose)(cmd, args); err != nil {
+			return err
+		}
+		return checkFingerprint(args[0])
+	}
+}
+
+func checkFingerprint(s string) error {
+	if !trust.IsFingerprint(s) {
+		return usageError{hint{fmt.Errorf("%q is no fingerprint", s), "it is \"sha256:\" and 64 hexadecimal digits in lower case, as \"brevetd keys status\" shows it"}}
+	}
+	return nil
 }
 
 func oneArg(what string) cobra.PositionalArgs {
@@ -392,9 +409,12 @@ func keysEnrollCommand() *cobra.Command {
 			if len(args) > 0 || *unattested || *makers != "" {
 				return usageError{errors.New("with --fleet give nothing else: the member decides")}
 			}
+			if err := checkFingerprint(*of); err != nil {
+				return err
+			}
 			return withRoot(cmd, *file, func(f *fleet) error { return f.join(cmd, *of, *asJSON) })
 		}
-		if err := oneArg("the fingerprint of the new broker's root, as it shows it")(cmd, args); err != nil {
+		if err := fingerprintArg("the new broker's root, as it shows it")(cmd, args); err != nil {
 			return err
 		}
 		o := keys.EnrollOptions{Unattested: *unattested}
@@ -422,7 +442,7 @@ func (f *fleet) join(cmd *cobra.Command, of string, asJSON bool) error {
 	self := trust.Fingerprint(f.root.Certificate())
 	fmt.Fprintf(cmd.ErrOrStderr(), "this broker's root is %s\nwaiting for 15 minutes: on the member, run: brevetd keys enroll %s\n", self, self)
 	if err := keys.Join(cmd.Context(), f.redis, f.config.ringOptions(f.root, commandLog(cmd), nil), of); err != nil {
-		return fmt.Errorf("joining the fleet: %w", err)
+		return noRing(fmt.Errorf("joining the fleet: %w", err))
 	}
 	if asJSON {
 		return writeJSON(cmd.OutOrStdout(), map[string]string{"fingerprint": self, "fleet": of})

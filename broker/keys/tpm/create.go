@@ -258,8 +258,10 @@ func (d *draft) finish(id *identity, auth secret, cfg Config) error {
 	if err := syncFolder(d.path); err != nil {
 		return err
 	}
-	if err := os.Rename(d.path, d.state); err != nil { // fails unless State is an empty folder or nothing
-		return err
+	// Not os.Rename, which refuses an empty folder at State. It fails where State
+	// has come to hold something.
+	if err := syscall.Rename(d.path, d.state); err != nil {
+		return fmt.Errorf("putting %s in the place of %s: %v", d.path, d.state, err) // not as fs.ErrExist: there is no root
 	}
 	d.path = d.state
 	if err := syncFolder(filepath.Dir(d.state)); err != nil {

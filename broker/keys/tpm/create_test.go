@@ -155,3 +155,12 @@ func TestCreateTwice(t *testing.T) {
 		t.Errorf("%d counters are left in the TPM, want the root's", n)
 	}
 }
+
+// An empty folder may be there already: a package or an operator made it.
+func TestCreateInAnEmptyFolder(t *testing.T) {
+	t.Parallel()
+	cfg := config(t, servers.BareSWTPM(t))
+	must(t, os.MkdirAll(cfg.State, 0o700))
+	root := create(t, cfg)
+	must(t, root.Check(t.Context()))
+}
