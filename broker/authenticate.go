@@ -2,8 +2,11 @@ package broker
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/brevet-dev/brevet/broker/api"
@@ -29,6 +32,7 @@ type confirmation struct {
 	KeyThumbprint string `json:"jkt"` // RFC 9449, section 6.1
 }
 
+// signSession returns the token of s, and notes in s.Epoch which key signed it.
 func (b *Broker) signSession(ctx context.Context, s *Session) (api.Secret, error) {
 	claims := sessionClaims{
 		Issuer: b.URL, Subject: s.Who.Subject, Audience: b.URL, ID: s.ID,
@@ -38,7 +42,26 @@ func (b *Broker) signSession(ctx context.Context, s *Session) (api.Secret, error
 		claims.Confirm = &confirmation{s.KeyThumbprint}
 	}
 	token, err := b.Sessions.Sign(ctx, sessionTokenType, claims)
+	if err == nil {
+		s.Epoch, err = keyOf(token)
+	}
 	return api.NewSecret(token), err
+}
+
+// keyOf returns the kid in the header of a token that we have just signed.
+func keyOf(token string) (string, error) {
+	encoded, _, _ := strings.Cut(token, ".")
+	var header struct {
+		KeyID string `json:"kid"`
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(encoded)
+	if err == nil {
+		err = json.Unmarshal(raw, &header)
+	}
+	if err != nil || header.KeyID == "" {
+		return "", errors.New("the signer names no key in the token's header")
+	}
+	return header.KeyID, nil
 }
 
 // verifySession checks a session token by itself.

@@ -113,8 +113,9 @@ type Credential struct {
 type LeaseStore interface {
 	// Reserve writes s and its leases as pending and marks the subject token
 	// as used, before anything is minted. It returns [ErrReplayed] if the
-	// token's replay mode forbids another use, and [ErrProofReplayed] if the
-	// DPoP proof was seen before; then nothing was written.
+	// token's replay mode forbids another use, [ErrProofReplayed] if the DPoP
+	// proof was seen before, and [ErrBlocked] if an operator forbids it; then
+	// nothing was written.
 	Reserve(ctx context.Context, s *Session, use TokenUse) error
 
 	// Commit makes the leases of s active, with their ends and handles. It
@@ -127,11 +128,14 @@ type LeaseStore interface {
 
 	// Extend moves the end of an active lease to until, or leaves it where it is
 	// if that is later, before a longer-lived credential is minted. It returns
-	// [ErrEnded] if l is not active, or its session has ended.
+	// [ErrEnded] if l is not active, or its session has ended, and [ErrBlocked]
+	// if an operator forbids it. It leaves a mark that a renewal is under way:
+	// whoever ends the lease meanwhile finds it in Renewing.
 	Extend(ctx context.Context, l *Lease, until time.Time) error
 
 	// Confirm reports, after the minting for a renewal, whether the lease is
-	// still active and ends no earlier than l.Expires; [ErrEnded] if not.
+	// still active and ends no earlier than l.Expires; [ErrEnded] if not. Then
+	// the renewal is over, and its mark goes.
 	Confirm(ctx context.Context, l *Lease) error
 
 	// Lease returns one lease as it is stored, or [ErrNotFound]. Its terms are
@@ -168,6 +172,10 @@ type LeaseEnder interface {
 	// Postpone makes a lease whose revocation failed due again at next, and
 	// counts the attempt.
 	Postpone(ctx context.Context, l *Lease, next time.Time) error
+
+	// Defer makes a lease that cannot be finished yet due again at next. It
+	// counts no attempt.
+	Defer(ctx context.Context, l *Lease, next time.Time) error
 }
 
 // An AuditLog records what the broker decided and did.

@@ -24,6 +24,7 @@ type Event struct {
 	Context   api.Context   `json:"context,omitempty"`  // that data keys are made for, or were
 	DataKey   *EventDataKey `json:"data_key,omitempty"` // that was unwrapped or rewrapped
 	Ring      *EventRing    `json:"ring,omitempty"`     // what the fleet changed
+	Ordered   *Order        `json:"ordered,omitempty"`  // what an operator ordered
 	Policies  string        `json:"policies,omitempty"` // digest of the policy set that decided
 	Shadow    []string      `json:"shadow,omitempty"`   // shadow policies that would have granted
 	Drift     []string      `json:"drift,omitempty"`    // names that no longer fit their ids
@@ -44,6 +45,7 @@ type EventLease struct {
 	Expires      time.Time `json:"expires_at"`
 	Why          string    `json:"why,omitempty"`
 	DataKey      string    `json:"data_key,omitempty"` // id of the data key that was made
+	Order        string    `json:"order,omitempty"`    // id of the order that ended it
 }
 
 // An EventDataKey is what an event says of a wrapped data key.
@@ -83,6 +85,7 @@ const (
 	EventUnwrap     EventName = "unwrap"   // the outcome of unwrapping a data key: its plaintext was given out
 	EventRewrap     EventName = "rewrap"   // the outcome of putting a data key under the newest KEK
 	EventRingChange EventName = "ring"     // a broker took over a new version of the fleet's ring of keys
+	EventOrder      EventName = "order"    // an operator gave an order about many leases; each broker has it once
 )
 
 // An Outcome says how a request ended.
@@ -106,6 +109,6 @@ func (e *Event) hold(s *Session) {
 func eventLease(l *Lease) EventLease {
 	return EventLease{
 		ID: l.ID, Credential: l.Credential, Kind: l.Kind, Policy: l.Policy,
-		PolicyDigest: l.PolicyDigest, State: l.State, Expires: l.Expires, Why: l.Why, DataKey: l.DataKey,
+		PolicyDigest: l.PolicyDigest, State: l.State, Expires: l.Expires, Why: l.Why, DataKey: l.DataKey, Order: l.Order,
 	}
 }

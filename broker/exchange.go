@@ -42,6 +42,10 @@ const mintTimeout = 30 * time.Second
 // has been revoked or ends no later than its lease. [Refuse] says what to tell
 // the caller. ev is filled in as the steps pass; recording it is the caller's
 // last step, see [Broker.Conclude].
+//
+// The session token is signed before its session is reserved: what is stored
+// says which key signed it, and where no key can sign nothing is used up. It
+// leaves with the answer, and is worth nothing before.
 func (b *Broker) Exchange(ctx context.Context, req *Request, ev *Event) (*Issued, error) {
 	id, err := b.Issuers.Verify(ctx, req.SubjectToken.Reveal())
 	if err != nil {
@@ -55,6 +59,10 @@ func (b *Broker) Exchange(ctx context.Context, req *Request, ev *Event) (*Issued
 	session, err := b.decide(id, req, ev)
 	if err != nil {
 		return nil, err
+	}
+	token, err := b.signSession(ctx, session)
+	if err != nil {
+		return nil, fmt.Errorf("signing the session token: %w", err)
 	}
 	if err := b.Leases.Reserve(ctx, session, tokenUse(id, req)); err != nil {
 		return nil, fmt.Errorf("reserving %d leases: %w", len(session.Leases), err)
@@ -71,11 +79,7 @@ func (b *Broker) Exchange(ctx context.Context, req *Request, ev *Event) (*Issued
 		return nil, b.abandon(ctx, session, true, fmt.Errorf("committing session %s: %w", session.ID, err))
 	}
 	ev.hold(session)
-	issued, err := b.issue(ctx, session, minted)
-	if err != nil {
-		return nil, b.abandon(ctx, session, true, err)
-	}
-	return issued, nil
+	return issue(session, token, minted), nil
 }
 
 // Conclude records the outcome of a request: the last thing before the answer
@@ -242,16 +246,12 @@ func (b *Broker) mintOne(ctx context.Context, s *Session, l *Lease) (cred *Crede
 }
 
 // issue makes the answer: the session token and the leases with their values.
-func (b *Broker) issue(ctx context.Context, s *Session, minted []*Credential) (*Issued, error) {
-	token, err := b.signSession(ctx, s)
-	if err != nil {
-		return nil, fmt.Errorf("signing the session token: %w", err)
-	}
+func issue(s *Session, token api.Secret, minted []*Credential) *Issued {
 	out := &Issued{Session: s, Token: token, Leases: make([]api.Lease, len(minted))}
 	for i, cred := range minted {
 		out.Leases[i] = wireLease(s.Leases[i], cred)
 	}
-	return out, nil
+	return out
 }
 
 func wireLease(l *Lease, cred *Credential) api.Lease {

@@ -26,6 +26,7 @@ var (
 	ErrContext       = errors.New("a context or data_key, and no data key asked for")
 	ErrWrapped       = errors.New("wrapped data key not accepted")
 	ErrUsedUp        = errors.New("used as often as it may be")
+	ErrBlocked       = errors.New("blocked by an operator")
 	ErrUnavailable   = errors.New("temporarily unavailable")
 	ErrTarget        = errors.New("the credential's target refused")
 )
@@ -73,6 +74,7 @@ var rules = [...]rule{
 	{issuers.ErrInvalidToken, 400, api.CodeInvalidRequest, "subject token not accepted"},
 	{policies.ErrUnknownCredential, 400, api.CodeInvalidTarget, "no such credential, or no policy grants it to this workload"},
 	{policies.ErrNoGrant, 400, api.CodeInvalidTarget, "no such credential, or no policy grants it to this workload"},
+	{ErrBlocked, 400, api.CodeInvalidTarget, "an operator has blocked this credential or workload for now; ask one"},
 	{ErrReplayed, 400, api.CodeInvalidRequest, "subject token already used; fetch a new one, or show the key it was first used with"},
 	{ErrOverused, 400, api.CodeInvalidRequest, "subject token used too often; keep the session of an exchange instead of exchanging again"},
 	{ErrProofRequired, 400, api.CodeInvalidDPoPProof, "tokens of this issuer are accepted with a DPoP proof only"},

@@ -72,21 +72,34 @@ func (b *Broker) end(ctx context.Context, sessionID string, leaseIDs []string, w
 //
 // A credential that may exist, and that nobody knows how to revoke, ends by its
 // own time; its lease stays as long, for as long as it lives it is on record.
+//
+// A renewal that had begun before the lease was ended may bring the credential
+// back after it was revoked. The broker that renews notices, and revokes again;
+// but it may fail, or die. So the lease is ended once more when that renewal
+// must be over, and on record until then.
 func (b *Broker) finish(ctx context.Context, now time.Time, l *Lease, name EventName, requestID string) error {
 	if l.Unsure && l.Handle.IsZero() && now.Before(l.Expires) {
-		if err := b.Leases.Postpone(ctx, l, l.Expires); err != nil {
-			return fmt.Errorf("keeping lease %s until its end: %w", l.ID, err)
-		}
-		return nil
+		return b.keep(ctx, l, l.Expires)
 	}
 	if err := b.revokeHandle(ctx, l.Credential, l.Handle); err != nil {
 		return errors.Join(err, b.postpone(ctx, l, name, requestID, err))
+	}
+	if !l.Handle.IsZero() && now.Before(l.Renewing) {
+		return b.keep(ctx, l, l.Renewing)
 	}
 	final := Revoked
 	if l.Why == WhyExpired {
 		final = Expired
 	}
 	return b.close(ctx, l, final, name, requestID, nil)
+}
+
+// keep keeps a lease on record, and due again at next.
+func (b *Broker) keep(ctx context.Context, l *Lease, next time.Time) error {
+	if err := b.Leases.Defer(ctx, l, next); err != nil {
+		return fmt.Errorf("keeping lease %s until %s: %w", l.ID, next.UTC().Format(time.RFC3339), err)
+	}
+	return nil
 }
 
 func (b *Broker) close(ctx context.Context, l *Lease, final State, name EventName, requestID string, cause error) error {

@@ -40,6 +40,7 @@ type Session struct {
 	RequestID     string // of the exchange
 	Who           Who
 	KeyThumbprint string // RFC 7638 thumbprint of the DPoP key; "" for a bearer session
+	Epoch         string // kid of the key that signed its token
 	IssuedAt      time.Time
 	Expires       time.Time   // no lease of it goes beyond
 	Ended         bool        // revoked or replaced
@@ -67,6 +68,11 @@ type Lease struct {
 	Handle       api.Secret
 	Attempts     int    // failed revocations so far
 	Why          string // why it is being ended; "" while it is not
+	Order        string // id of the operator's order that ended it; "" if none did
+
+	// Renewing is until when a renewal that had begun before the lease was ended
+	// may still make its credential anew; zero if none had: see [Broker.finish].
+	Renewing time.Time
 
 	// Unsure says that the lease was ended while it was pending, so that its
 	// credential may exist and nobody may know its handle. Whoever ends a
@@ -82,6 +88,7 @@ const (
 	WhyExpired   = "expired"   // its time has come
 	WhyLapsed    = "lapsed"    // pending too long: the broker that made it died, or gave up
 	WhyReplaced  = "replaced"  // the exchange was repeated because its answer got lost
+	WhyOrdered   = "ordered"   // by an operator: see [Order]
 	whyRevoked   = "revoked"   // by its owner
 	whyAbandoned = "abandoned" // a step of its exchange failed
 	whyWithdrawn = "withdrawn" // no policy grants it any more

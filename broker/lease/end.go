@@ -109,11 +109,20 @@ func (s *Store) Finish(ctx context.Context, l *broker.Lease, final broker.State)
 
 // Postpone implements [broker.LeaseEnder].
 func (s *Store) Postpone(ctx context.Context, l *broker.Lease, next time.Time) error {
+	return s.postpone(ctx, l, next, 1)
+}
+
+// Defer implements [broker.LeaseEnder].
+func (s *Store) Defer(ctx context.Context, l *broker.Lease, next time.Time) error {
+	return s.postpone(ctx, l, next, 0)
+}
+
+func (s *Store) postpone(ctx context.Context, l *broker.Lease, next time.Time, attempts int) error {
 	k, err := keysOfLease(l.ID)
 	if err != nil {
 		return err
 	}
-	return unavailable(s.batch.run(ctx, s.scripts.postpone, []string{k.lease(l.ID), k.due()}, l.ID, ms(next)).Err())
+	return unavailable(s.batch.run(ctx, s.scripts.postpone, []string{k.lease(l.ID), k.due()}, l.ID, ms(next), attempts).Err())
 }
 
 // Stuck returns how many leases could not be ended.

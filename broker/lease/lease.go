@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -25,9 +26,9 @@ import (
 )
 
 const (
-	// pendingFor is how long a lease may stay pending: longer than a broker
-	// takes to mint (30 s) and to clean up (15 s), so that a sweeper ends only
-	// what a dead broker left behind.
+	// pendingFor is how long a lease may stay pending, and a renewal may take:
+	// longer than a broker takes to mint (30 s) and to clean up (15 s), so that a
+	// sweeper ends only what a dead broker left behind.
 	pendingFor = time.Minute
 
 	// claimFor is how long one broker has to end a lease it has claimed, before
@@ -95,15 +96,15 @@ func unavailable(err error) error {
 // Reserve implements [broker.LeaseStore].
 func (s *Store) Reserve(ctx context.Context, session *broker.Session, use broker.TokenUse) error {
 	k, now := keysOf(use.Shard()), time.Now()
-	keys := []string{k.replay(use), k.proof(use.ProofID), k.session(session.ID), k.due()}
+	keys := []string{k.replay(use), k.proof(use.ProofID), k.session(session.ID), k.due(), k.blocks()}
 	args := []any{
 		string(use.Mode), session.KeyThumbprint, use.RetryKey, use.ProofID, broker.ProofMemory.Milliseconds(),
 		use.Expires.Add(clockSkew).Sub(now).Milliseconds(), session.ID, session.Expires.Add(keepEnded).Sub(now).Milliseconds(),
-		ms(now.Add(pendingFor)), ms(now), maxUses, k.session(""), k.lease(""), session.Record, leaseIDs(session),
+		ms(now.Add(pendingFor)), ms(now), maxUses, k.session(""), k.lease(""), session.Record, leaseIDs(session), session.Epoch,
 	}
 	for _, l := range session.Leases {
 		keys = append(keys, k.lease(l.ID))
-		fields := encodeLease(l)
+		fields := encodeLease(session, l)
 		args = append(append(args, len(fields)), fields...)
 	}
 	switch answer, err := s.batch.run(ctx, s.scripts.reserve, keys, args...).Text(); {
@@ -118,8 +119,16 @@ func (s *Store) Reserve(ctx context.Context, session *broker.Session, use broker
 	case answer == "overused":
 		return broker.ErrOverused
 	default:
-		return fmt.Errorf("reserve script answered %q", answer)
+		return blockedOr(answer, fmt.Errorf("reserve script answered %q", answer))
 	}
+}
+
+// blockedOr returns which block refuses, if that is the answer, or other.
+func blockedOr(answer string, other error) error {
+	if id, ok := strings.CutPrefix(answer, "blocked "); ok {
+		return fmt.Errorf("%w: by block %s", broker.ErrBlocked, id)
+	}
+	return other
 }
 
 // Commit implements [broker.LeaseStore].
@@ -152,8 +161,8 @@ func (s *Store) Extend(ctx context.Context, l *broker.Lease, until time.Time) er
 	if err != nil {
 		return err
 	}
-	keys := []string{k.lease(l.ID), k.due(), k.session(l.SessionID)}
-	return endedOr(s.batch.run(ctx, s.scripts.extend, keys, l.ID, ms(until)))
+	keys, now := []string{k.lease(l.ID), k.due(), k.session(l.SessionID), k.blocks()}, time.Now()
+	return endedOr(s.batch.run(ctx, s.scripts.extend, keys, l.ID, ms(until), ms(now), ms(now.Add(pendingFor))))
 }
 
 // Confirm implements [broker.LeaseStore].
@@ -172,7 +181,7 @@ func endedOr(cmd *redis.Cmd) error {
 	case answer == "ok":
 		return nil
 	default:
-		return broker.ErrEnded
+		return blockedOr(answer, broker.ErrEnded)
 	}
 }
 
@@ -193,7 +202,7 @@ func (s *Store) Session(ctx context.Context, id string) (*broker.Session, error)
 	if err != nil {
 		return nil, err
 	}
-	session.Ended = fields["ended"] != ""
+	session.Ended, session.Epoch = fields["ended"] != "", fields["epoch"]
 	return session, s.addState(ctx, k, session.Leases)
 }
 
@@ -219,6 +228,7 @@ func (s *Store) addState(ctx context.Context, k shardKeys, leases []*broker.Leas
 		}
 		l.State, l.Expires, l.Handle = stored.State, stored.Expires, stored.Handle
 		l.Attempts, l.Why, l.Unsure = stored.Attempts, stored.Why, stored.Unsure
+		l.Order, l.Renewing = stored.Order, stored.Renewing
 	}
 	return nil
 }

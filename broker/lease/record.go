@@ -38,6 +38,7 @@ func (k shardKeys) uses(name string) string  { return string(k) + "u:" + name }
 func (k shardKeys) due() string              { return string(k) + "due" }
 func (k shardKeys) stuck() string            { return string(k) + "stuck" }
 func (k shardKeys) quarantine() string       { return string(k) + "quarantine" }
+func (k shardKeys) blocks() string           { return string(k) + "blocks" }
 
 // replay is hashed, because the parts of its name are a stranger's.
 func (k shardKeys) replay(use broker.TokenUse) string {
@@ -55,12 +56,14 @@ func leaseIDs(s *broker.Session) string {
 
 // encodeLease returns the fields of a lease's hash. What never changes of them
 // stands in the session's record, too, which is what renewals go by; here it is
-// for sweepers, who end leases and have no session token.
-func encodeLease(l *broker.Lease) []any {
+// for sweepers, who end leases and have no session token. The first two fields
+// are what the scripts decide by whether a lease is selected.
+func encodeLease(s *broker.Session, l *broker.Lease) []any {
 	return []any{
+		"marks", marksOf(s, l), "issued", ms(l.IssuedAt),
 		"state", string(l.State), "session", l.SessionID, "credential", l.Credential, "kind", l.Kind,
 		"policy", l.Policy, "digest", l.PolicyDigest, "ttl", l.TTL.Milliseconds(),
-		"issued", ms(l.IssuedAt), "expires", ms(l.Expires), "max", ms(l.MaxExpires),
+		"expires", ms(l.Expires), "max", ms(l.MaxExpires),
 	}
 }
 
@@ -88,11 +91,18 @@ func decodeFacts(id string, f map[string]string) (*broker.Lease, error) {
 	l := &broker.Lease{
 		ID: id, SessionID: f["session"], Credential: f["credential"], Kind: f["kind"],
 		Policy: f["policy"], PolicyDigest: f["digest"], State: broker.State(f["state"]), Why: f["why"], Unsure: f["unsure"] != "",
+		Order:    f["order"],
 		TTL:      time.Duration(r.int("ttl")) * time.Millisecond,
 		IssuedAt: r.time("issued"), Expires: r.time("expires"), MaxExpires: r.time("max"),
 	}
 	if f["attempts"] != "" {
 		l.Attempts = int(r.int("attempts"))
+	}
+	if f["renewing"] != "" {
+		l.Renewing = r.time("renewing")
+	}
+	if time.Until(l.Renewing) > pendingFor+clockSkew {
+		return nil, fmt.Errorf("lease %q: a renewal takes longer than any may", id)
 	}
 	if l.Attempts < 0 || l.TTL < 0 || l.SessionID == "" || l.Credential == "" {
 		return nil, fmt.Errorf("lease %q: a field is missing or out of range", id)

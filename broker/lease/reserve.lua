@@ -1,6 +1,6 @@
 -- Reserve: the replay barrier and the crash record of an exchange, in one step.
 --
--- KEYS  1 replay mark  2 proof mark  3 session  4 due  5… leases
+-- KEYS  1 replay mark  2 proof mark  3 session  4 due  5 blocks  6… leases
 -- ARGV  1 mode (once, bind, reuse)   2 thumbprint of the DPoP key, or ""
 --       3 retry key, or ""           4 proof id, or ""
 --       5 ms to remember the proof   6 ms to remember the use of the token
@@ -9,13 +9,15 @@
 --      10 now, ms since 1970        11 most uses of one token
 --      12 prefix of session keys    13 prefix of lease keys
 --      14 record of the session     15 ids of its leases, separated by spaces
---       then for each lease: number of its fields, then these
+--      16 kid of the epoch key that signed the session's token
+--       then for each lease: number of its fields, then these, of which the
+--       first are its marks and when it was issued
 --
 -- What Redis is to forget is given as durations: its clock may be another than
 -- the brokers'.
 --
--- Returns "ok", "replayed", "overused" or "proof"; nothing is written unless
--- "ok".
+-- Returns "ok", "replayed", "overused", "proof", or "blocked " and the id of the
+-- block; nothing is written unless "ok".
 local mode, jkt, retry, id = ARGV[1], ARGV[2], ARGV[3], ARGV[7]
 local session_prefix, lease_prefix = ARGV[12], ARGV[13]
 
@@ -40,6 +42,14 @@ if used_by and mode == 'once' then
 	if not touched[1] or touched[2] or touched[3] then return 'replayed' end
 end
 if uses >= tonumber(ARGV[11]) then return 'overused' end
+
+local asked, at = {}, 17
+while at <= #ARGV do
+	asked[#asked + 1] = {ARGV[at + 2], ARGV[at + 4]}
+	at = at + tonumber(ARGV[at]) + 1
+end
+local block = blocked(KEYS[5], tonumber(ARGV[10]), asked)
+if block then return 'blocked ' .. block end
 
 if ARGV[4] ~= '' and not redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[5]) then
 	return 'proof'
@@ -66,9 +76,10 @@ if retry ~= '' then redis.call('HSET', KEYS[1], retried, id) end
 redis.call('HINCRBY', KEYS[1], 'uses', 1)
 redis.call('PEXPIRE', KEYS[1], ARGV[6])
 
-redis.call('HSET', KEYS[3], 'record', ARGV[14], 'leases', ARGV[15])
+redis.call('HSET', KEYS[3], 'record', ARGV[14], 'leases', ARGV[15], 'epoch', ARGV[16])
 redis.call('PEXPIRE', KEYS[3], ARGV[8])
-local at, key = 16, 5
+local key = 6
+at = 17
 for lease in string.gmatch(ARGV[15], '%S+') do
 	local n = tonumber(ARGV[at])
 	redis.call('HSET', KEYS[key], unpack(ARGV, at + 1, at + n))

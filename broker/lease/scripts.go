@@ -6,6 +6,14 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
+// selectionLua and blockedLua are functions that other scripts begin with.
+//
+//go:embed selection.lua
+var selectionLua string
+
+//go:embed blocked.lua
+var blockedLua string
+
 //go:embed reserve.lua
 var reserveLua string
 
@@ -39,17 +47,28 @@ var resealLua string
 //go:embed postpone.lua
 var postponeLua string
 
+//go:embed select.lua
+var selectLua string
+
+//go:embed order.lua
+var orderLua string
+
+//go:embed retry.lua
+var retryLua string
+
 type scripts struct {
 	reserve, commit, extend, confirm, end, claim, finish, postpone, quarantine, count, reseal *redis.Script
+	sel, order, retry                                                                         *redis.Script
 }
 
 func newScripts() scripts {
 	return scripts{
-		reserve: redis.NewScript(reserveLua), commit: redis.NewScript(commitLua),
-		extend: redis.NewScript(extendLua), end: redis.NewScript(endLua),
+		reserve: redis.NewScript(selectionLua + blockedLua + reserveLua), commit: redis.NewScript(commitLua),
+		extend: redis.NewScript(selectionLua + blockedLua + extendLua), end: redis.NewScript(endLua),
 		claim: redis.NewScript(claimLua), finish: redis.NewScript(finishLua),
 		postpone: redis.NewScript(postponeLua), confirm: redis.NewScript(confirmLua),
 		quarantine: redis.NewScript(quarantineLua), count: redis.NewScript(countLua),
-		reseal: redis.NewScript(resealLua),
+		reseal: redis.NewScript(resealLua), sel: redis.NewScript(selectionLua + selectLua),
+		order: redis.NewScript(orderLua), retry: redis.NewScript(retryLua),
 	}
 }

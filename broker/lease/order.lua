@@ -1,0 +1,26 @@
+-- Order: leases that are pending or active become revoking, by an operator's
+-- order, and are due now.
+--
+-- KEYS  1 due
+-- ARGV  1 prefix of lease keys  2 prefix of session keys  3 now, ms since 1970
+--       4 why  5 id of the order  6 "1" if their sessions end, too  7… ids
+--
+-- Returns the ids of those that did.
+local out = {}
+for i = 7, #ARGV do
+	local key = ARGV[1] .. ARGV[i]
+	local lease = redis.pcall('HMGET', key, 'state', 'session')
+	if not lease.err and lease[2] then
+		local session = ARGV[2] .. lease[2]
+		if redis.call('EXISTS', session) == 1 then
+			redis.call('HSET', session, ARGV[6] == '1' and 'ended' or 'touched', '1')
+		end
+	end
+	if lease[1] == 'pending' or lease[1] == 'active' then
+		redis.call('HSET', key, 'state', 'revoking', 'why', ARGV[4], 'order', ARGV[5])
+		if lease[1] == 'pending' then redis.call('HSET', key, 'unsure', '1') end
+		redis.call('ZADD', KEYS[1], ARGV[3], ARGV[i])
+		out[#out + 1] = ARGV[i]
+	end
+end
+return out
