@@ -22,6 +22,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/brevet-dev/brevet/broker/api"
@@ -41,8 +42,13 @@ type Broker struct {
 	DataKeys KeyWrapper
 	Targets  map[string]Target // by name of the credential
 
-	floods floods
+	floods  floods
+	lanes   map[string]*lane
+	blocked atomic.Uint64
 }
+
+// Blocked returns how many exchanges and renewals an operator's block refused.
+func (b *Broker) Blocked() uint64 { return b.blocked.Load() }
 
 // New returns b if it is complete.
 func New(b *Broker) (*Broker, error) {
@@ -57,6 +63,7 @@ func New(b *Broker) (*Broker, error) {
 			return nil, fmt.Errorf("credential %s has no minter", name)
 		}
 	}
+	b.lanes = newLanes(b.Targets)
 	return b, nil
 }
 

@@ -91,6 +91,9 @@ func (b *Broker) Conclude(ctx context.Context, ev *Event, issued *Issued, err er
 		issued = nil
 	}
 	ev.Time, ev.Outcome = time.Now(), Granted
+	if errors.Is(err, ErrBlocked) {
+		b.blocked.Add(1)
+	}
 	if err != nil {
 		r := Refuse(err)
 		ev.Outcome, ev.Code, ev.Cause = r.Outcome(), r.Public.Code, err.Error()

@@ -18,6 +18,9 @@ type Order struct {
 	// Until is the end of the block that the order sets; zero if it sets none.
 	Until time.Time `json:"until,omitzero"`
 
+	// Lifts is the id of the block that the order lifts; "" if it lifts none.
+	Lifts string `json:"lifts,omitempty"`
+
 	// What the selector found when the operator was asked.
 	Leases       int `json:"leases"`
 	Sessions     int `json:"sessions"`
@@ -30,7 +33,7 @@ type OrderKind string
 // The kinds.
 const (
 	OrderRevoke  OrderKind = "revoke"  // end the leases, and block new ones if Until is set
-	OrderUnblock OrderKind = "unblock" // lift the block that the order of this selector set
+	OrderUnblock OrderKind = "unblock" // lift a block
 	OrderRetry   OrderKind = "retry"   // try stuck leases again
 )
 

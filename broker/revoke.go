@@ -61,9 +61,20 @@ func (b *Broker) end(ctx context.Context, sessionID string, leaseIDs []string, w
 		err = fmt.Errorf("ending leases of session %s: %w", sessionID, err)
 	}
 	for _, l := range ended {
-		err = errors.Join(err, b.finish(ctx, time.Now(), l, EventRevoke, requestID))
+		err = errors.Join(err, b.endOne(ctx, l, requestID))
 	}
 	return err
+}
+
+// endOne finishes a lease unless its target is down. Then a sweeper does when
+// it is back.
+func (b *Broker) endOne(ctx context.Context, l *Lease, requestID string) error {
+	now, k := time.Now(), &b.lane(l.Credential).breaker
+	if !k.allow(now) {
+		return fmt.Errorf("%w: the target of %s does not answer; lease %s is ended when it does", ErrUnavailable, l.Credential, l.ID)
+	}
+	defer k.release()
+	return b.finish(ctx, now, l, EventRevoke, requestID)
 }
 
 // finish ends one lease that is revoking: at its target, in the audit log, in
@@ -81,7 +92,12 @@ func (b *Broker) finish(ctx context.Context, now time.Time, l *Lease, name Event
 	if l.Unsure && l.Handle.IsZero() && now.Before(l.Expires) {
 		return b.keep(ctx, l, l.Expires)
 	}
-	if err := b.revokeHandle(ctx, l.Credential, l.Handle); err != nil {
+	start := time.Now()
+	err := b.revokeHandle(ctx, l.Credential, l.Handle)
+	if !l.Handle.IsZero() {
+		b.lane(l.Credential).breaker.note(now.Add(time.Since(start)), err)
+	}
+	if err != nil {
 		return errors.Join(err, b.postpone(ctx, l, name, requestID, err))
 	}
 	if !l.Handle.IsZero() && now.Before(l.Renewing) {

@@ -103,7 +103,7 @@ func (s *Store) Finish(ctx context.Context, l *broker.Lease, final broker.State)
 	if err != nil {
 		return err
 	}
-	keys := []string{k.lease(l.ID), k.due(), k.stuck()}
+	keys := []string{k.lease(l.ID), k.due(), k.stuck(), k.marks()}
 	return unavailable(s.batch.run(ctx, s.scripts.finish, keys, l.ID, string(final), keepEnded.Milliseconds()).Err())
 }
 

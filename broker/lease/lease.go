@@ -96,7 +96,7 @@ func unavailable(err error) error {
 // Reserve implements [broker.LeaseStore].
 func (s *Store) Reserve(ctx context.Context, session *broker.Session, use broker.TokenUse) error {
 	k, now := keysOf(use.Shard()), time.Now()
-	keys := []string{k.replay(use), k.proof(use.ProofID), k.session(session.ID), k.due(), k.blocks()}
+	keys := []string{k.replay(use), k.proof(use.ProofID), k.session(session.ID), k.due(), k.blocks(), k.marks()}
 	args := []any{
 		string(use.Mode), session.KeyThumbprint, use.RetryKey, use.ProofID, broker.ProofMemory.Milliseconds(),
 		use.Expires.Add(clockSkew).Sub(now).Milliseconds(), session.ID, session.Expires.Add(keepEnded).Sub(now).Milliseconds(),
@@ -104,8 +104,8 @@ func (s *Store) Reserve(ctx context.Context, session *broker.Session, use broker
 	}
 	for _, l := range session.Leases {
 		keys = append(keys, k.lease(l.ID))
-		fields := encodeLease(session, l)
-		args = append(append(args, len(fields)), fields...)
+		fields := encodeLease(l)
+		args = append(append(args, marksOf(session, l), len(fields)), fields...)
 	}
 	switch answer, err := s.batch.run(ctx, s.scripts.reserve, keys, args...).Text(); {
 	case err != nil:
@@ -161,7 +161,7 @@ func (s *Store) Extend(ctx context.Context, l *broker.Lease, until time.Time) er
 	if err != nil {
 		return err
 	}
-	keys, now := []string{k.lease(l.ID), k.due(), k.session(l.SessionID), k.blocks()}, time.Now()
+	keys, now := []string{k.lease(l.ID), k.due(), k.session(l.SessionID), k.blocks(), k.marks()}, time.Now()
 	return endedOr(s.batch.run(ctx, s.scripts.extend, keys, l.ID, ms(until), ms(now), ms(now.Add(pendingFor))))
 }
 

@@ -467,7 +467,7 @@ func TestMemories(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := map[string]time.Duration{"r": 6 * time.Minute, "p": broker.ProofMemory, "s": 2 * time.Hour, "l": -1, "due": -1}
+		want := map[string]time.Duration{"r": 6 * time.Minute, "p": broker.ProofMemory, "s": 2 * time.Hour, "l": -1, "due": -1, "marks": -1}
 		seen := map[string]bool{}
 		for _, key := range keys {
 			kind := strings.Split(key, ":")[2]

@@ -10,13 +10,11 @@ import (
 	"github.com/brevet-dev/brevet/broker"
 )
 
-// Leases are found by walking over those that live, and not by an index. Each
-// lease keeps 5 bytes of a hash of each attribute, its marks, and a script that
-// compares them looks at about a million leases a second. Sets for each value
-// of each attribute would find a few among many in less time, and were measured
-// at more memory than all the rest of a lease, and at more writes in each
-// exchange; and they would have to be kept true through every crash. Marks
-// cannot disagree with their lease.
+// Leases are found by their marks: in one hash a shard each living lease has
+// five bytes of a hash of each of its attributes, and a script that walks over
+// it compares a million in two or three seconds, a millisecond at a time. Sets for
+// each value of each attribute would find a few among many sooner; measured,
+// they took 1 600 bytes a lease against 180, and 13 more writes an exchange.
 //
 // Two values have the same mark by chance once in 2^40. So what is found by
 // marks is compared with the session's record before it is ended. What a block
@@ -39,16 +37,19 @@ func markOf(a broker.Attribute, value string) []byte {
 	return sum[:markSize]
 }
 
+// issuedDigits is the length of a time in ms since 1970, until the year 2286.
+const issuedDigits = 13
+
 func marksOf(s *broker.Session, l *broker.Lease) string {
-	var out []byte
+	out := fmt.Appendf(nil, "%0*d", issuedDigits, l.IssuedAt.UnixMilli())
 	for _, a := range marked() {
 		out = append(out, markOf(a, a.Of(s, l))...)
 	}
 	return string(out)
 }
 
-// selectionOf returns what selection.lua reads. Without marks it is wider: a
-// session's or a lease's id is for the caller to compare.
+// selectionOf returns what selection.lua reads. It is wider than sel if that
+// names a session or a lease.
 func selectionOf(sel *broker.Selector) string {
 	var out strings.Builder
 	since := int64(0)
@@ -58,7 +59,7 @@ func selectionOf(sel *broker.Selector) string {
 	fmt.Fprint(&out, since)
 	for i, a := range marked() {
 		if value, ok := sel.Match[a]; ok {
-			fmt.Fprintf(&out, " %d:%s", i*markSize+1, hex.EncodeToString(markOf(a, value)))
+			fmt.Fprintf(&out, " %d:%s", issuedDigits+i*markSize+1, hex.EncodeToString(markOf(a, value)))
 		}
 	}
 	return out.String()

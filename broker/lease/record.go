@@ -39,6 +39,7 @@ func (k shardKeys) due() string              { return string(k) + "due" }
 func (k shardKeys) stuck() string            { return string(k) + "stuck" }
 func (k shardKeys) quarantine() string       { return string(k) + "quarantine" }
 func (k shardKeys) blocks() string           { return string(k) + "blocks" }
+func (k shardKeys) marks() string            { return string(k) + "marks" }
 
 // replay is hashed, because the parts of its name are a stranger's.
 func (k shardKeys) replay(use broker.TokenUse) string {
@@ -56,14 +57,12 @@ func leaseIDs(s *broker.Session) string {
 
 // encodeLease returns the fields of a lease's hash. What never changes of them
 // stands in the session's record, too, which is what renewals go by; here it is
-// for sweepers, who end leases and have no session token. The first two fields
-// are what the scripts decide by whether a lease is selected.
-func encodeLease(s *broker.Session, l *broker.Lease) []any {
+// for sweepers, who end leases and have no session token.
+func encodeLease(l *broker.Lease) []any {
 	return []any{
-		"marks", marksOf(s, l), "issued", ms(l.IssuedAt),
 		"state", string(l.State), "session", l.SessionID, "credential", l.Credential, "kind", l.Kind,
 		"policy", l.Policy, "digest", l.PolicyDigest, "ttl", l.TTL.Milliseconds(),
-		"expires", ms(l.Expires), "max", ms(l.MaxExpires),
+		"issued", ms(l.IssuedAt), "expires", ms(l.Expires), "max", ms(l.MaxExpires),
 	}
 }
 

@@ -1,6 +1,7 @@
 -- Reserve: the replay barrier and the crash record of an exchange, in one step.
 --
--- KEYS  1 replay mark  2 proof mark  3 session  4 due  5 blocks  6… leases
+-- KEYS  1 replay mark  2 proof mark  3 session  4 due  5 blocks  6 marks
+--       7… leases
 -- ARGV  1 mode (once, bind, reuse)   2 thumbprint of the DPoP key, or ""
 --       3 retry key, or ""           4 proof id, or ""
 --       5 ms to remember the proof   6 ms to remember the use of the token
@@ -10,8 +11,7 @@
 --      12 prefix of session keys    13 prefix of lease keys
 --      14 record of the session     15 ids of its leases, separated by spaces
 --      16 kid of the epoch key that signed the session's token
---       then for each lease: number of its fields, then these, of which the
---       first are its marks and when it was issued
+--       then for each lease: its marks, number of its fields, then these
 --
 -- What Redis is to forget is given as durations: its clock may be another than
 -- the brokers'.
@@ -43,12 +43,14 @@ if used_by and mode == 'once' then
 end
 if uses >= tonumber(ARGV[11]) then return 'overused' end
 
-local asked, at = {}, 17
-while at <= #ARGV do
-	asked[#asked + 1] = {ARGV[at + 2], ARGV[at + 4]}
-	at = at + tonumber(ARGV[at]) + 1
-end
-local block = blocked(KEYS[5], tonumber(ARGV[10]), asked)
+local block = blocked(KEYS[5], tonumber(ARGV[10]), function()
+	local marks, at = {}, 17
+	while at < #ARGV do
+		marks[#marks + 1] = ARGV[at]
+		at = at + tonumber(ARGV[at + 1]) + 2
+	end
+	return marks
+end)
 if block then return 'blocked ' .. block end
 
 if ARGV[4] ~= '' and not redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[5]) then
@@ -78,12 +80,12 @@ redis.call('PEXPIRE', KEYS[1], ARGV[6])
 
 redis.call('HSET', KEYS[3], 'record', ARGV[14], 'leases', ARGV[15], 'epoch', ARGV[16])
 redis.call('PEXPIRE', KEYS[3], ARGV[8])
-local key = 6
-at = 17
+local at, key = 17, 7
 for lease in string.gmatch(ARGV[15], '%S+') do
-	local n = tonumber(ARGV[at])
-	redis.call('HSET', KEYS[key], unpack(ARGV, at + 1, at + n))
+	local n = tonumber(ARGV[at + 1])
+	redis.call('HSET', KEYS[key], unpack(ARGV, at + 2, at + n + 1))
+	redis.call('HSET', KEYS[6], lease, ARGV[at])
 	redis.call('ZADD', KEYS[4], ARGV[9], lease)
-	at, key = at + n + 1, key + 1
+	at, key = at + n + 2, key + 1
 end
 return 'ok'

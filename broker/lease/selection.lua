@@ -2,8 +2,9 @@
 --
 -- A selection is text: the time since when leases were issued, in ms since
 -- 1970, then " POSITION:HEX" for each part of a lease's marks that must be so.
--- What cannot be decided counts as selected: a lease of an older version has
--- fewer marks or none. Whoever ends leases decides those by their record.
+-- Marks are the 13 digits of the ms when it was issued, and what marks.go adds.
+-- What cannot be decided counts as selected: marks of an older version may be
+-- shorter. Whoever ends leases decides those by their record.
 local function selection(text)
 	local since, rest = string.match(text, '^(%d+)(.*)$')
 	if not since then return nil end
@@ -15,12 +16,9 @@ local function selection(text)
 	return {since = tonumber(since), parts = parts}
 end
 
-local function selects(sel, marks, issued)
-	local at = issued and tonumber(issued)
-	if at and at < sel.since then return false end
-	if not marks then return true end
+local function selects(sel, marks)
 	for _, p in ipairs(sel.parts) do
 		if #marks >= p[2] and string.sub(marks, p[1], p[2]) ~= p[3] then return false end
 	end
-	return true
+	return sel.since == 0 or (tonumber(string.sub(marks, 1, 13)) or sel.since) >= sel.since
 end
