@@ -141,14 +141,10 @@ func (s *Store) setBlock(ctx context.Context, b broker.Block) error {
 		return fmt.Errorf("encoding a block: %w", err)
 	}
 	value := ms(b.Until) + " " + selectionOf(&b.Selector) + "\n" + string(encoded)
-	_, err = s.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for shard := range broker.Shards {
-			p.HSet(ctx, keysOf(shard).blocks(), b.ID, value)
+	for shard := range broker.Shards {
+		if err := s.batch.run(ctx, s.scripts.block, []string{keysOf(shard).blocks()}, b.ID, value).Err(); err != nil {
+			return fmt.Errorf("setting block %s, which %d of %d shards have now: %w", b.ID, shard, broker.Shards, unavailable(err))
 		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("setting block %s, which some shards may have now: %w", b.ID, unavailable(err))
 	}
 	return nil
 }
@@ -223,8 +219,7 @@ func (s *Store) write(ctx context.Context, o *broker.Order) error {
 	if err != nil {
 		return fmt.Errorf("encoding an order: %w", err)
 	}
-	args := &redis.XAddArgs{Stream: ordersKey, MaxLen: maxOrders, Values: []string{"order", string(encoded)}}
-	if err := s.redis.XAdd(ctx, args).Err(); err != nil {
+	if err := s.batch.run(ctx, s.scripts.write, []string{ordersKey}, maxOrders, string(encoded)).Err(); err != nil {
 		return fmt.Errorf("writing order %s down: %w", o.ID, unavailable(err))
 	}
 	return nil

@@ -422,3 +422,26 @@ func BenchmarkRevoke10000(b *testing.B) {
 		}
 	}
 }
+
+// The kill switch works in a Redis that is full.
+func TestRevokeInAFullRedis(t *testing.T) {
+	client := redis.NewClient(&redis.Options{Addr: servers.Redis(t)})
+	defer client.Close()
+	s := lease.New(client, plainSealer{})
+	fill(t, s)
+	if err := client.ConfigSet(t.Context(), "maxmemory", "1").Err(); err != nil {
+		t.Fatal(err)
+	}
+	u := use(issuers.Once, "t")
+	if err := s.Reserve(t.Context(), session(u, "", 1), u); err == nil {
+		t.Fatal("Redis is not full")
+	}
+	o := order(broker.OrderRevoke, broker.Selector{All: true})
+	o.Until = o.Time.Add(time.Hour)
+	if ended := mustRevoke(t, s, o); len(ended) != 24 {
+		t.Errorf("%d leases ended, want 24", len(ended))
+	}
+	if blocks, err := s.Blocks(t.Context()); len(blocks) != 1 || blocks[0].Shards != broker.Shards || err != nil {
+		t.Errorf("Blocks = %v, %v", blocks, err)
+	}
+}

@@ -56,9 +56,15 @@ var orderLua string
 //go:embed retry.lua
 var retryLua string
 
+//go:embed block.lua
+var blockLua string
+
+//go:embed write.lua
+var writeLua string
+
 type scripts struct {
 	reserve, commit, extend, confirm, end, claim, finish, postpone, quarantine, count, reseal *redis.Script
-	sel, order, retry                                                                         *redis.Script
+	sel, order, retry, block, write                                                           *redis.Script
 }
 
 func newScripts() scripts {
@@ -70,5 +76,6 @@ func newScripts() scripts {
 		quarantine: redis.NewScript(quarantineLua), count: redis.NewScript(countLua),
 		reseal: redis.NewScript(resealLua), sel: redis.NewScript(selectionLua + selectLua),
 		order: redis.NewScript(orderLua), retry: redis.NewScript(retryLua),
+		block: redis.NewScript(blockLua), write: redis.NewScript(writeLua),
 	}
 }
