@@ -28,6 +28,7 @@ func TestMain(m *testing.M) {
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata", UpdateScripts: *update, RequireExplicitExec: true, RequireUniqueNames: true,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"lease": scriptLease, "stick": scriptStick},
 		Setup: func(env *testscript.Env) error {
 			server := miniredis.NewMiniRedis() // a script's own
 			if err := server.Start(); err != nil {

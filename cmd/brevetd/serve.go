@@ -218,6 +218,11 @@ func (d *daemon) newMetrics() *server.Metrics {
 		m.Gauge("brevet_issuer_keys_age_seconds", "Seconds since the issuer's keys were fetched; -1: never.", map[string]string{"issuer": status.Issuer}, d.keysAge(status.Issuer))
 	}
 	m.Gauge("brevet_leases_stuck", "Leases whose credential could not be ended at its target; -1: Redis does not answer.", nil, d.stuck)
+	m.Gauge("brevet_blocks", "Blocks that operators have set; -1: Redis does not answer.", nil, d.blocks)
+	m.CounterFunc("brevet_blocked_total", "Exchanges and renewals that a block refused.", func() float64 { return float64(d.broker.Blocked()) })
+	for _, cred := range d.config.Credentials {
+		m.Gauge("brevet_target_up", "0 while the revocations at the target of a credential fail.", map[string]string{"credential": cred.Name}, func() float64 { return truth(d.broker.TargetUp(cred.Name)) })
+	}
 	commands := m.Counter("brevet_redis_round_trips_total", "Requests sent to Redis, a pipeline counting as one.")
 	d.redis.AddHook(roundTrips{commands})
 	return m
@@ -281,6 +286,7 @@ func (d *daemon) start(ctx context.Context) {
 	d.loops.Go(func() { d.epochs.Run(ctx) })
 	d.loops.Go(func() { d.issuers.Run(ctx) })
 	d.loops.Go(func() { d.broker.Sweep(ctx, func(err error) { d.log.Error("sweeping leases", "error", err) }) })
+	d.loops.Go(func() { d.readOrders(ctx) })
 	d.loops.Go(func() { d.reloadOnHangup(ctx) })
 }
 
