@@ -46,6 +46,9 @@ func (s *Store) Select(ctx context.Context, sel *broker.Selector, each func(Foun
 			}
 			unreadable = append(unreadable, bad...)
 			for _, f := range found {
+				if !f.Lease.State.Live() {
+					continue
+				}
 				if err := each(f); err != nil {
 					return err
 				}
@@ -54,6 +57,30 @@ func (s *Store) Select(ctx context.Context, sel *broker.Selector, each func(Foun
 		return nil
 	})
 	return errors.Join(append(unreadable, err)...)
+}
+
+// Show returns a lease, or the leases of a session, by id; also those that have
+// ended and are still on record. It is empty if there are none.
+func (s *Store) Show(ctx context.Context, id string) ([]Found, error) {
+	a := broker.ByLease
+	if strings.HasPrefix(id, "s") {
+		a = broker.BySession
+	}
+	sel := broker.Selector{Match: map[broker.Attribute]string{a: id}}
+	if err := sel.Validate(); err != nil {
+		return nil, err
+	}
+	var out []Found
+	err := s.walk(ctx, &sel, func(k shardKeys, ids []string) error {
+		refs, err := s.decide(ctx, k, &sel, ids)
+		if err != nil {
+			return err
+		}
+		found, bad, err := s.look(ctx, k, refs)
+		out = found
+		return errors.Join(append(bad, err)...)
+	})
+	return out, err
 }
 
 // look reads the leases themselves. bad are those that are not readable.
@@ -68,12 +95,11 @@ func (s *Store) look(ctx context.Context, k shardKeys, refs []ref) (found []Foun
 	}
 	for i, r := range refs {
 		l, err := decodeFacts(r.lease, records[i])
-		switch {
-		case err != nil:
+		if err != nil {
 			bad = append(bad, err)
-		case l.State.Live():
-			found = append(found, Found{Lease: l, Revocable: records[i]["handle"] != "", Session: r.of})
+			continue
 		}
+		found = append(found, Found{Lease: l, Revocable: records[i]["handle"] != "", Session: r.of})
 	}
 	return found, bad, nil
 }

@@ -126,7 +126,17 @@ func leasesListCommand() *cobra.Command {
 	return cmd
 }
 
+// sortLines puts what belongs together side by side.
+func sortLines(lines []leaseLine) {
+	key := func(l leaseLine) []string {
+		who := cmp.Or(l.Who, &holder{})
+		return []string{who.Issuer, who.Repository, who.Run, l.Session, l.Credential, l.ID}
+	}
+	slices.SortFunc(lines, func(a, b leaseLine) int { return slices.Compare(key(a), key(b)) })
+}
+
 func showList(w io.Writer, lines []leaseLine, asJSON bool) error {
+	sortLines(lines)
 	if asJSON {
 		return writeJSON(w, lines)
 	}

@@ -45,7 +45,7 @@ func TestKeysAreDocumented(t *testing.T) {
 		{"http.md", "### The answer", tags[leaseAnswer]("json")},
 		{"http.md", "## One lease", tags[api.LeaseStatus]("json")},
 		{"http.md", "## Introspect", tags[api.Introspection]("json")},
-		{"audit.md", "### Fields", slices.Concat(tags[broker.Event]("json"), tags[broker.Who]("json"), tags[broker.EventLease]("json"), tags[issuers.Workload]("json"))},
+		{"audit.md", "### Fields", slices.Concat(tags[broker.Event]("json"), tags[broker.Who]("json"), tags[broker.EventLease]("json"), tags[broker.Order]("json"), tags[issuers.Workload]("json"))},
 		{"audit.md", "### Events", append(stringConstants(t, "broker", "Event"), stringConstants(t, "broker/audit", "event")...)},
 		{"trust.md", "### Bundle", tags[trust.Bundle]("json")},
 		{"trust.md", "### Broker", tags[trust.Broker]("json")},
