@@ -121,8 +121,8 @@ type LeaseStore interface {
 	// Reserve writes s and its leases as pending and marks the subject token
 	// as used, before anything is minted. It returns [ErrReplayed] if the
 	// token's replay mode forbids another use, [ErrProofReplayed] if the DPoP
-	// proof was seen before, and [ErrBlocked] if an operator forbids it; then
-	// nothing was written.
+	// proof was seen before, [ErrBlocked] if an operator forbids it, and
+	// [ErrQuota] if a limit of s.Quotas is reached; then nothing was written.
 	Reserve(ctx context.Context, s *Session, use TokenUse) error
 
 	// Commit makes the leases of s active, with their ends and handles. It

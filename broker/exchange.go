@@ -158,6 +158,7 @@ func (b *Broker) decide(id *issuers.Identity, req *Request, ev *Event) (*Session
 			return nil, fmt.Errorf("credential %s: %w", name, err)
 		}
 		s.Leases = append(s.Leases, l)
+		s.count(l, d.Grant)
 		s.Expires = later(s.Expires, l.MaxExpires)
 	}
 	if err := s.hold(req, ev); err != nil {

@@ -56,6 +56,13 @@ func (r *Refusal) Outcome() Outcome {
 // job's patience.
 const retryAfter = 2 * time.Second
 
+// A client that met a limit asks again after when it must have room, within
+// these: a lease may end long before it must.
+const (
+	minQuotaRetry = time.Second
+	maxQuotaRetry = time.Minute
+)
+
 // A rule maps a cause to what a stranger may know of it. The description says
 // what to do, and holds no token text, claim value or policy text.
 type rule struct {
@@ -75,6 +82,7 @@ var rules = [...]rule{
 	{policies.ErrUnknownCredential, 400, api.CodeInvalidTarget, "no such credential, or no policy grants it to this workload"},
 	{policies.ErrNoGrant, 400, api.CodeInvalidTarget, "no such credential, or no policy grants it to this workload"},
 	{ErrBlocked, 400, api.CodeInvalidTarget, "an operator has blocked this credential or workload for now; ask one"},
+	{ErrQuota, 429, api.CodeSlowDown, "as many leases live, or were asked for within a minute, as the policy allows at once; wait"},
 	{ErrReplayed, 400, api.CodeInvalidRequest, "subject token already used; fetch a new one, or show the key it was first used with"},
 	{ErrOverused, 400, api.CodeInvalidRequest, "subject token used too often; keep the session of an exchange instead of exchanging again"},
 	{ErrProofRequired, 400, api.CodeInvalidDPoPProof, "tokens of this issuer are accepted with a DPoP proof only"},
@@ -104,6 +112,9 @@ func Refuse(err error) *Refusal {
 			out := &Refusal{Public: api.Error{Code: r.code, Description: r.description}, Status: r.status, Cause: err}
 			if r.status == 503 {
 				out.RetryAfter = retryAfter
+			}
+			if quota, ok := errors.AsType[*QuotaError](err); ok {
+				out.RetryAfter = min(max(quota.After, minQuotaRetry), maxQuotaRetry).Round(time.Second)
 			}
 			return out
 		}

@@ -46,6 +46,7 @@ type Session struct {
 	Ended         bool        // revoked or replaced
 	Leases        []*Lease    // in the order asked for
 	Context       api.Context // of the data keys it asks for
+	Quotas        []*Quota    // that it counts against; known during the exchange only
 	Record        []byte      // what of all this never changes: see EncodeRecord
 }
 

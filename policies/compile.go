@@ -20,7 +20,8 @@ type document struct {
 	Names       map[string]string `yaml:"names"`       // claim: value; a mismatch denies and is reported as drift
 	When        string            `yaml:"when"`        // a condition in CEL
 	Grant       []grantEntry      `yaml:"grant"`
-	Mode        string            `yaml:"mode"` // enforce (the default) or shadow
+	Limits      *limitsEntry      `yaml:"limits"` // of all workloads together; nil: none
+	Mode        string            `yaml:"mode"`   // enforce (the default) or shadow
 	Tests       []testEntry       `yaml:"tests"`
 }
 
@@ -28,6 +29,7 @@ type grantEntry struct {
 	Credential string        `yaml:"credential"` // a configured credential's name
 	TTL        time.Duration `yaml:"ttl"`        // life of a lease, required
 	MaxTTL     time.Duration `yaml:"max_ttl"`    // its life with renewals; left out: ttl, so that it cannot be renewed
+	Limits     *limitsEntry  `yaml:"limits"`     // of each workload; nil: none
 
 	// For data keys only: see KeyUse.
 	Allow   []string          `yaml:"allow"`
@@ -311,6 +313,7 @@ func (c *compiler) grants() []Grant {
 		c.fail(strictyaml.Path{"grant"}, "grant is missing: what the policy allows")
 	}
 	var list []Grant
+	ofPolicy := c.limits(strictyaml.Path{"limits"}, c.in.Limits)
 	for i, g := range c.in.Grant {
 		path := strictyaml.Path{"grant", i}
 		if slices.ContainsFunc(list, func(other Grant) bool { return other.Credential == g.Credential }) {
@@ -320,6 +323,7 @@ func (c *compiler) grants() []Grant {
 			g.MaxTTL = g.TTL
 		}
 		grant := Grant{Credential: g.Credential, TTL: g.TTL, MaxTTL: g.MaxTTL, Policy: c.in.Policy, PolicyDigest: c.digest}
+		grant.OfWorkload, grant.OfPolicy = c.limits(path.With("limits"), g.Limits), ofPolicy
 		if c.credential(path.With("credential"), g.Credential) {
 			limits := c.loader.options.Credentials[g.Credential]
 			c.ttl(path, g, limits)

@@ -27,6 +27,8 @@ type Grant struct {
 	Policy       string        // the policy's name
 	PolicyDigest string        // "sha256:" and the digest of the policy's file, byte for byte
 	KeyUse       *KeyUse       // nil unless the credential is a data key
+	OfWorkload   Limits        // of this credential by this policy, for each workload
+	OfPolicy     Limits        // of all that this policy grants, to all workloads
 }
 
 // A Decision is the answer for one credential, with what operators should hear

@@ -12,7 +12,7 @@
 //	names: {repository: acme/shop}        # for people; a mismatch denies
 //	when: claims.run_attempt == "1"       # optional condition in CEL
 //	grant:
-//	- {credential: deploy, ttl: 15m, max_ttl: 1h}
+//	- {credential: deploy, ttl: 15m, max_ttl: 1h, limits: {live: 10}}
 //	mode: enforce                         # or shadow: decided, never granted
 //	tests:
 //	- {name: main, claims: {repository_id: "456", …}, allow: [deploy]}

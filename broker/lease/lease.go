@@ -95,6 +95,17 @@ func unavailable(err error) error {
 
 // Reserve implements [broker.LeaseStore].
 func (s *Store) Reserve(ctx context.Context, session *broker.Session, use broker.TokenUse) error {
+	if err := s.countQuotas(ctx, session, use); err != nil {
+		return fmt.Errorf("counting quotas: %w", err)
+	}
+	err := s.reserve(ctx, session, use)
+	if err != nil && !errors.Is(err, broker.ErrUnavailable) { // else it may be reserved
+		return errors.Join(err, s.releaseQuotas(ctx, session.ID, session.Quotas))
+	}
+	return err
+}
+
+func (s *Store) reserve(ctx context.Context, session *broker.Session, use broker.TokenUse) error {
 	k, now := keysOf(use.Shard()), time.Now()
 	keys := []string{k.replay(use), k.proof(use.ProofID), k.session(session.ID), k.due(), k.blocks(), k.marks()}
 	args := []any{

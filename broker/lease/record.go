@@ -40,6 +40,7 @@ func (k shardKeys) stuck() string            { return string(k) + "stuck" }
 func (k shardKeys) quarantine() string       { return string(k) + "quarantine" }
 func (k shardKeys) blocks() string           { return string(k) + "blocks" }
 func (k shardKeys) marks() string            { return string(k) + "marks" }
+func (k shardKeys) quota(hash string) string { return string(k) + "q:" + hash }
 
 // replay is hashed, because the parts of its name are a stranger's.
 func (k shardKeys) replay(use broker.TokenUse) string {

@@ -59,12 +59,15 @@ var retryLua string
 //go:embed block.lua
 var blockLua string
 
+//go:embed quota.lua
+var quotaLua string
+
 //go:embed write.lua
 var writeLua string
 
 type scripts struct {
 	reserve, commit, extend, confirm, end, claim, finish, postpone, quarantine, count, reseal *redis.Script
-	sel, order, retry, block, write                                                           *redis.Script
+	sel, order, retry, block, write, quota                                                    *redis.Script
 }
 
 func newScripts() scripts {
@@ -76,6 +79,6 @@ func newScripts() scripts {
 		quarantine: redis.NewScript(quarantineLua), count: redis.NewScript(countLua),
 		reseal: redis.NewScript(resealLua), sel: redis.NewScript(selectionLua + selectLua),
 		order: redis.NewScript(orderLua), retry: redis.NewScript(retryLua),
-		block: redis.NewScript(blockLua), write: redis.NewScript(writeLua),
+		block: redis.NewScript(blockLua), write: redis.NewScript(writeLua), quota: redis.NewScript(quotaLua),
 	}
 }

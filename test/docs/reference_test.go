@@ -40,7 +40,7 @@ func TestKeysAreDocumented(t *testing.T) {
 		{"configuration.md", "### Issuers", append(tags[issuers.Config]("yaml"), tags[issuers.Claim]("yaml")...)},
 		{"configuration.md", "### Credentials", tags[mint.Config]("yaml")},
 		{"configuration.md", "## Health and metrics", metrics(t, "cmd/brevetd", "broker/server")},
-		{"policies.md", "## One policy", slices.Concat(keys(policy["document"]), keys(policy["grantEntry"]), keys(policy["testEntry"]))},
+		{"policies.md", "## One policy", slices.Concat(keys(policy["document"]), keys(policy["grantEntry"]), keys(policy["limitsEntry"]), keys(policy["testEntry"]))},
 		{"http.md", "## Errors", stringConstants(t, "broker/api", "Code")},
 		{"http.md", "### The answer", tags[leaseAnswer]("json")},
 		{"http.md", "## One lease", tags[api.LeaseStatus]("json")},
