@@ -2,6 +2,7 @@ package broker
 
 import (
 	"crypto/rand"
+	"fmt"
 	"time"
 )
 
@@ -40,6 +41,25 @@ const (
 // NewOrder returns an order with an id and the time.
 func NewOrder(kind OrderKind, by string, sel Selector) Order {
 	return Order{ID: "o-" + rand.Text(), Kind: kind, Time: time.Now().UTC().Truncate(time.Millisecond), By: by, Selector: sel}
+}
+
+// maxOrderText bounds each text of an order but its selector, in bytes.
+const maxOrderText = 256
+
+// Validate refuses what no operator's command writes: it may be garbage, or of a
+// newer version.
+func (o *Order) Validate() error {
+	switch o.Kind {
+	case OrderRevoke, OrderUnblock, OrderRetry:
+	default:
+		return fmt.Errorf("an order of kind %.64q is not known here", o.Kind)
+	}
+	for name, text := range map[string]string{"id": o.ID, "by": o.By, "lifts": o.Lifts} {
+		if len(text) > maxOrderText || text == "" && name != "lifts" {
+			return fmt.Errorf("its %s is empty, or longer than %d bytes", name, maxOrderText)
+		}
+	}
+	return o.Selector.Validate()
 }
 
 // Event returns the order's line of the audit log.

@@ -56,11 +56,12 @@ func (r *Refusal) Outcome() Outcome {
 // job's patience.
 const retryAfter = 2 * time.Second
 
-// A client that met a limit asks again after when it must have room, within
-// these: a lease may end long before it must.
+// A client that met a limit asks again when there must be room, but within
+// these: a lease may end long before it must, and brevet gives up after half a
+// minute.
 const (
 	minQuotaRetry = time.Second
-	maxQuotaRetry = time.Minute
+	maxQuotaRetry = 10 * time.Second
 )
 
 // A rule maps a cause to what a stranger may know of it. The description says

@@ -94,7 +94,7 @@ func (b *Broker) finish(ctx context.Context, now time.Time, l *Lease, name Event
 	}
 	start := time.Now()
 	err := b.revokeHandle(ctx, l.Credential, l.Handle)
-	if !l.Handle.IsZero() {
+	if _, configured := b.Targets[l.Credential]; configured && !l.Handle.IsZero() {
 		b.lane(l.Credential).breaker.note(now.Add(time.Since(start)), err)
 	}
 	if err != nil {

@@ -212,7 +212,7 @@ func decodeBlock(id, value string) SetBlock {
 
 // write writes an order down, for every broker to record.
 func (s *Store) write(ctx context.Context, o *broker.Order) error {
-	if err := o.Selector.Validate(); err != nil {
+	if err := o.Validate(); err != nil {
 		return err
 	}
 	encoded, err := json.Marshal(o)
@@ -273,8 +273,8 @@ func decodeOrder(values map[string]any) (*broker.Order, error) {
 	if err := json.Unmarshal([]byte(text), &o); err != nil {
 		return nil, fmt.Errorf("not readable: %w", err)
 	}
-	if o.ID == "" || o.Kind == "" {
-		return nil, errors.New("it has no id, or no kind")
+	if err := o.Validate(); err != nil {
+		return nil, err
 	}
 	return &o, nil
 }

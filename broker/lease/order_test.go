@@ -314,6 +314,26 @@ func TestSelectGarbage(t *testing.T) {
 	})
 }
 
+// Marks of a lease that someone deleted are told of once, and dropped.
+func TestMarksWithoutALease(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
+		x := fill(t, s)[5] // of repository 1
+		shard, err := broker.ShardOf('s', x.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Del(t.Context(), fmt.Sprintf("brevet:{%d}:l:%s", shard, x.Leases[0].ID))
+		sel, n := by("repository-id", "1"), 0
+		count := func(lease.Found) error { n++; return nil }
+		if err := s.Select(t.Context(), &sel, count); n != 7 || err == nil || !strings.Contains(err.Error(), "its record is gone") {
+			t.Errorf("Select found %d, %v; want 7, and the one that is gone", n, err)
+		}
+		if err := s.Select(t.Context(), &sel, count); n != 14 || err != nil {
+			t.Errorf("Select found %d in two, %v; want 14", n, err)
+		}
+	})
+}
+
 func TestRetryStuck(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, _ *redis.Client) {
 		fill(t, s)
@@ -355,8 +375,10 @@ func TestReadOrders(t *testing.T) {
 			mustRevoke(t, s, o)
 			want = append(want, o.ID)
 		}
-		if err := r.XAdd(t.Context(), &redis.XAddArgs{Stream: "brevet:orders", Values: []string{"order", "{"}}).Err(); err != nil {
-			t.Fatal(err)
+		for _, garbage := range []string{"{", `{"id":"o-1","kind":"dance","by":"x","selector":"all"}`, `{"id":"o-1","kind":"retry","by":"` + strings.Repeat("x", 70_000) + `","selector":"all"}`} {
+			if err := r.XAdd(t.Context(), &redis.XAddArgs{Stream: "brevet:orders", Values: []string{"order", garbage}}).Err(); err != nil {
+				t.Fatal(err)
+			}
 		}
 		read := func(reader string, fail error) (ids []string, err error) {
 			err = s.ReadOrders(t.Context(), reader, func(o *broker.Order) error {

@@ -31,10 +31,14 @@ import (
 
 // A counted is one quota of one exchange.
 type counted struct {
-	live, rate string // keys
-	quota      *broker.Quota
-	names      []string // of its leases
+	live, rate, looked string // keys
+	quota              *broker.Quota
+	names              []string // of its leases
 }
+
+// lookEvery is how often the leases of a limit that is reached are looked at:
+// jobs that hammer at it cost a round trip each, and not a thousand reads.
+const lookEvery = 200 * time.Millisecond
 
 // countedName is what stands for a lease: it says, too, when it was counted, as
 // until a while after that it may not be reserved yet.
@@ -43,7 +47,7 @@ func countedName(l *broker.Lease) string { return l.ID + " " + ms(l.IssuedAt) }
 func newCounted(q *broker.Quota) *counted {
 	sum := sha256.Sum256([]byte(q.Name))
 	k, hash := keysOf(int(sum[0])%broker.Shards), base64.RawURLEncoding.EncodeToString(sum[:16])
-	c := &counted{live: k.quota(hash) + ":live", rate: k.quota(hash) + ":minute", quota: q}
+	c := &counted{live: k.quota(hash) + ":live", rate: k.quota(hash) + ":minute", looked: k.quota(hash) + ":looked", quota: q}
 	for _, l := range q.Leases {
 		c.names = append(c.names, countedName(l))
 	}
@@ -66,6 +70,13 @@ func (s *Store) countQuota(ctx context.Context, c *counted, session *broker.Sess
 	full, ok := errors.AsType[*broker.QuotaError](err)
 	if !ok || !full.Live {
 		return err
+	}
+	switch first, err := s.redis.SetNX(ctx, c.looked, "1", lookEvery).Result(); {
+	case err != nil:
+		return unavailable(err)
+	case !first:
+		full.After = lookEvery
+		return full
 	}
 	if err := s.dropEnded(ctx, c); err != nil {
 		return err

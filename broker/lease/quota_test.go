@@ -23,6 +23,15 @@ func limited(u broker.TokenUse, jkt, name string, live, perMinute, n int) *broke
 	return s
 }
 
+// later lets the leases of a limit be looked at again, as if some time had
+// passed.
+func later(t *testing.T, r *redis.Client) {
+	t.Helper()
+	for _, key := range r.Keys(t.Context(), "brevet:*:looked").Val() {
+		r.Del(t.Context(), key)
+	}
+}
+
 func mustEndAll(t *testing.T, s *lease.Store, x *broker.Session, final broker.State) {
 	t.Helper()
 	ended, err := s.End(t.Context(), x.ID, nil, "revoked")
@@ -37,9 +46,10 @@ func mustEndAll(t *testing.T, s *lease.Store, x *broker.Session, final broker.St
 }
 
 func TestLiveQuota(t *testing.T) {
-	onBoth(t, func(t *testing.T, s *lease.Store, _ *redis.Client) {
+	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
 		n := 0
 		reserve := func(name string, leases int) (*broker.Session, error) {
+			later(t, r)
 			n++
 			u := use(issuers.Once, fmt.Sprint(n))
 			x := limited(u, "", name, 3, 0, leases)
@@ -114,7 +124,7 @@ func TestRateQuota(t *testing.T) {
 // An exchange whose answer got lost may be repeated at the limit: what it
 // replaces ends, and counts until it has.
 func TestQuotaOfARepetition(t *testing.T) {
-	onBoth(t, func(t *testing.T, s *lease.Store, _ *redis.Client) {
+	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
 		for _, tt := range []struct {
 			mode  issuers.Replay
 			retry string
@@ -122,6 +132,7 @@ func TestQuotaOfARepetition(t *testing.T) {
 			u := use(tt.mode, string(tt.mode))
 			u.RetryKey = tt.retry
 			for i := range 3 {
+				later(t, r)
 				x := limited(u, "key", string(tt.mode), 1, 0, 1)
 				if err := s.Reserve(t.Context(), x, u); err != nil {
 					t.Fatalf("%s, time %d: Reserve = %v", tt.mode, i, err)
@@ -154,6 +165,7 @@ func TestQuotaMendsItself(t *testing.T) {
 		mustReserve(t, s, x, u)
 		key := r.Keys(t.Context(), "brevet:*:q:*:live").Val()[0]
 		left := func(at time.Time) {
+			later(t, r)
 			r.Del(t.Context(), key)
 			r.ZAdd(t.Context(), key, redis.Z{Score: float64(time.Now().Add(time.Hour).UnixMilli()), Member: fmt.Sprint(id("l", 3), " ", at.UnixMilli())})
 		}
@@ -166,9 +178,29 @@ func TestQuotaMendsItself(t *testing.T) {
 		mustReserve(t, s, limited(u, "", "a", 1, 0, 1), u)
 		r.ZAdd(t.Context(), key, redis.Z{Score: 1e15, Member: "garbage"})
 		mustEndAll(t, s, mustSession(t, s, x.ID), broker.Revoked)
+		later(t, r)
 		u = use(issuers.Once, "3")
 		if err := s.Reserve(t.Context(), limited(u, "", "a", 2, 0, 1), u); err != nil {
 			t.Errorf("Reserve with garbage in the count = %v", err)
+		}
+	})
+}
+
+// Those who hammer at a limit do not have its leases looked at each time.
+func TestQuotaIsLookedAtSeldom(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *lease.Store, _ *redis.Client) {
+		ask := func(token string) error {
+			u := use(issuers.Once, token)
+			return s.Reserve(t.Context(), limited(u, "", "a", 1, 0, 1), u)
+		}
+		if err := ask("1"); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 2 {
+			full, ok := errors.AsType[*broker.QuotaError](ask(fmt.Sprint("again ", i)))
+			if !ok || (full.After < time.Second) != (i == 1) {
+				t.Errorf("time %d: %+v; want to be told to come back soon only when nobody looked", i, full)
+			}
 		}
 	})
 }
@@ -208,6 +240,9 @@ func TestSeveralQuotas(t *testing.T) {
 			}
 		}
 		for _, key := range r.Keys(t.Context(), "brevet:*:q:*").Val() {
+			if strings.HasSuffix(key, ":looked") {
+				continue
+			}
 			if n := r.ZCard(t.Context(), key).Val(); n != 2 {
 				t.Errorf("%s counts %d, want 2", key[strings.LastIndex(key, ":"):], n)
 			}

@@ -3,6 +3,7 @@ package lease
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -94,6 +95,10 @@ func (s *Store) look(ctx context.Context, k shardKeys, refs []ref) (found []Foun
 		return nil, nil, err
 	}
 	for i, r := range refs {
+		if len(records[i]) == 0 {
+			bad = append(bad, s.forget(ctx, k, r.lease))
+			continue
+		}
 		l, err := decodeFacts(r.lease, records[i])
 		if err != nil {
 			bad = append(bad, err)
@@ -102,6 +107,16 @@ func (s *Store) look(ctx context.Context, k shardKeys, refs []ref) (found []Foun
 		found = append(found, Found{Lease: l, Revocable: records[i]["handle"] != "", Session: r.of})
 	}
 	return found, bad, nil
+}
+
+// forget drops the marks of a lease whose record is gone, which no script leaves
+// behind: someone deleted it. What a sweeper still finds of it is quarantined.
+func (s *Store) forget(ctx context.Context, k shardKeys, id string) error {
+	gone := fmt.Errorf("lease %q: its record is gone", id)
+	if err := s.redis.HDel(ctx, k.marks(), id).Err(); err != nil {
+		return errors.Join(gone, unavailable(err))
+	}
+	return gone
 }
 
 // A ref is a lease that a walk came by.

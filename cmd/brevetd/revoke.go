@@ -72,7 +72,7 @@ func operator() string {
 	if err != nil {
 		host = "an unknown machine"
 	}
-	return name + " at " + host
+	return fmt.Sprintf("%.100s at %.100s", name, host)
 }
 
 func isTerminal(r io.Reader) bool {
