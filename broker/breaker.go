@@ -26,22 +26,21 @@ type breaker struct {
 }
 
 // allow reports whether the target may be asked at now. Whoever was allowed to
-// calls release in the end.
-func (k *breaker) allow(now time.Time) bool {
+// calls done in the end, whether or not it asked.
+func (k *breaker) allow(now time.Time) (done func(), ok bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.failures < breakAfter {
-		return true
+		return func() {}, true
 	}
 	if k.probing || now.Before(k.next) {
-		return false
+		return nil, false
 	}
 	k.probing = true
-	return true
+	return k.probed, true
 }
 
-// release ends what allow began, whether or not the target was asked.
-func (k *breaker) release() {
+func (k *breaker) probed() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.probing = false

@@ -69,11 +69,12 @@ func (b *Broker) end(ctx context.Context, sessionID string, leaseIDs []string, w
 // endOne finishes a lease unless its target is down. Then a sweeper does when
 // it is back.
 func (b *Broker) endOne(ctx context.Context, l *Lease, requestID string) error {
-	now, k := time.Now(), &b.lane(l.Credential).breaker
-	if !k.allow(now) {
+	now := time.Now()
+	done, ok := b.lane(l.Credential).breaker.allow(now)
+	if !ok {
 		return fmt.Errorf("%w: the target of %s does not answer; lease %s is ended when it does", ErrUnavailable, l.Credential, l.ID)
 	}
-	defer k.release()
+	defer done()
 	return b.finish(ctx, now, l, EventRevoke, requestID)
 }
 

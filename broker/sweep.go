@@ -113,11 +113,11 @@ func (b *Broker) claim(ctx context.Context, now time.Time, r *round) {
 // sweepOne ends a lease that was claimed, unless its target is down: then it is
 // due again when the claim has passed, and no attempt is counted.
 func (b *Broker) sweepOne(ctx context.Context, now time.Time, l *Lease) error {
-	k := &b.lane(l.Credential).breaker
-	if !k.allow(now) {
+	done, ok := b.lane(l.Credential).breaker.allow(now)
+	if !ok {
 		return nil
 	}
-	defer k.release()
+	defer done()
 	return b.finish(ctx, now, l, l.sweptAs(), "")
 }
 
