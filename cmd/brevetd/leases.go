@@ -21,10 +21,10 @@ func leasesCommand() *cobra.Command {
 		leasesListCommand(), leasesShowCommand(), leasesRevokeCommand(), leasesRetryCommand(), leasesBlocksCommand(), leasesUnblockCommand())
 	cmd.Long = "leases shows the leases of all brokers of the fleet, and ends them. It needs the\n" +
 		"configuration, and Redis; no broker has to run for it, but only brokers revoke at targets.\n\n" +
-		"Who holds what:                      brevetd leases list --repository-id 456\n" +
-		"What would end:                      brevetd leases revoke --repository-id 456 --dry-run\n" +
-		"End it, and keep it from coming back: brevetd leases revoke --repository-id 456 --block 24h\n" +
-		"The kill switch:                     brevetd leases revoke --all --block 1h --yes"
+		"Who holds what:                        brevetd leases list --repository-id 456\n" +
+		"What would end:                        brevetd leases revoke --repository-id 456 --dry-run\n" +
+		"End it, and keep it from coming back:  brevetd leases revoke --repository-id 456 --block 24h\n" +
+		"The kill switch:                       brevetd leases revoke --all --block 1h --yes"
 	return cmd
 }
 
