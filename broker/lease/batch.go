@@ -35,7 +35,7 @@ var errQueue = errors.New("too many scripts wait for it")
 // It has no goroutine of its own. Whoever finds nobody at work sends all that
 // waits, and then passes the work on to one of those who came meanwhile.
 type batcher struct {
-	redis redis.UniversalClient
+	runner *runner
 
 	mu      sync.Mutex
 	busy    bool // someone is sending
@@ -44,20 +44,31 @@ type batcher struct {
 
 // A call is one script on its way.
 type call struct {
-	script *redis.Script
-	keys   []string
-	args   []any
-	cmd    *redis.Cmd
-	wake   chan bool // true: your turn to send; false: cmd is answered
+	script  *redis.Script
+	keys    []string // all in one slot of a Redis Cluster
+	args    []any
+	durable bool // counts only when replicas have it: see [Store.WaitReplicas]
+	unknown bool // the node does not know the script: send its text
+	cmd     *redis.Cmd
+	wake    chan bool // true: your turn to send; false: cmd is answered
 }
 
 // run runs a script. Whoever waits leaves when ctx or callTimeout ends; whoever
 // sends, for itself and others, takes callTimeout more at most. After an error
 // the script may have run, as after any error of a network.
 func (b *batcher) run(ctx context.Context, script *redis.Script, keys []string, args ...any) *redis.Cmd {
+	return b.do(ctx, &call{script: script, keys: keys, args: args})
+}
+
+// runDurably is run for a change on which a promise rests.
+func (b *batcher) runDurably(ctx context.Context, script *redis.Script, keys []string, args ...any) *redis.Cmd {
+	return b.do(ctx, &call{script: script, keys: keys, args: args, durable: true})
+}
+
+func (b *batcher) do(ctx context.Context, c *call) *redis.Cmd {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	c := &call{script: script, keys: keys, args: args, wake: make(chan bool, 1)}
+	c.wake = make(chan bool, 1)
 	lead, err := b.join(ctx, c)
 	if err == nil && !lead {
 		select {
@@ -139,22 +150,5 @@ func (b *batcher) send(ctx context.Context, own *call) {
 	// The others' scripts must not fail because own's client has gone.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
-	pipeline(ctx, b.redis, batch)
-}
-
-// pipeline runs the scripts of a batch. One that Redis does not have, after a
-// restart or a flush, is sent again with its text.
-func pipeline(ctx context.Context, client redis.UniversalClient, batch []*call) {
-	p := client.Pipeline()
-	for _, c := range batch {
-		c.cmd = c.script.EvalSha(ctx, p, c.keys, c.args...)
-	}
-	if _, err := p.Exec(ctx); err == nil {
-		return
-	}
-	for _, c := range batch {
-		if redis.HasErrorPrefix(c.cmd.Err(), "NOSCRIPT") {
-			c.cmd = c.script.Eval(ctx, client, c.keys, c.args...)
-		}
-	}
+	b.runner.run(ctx, batch)
 }

@@ -6,8 +6,8 @@
 -- Returns "ok" or "ended".
 if redis.call('HGET', KEYS[1], 'state') ~= 'active' then return 'ended' end
 if redis.call('HGET', KEYS[3], 'ended') then return 'ended' end
-if tonumber(redis.call('HGET', KEYS[1], 'expires')) < tonumber(ARGV[2]) then
-	redis.call('HSET', KEYS[1], 'expires', ARGV[2])
-	redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
-end
+local expires = redis.call('HGET', KEYS[1], 'expires')
+if tonumber(expires) < tonumber(ARGV[2]) then expires = ARGV[2] end
+redis.call('HSET', KEYS[1], 'expires', expires) -- also if it is the same: for WAIT
+redis.call('ZADD', KEYS[2], expires, ARGV[1])
 return 'ok'
