@@ -46,8 +46,8 @@ func (s *Store) Inspect(ctx context.Context) (warnings []string, err error) {
 	return slices.Compact(warnings), nil
 }
 
-// fit returns what Inspect found wrong.
-func (s *Store) fit() error {
+// Fit returns what Inspect found wrong when it last asked.
+func (s *Store) Fit() error {
 	if err := s.unfit.Load(); err != nil {
 		return fmt.Errorf("%w: %w", broker.ErrUnavailable, *err)
 	}
@@ -57,7 +57,7 @@ func (s *Store) fit() error {
 // Check reports whether Redis answers, a Redis Cluster for every slot, and is
 // fit.
 func (s *Store) Check(ctx context.Context) error {
-	if err := s.fit(); err != nil {
+	if err := s.Fit(); err != nil {
 		return err
 	}
 	if s.batch.runner.cluster == nil {

@@ -107,7 +107,7 @@ func unavailable(err error) error {
 
 // Reserve implements [broker.LeaseStore].
 func (s *Store) Reserve(ctx context.Context, session *broker.Session, use broker.TokenUse) error {
-	if err := s.fit(); err != nil {
+	if err := s.Fit(); err != nil {
 		return err
 	}
 	k, now := keysOf(use.Shard()), time.Now()
@@ -168,7 +168,7 @@ func (s *Store) Extend(ctx context.Context, l *broker.Lease, until time.Time) er
 	if err != nil {
 		return err
 	}
-	if err := s.fit(); err != nil {
+	if err := s.Fit(); err != nil {
 		return err
 	}
 	keys := []string{k.lease(l.ID), k.due(), k.session(l.SessionID)}

@@ -57,7 +57,7 @@ func leasesListCommand() *cobra.Command {
 }
 
 func listLeases(cmd *cobra.Command, c *config) ([]leaseLine, error) {
-	client, err := c.openRedis(cmd.Context())
+	client, err := c.openRedis(cmd.Context(), &roundTrips{})
 	if err != nil {
 		return nil, err
 	}
