@@ -21,11 +21,11 @@ const (
 	// since 1970.
 	neededKey = "brevet:ring:needed"
 
-	// swapRing replaces the ring if it still is the one that was seen. When the
-	// client repeats it after its answer was lost, the ring is there already.
+	// swapRing replaces the ring if it still is the one that was seen, or the new
+	// one already: the client repeats it when its answer was lost.
 	swapRing = `
-if redis.call('HGET', KEYS[1], 'head') == ARGV[2] then return 1 end
-if (redis.call('HGET', KEYS[1], 'head') or '') ~= ARGV[1] then return 0 end
+local head = redis.call('HGET', KEYS[1], 'head') or ''
+if head ~= ARGV[1] and head ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], 'head', ARGV[2], 'ring', ARGV[3])
 return 1`
 
