@@ -1,0 +1,183 @@
+package servers
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// slots of a Redis Cluster.
+const slots = 16384
+
+// A RedisCluster is a Redis Cluster.
+type RedisCluster struct {
+	Nodes []*RedisServer // first the masters, until a failover
+
+	t   testing.TB
+	ids []string
+}
+
+// Cluster starts a cluster of masters, and one replica of each if wanted. A
+// master that is away for a second is replaced.
+func Cluster(t testing.TB, masters int, replicas bool) *RedisCluster {
+	t.Helper()
+	c := &RedisCluster{t: t}
+	count := masters
+	if replicas {
+		count *= 2
+	}
+	for i := range count {
+		c.add(i)
+	}
+	c.meet()
+	for i, node := range c.Nodes[:masters] {
+		c.do(node.Client.Do(t.Context(), "CLUSTER", "ADDSLOTSRANGE", i*slots/masters, (i+1)*slots/masters-1))
+	}
+	for i, node := range c.Nodes[masters:] {
+		c.do(node.Client.ClusterReplicate(t.Context(), c.ids[i]))
+	}
+	Eventually(t, "the cluster is complete", c.complete)
+	return c
+}
+
+func (c *RedisCluster) add(i int) {
+	c.t.Helper()
+	node := StartRedis(c.t, "cluster-enabled", "yes", "cluster-node-timeout", "1000", "cluster-port", port(c.t, FreeAddr(c.t)),
+		"repl-diskless-sync-delay", "0", "cluster-replica-validity-factor", "0")
+	c.do(node.Client.Do(c.t.Context(), "CLUSTER", "SET-CONFIG-EPOCH", i+1))
+	id, err := node.Client.Do(c.t.Context(), "CLUSTER", "MYID").Text()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.Nodes, c.ids = append(c.Nodes, node), append(c.ids, id)
+}
+
+// meet makes every node know all others.
+func (c *RedisCluster) meet() {
+	c.t.Helper()
+	first := c.Nodes[0].Client
+	for _, node := range c.Nodes[1:] {
+		bus, err := node.Client.ConfigGet(c.t.Context(), "cluster-port").Result()
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		c.do(first.Do(c.t.Context(), "CLUSTER", "MEET", "127.0.0.1", port(c.t, node.Addr), bus["cluster-port"]))
+	}
+	Eventually(c.t, "every node knows all others", func() error {
+		for _, node := range c.Nodes {
+			info, err := node.Client.ClusterInfo(c.t.Context()).Result()
+			if want := fmt.Sprintf("cluster_known_nodes:%d", len(c.Nodes)); err != nil || !hasLine(info, want) {
+				return fmt.Errorf("%s: not %s: %v", node.Addr, want, err)
+			}
+		}
+		return nil
+	})
+}
+
+// complete reports whether a client finds all slots, and replicas are in step.
+func (c *RedisCluster) complete() error {
+	for _, node := range c.Nodes {
+		info, err := node.Client.ClusterInfo(c.t.Context()).Result()
+		if err != nil || !hasLine(info, "cluster_state:ok") {
+			return fmt.Errorf("%s is not ok: %v", node.Addr, err)
+		}
+		replication, err := node.Client.Info(c.t.Context(), "replication").Result()
+		if err != nil || hasLine(replication, "master_link_status:down") {
+			return fmt.Errorf("%s is not in step: %v", node.Addr, err)
+		}
+	}
+	return nil
+}
+
+// Addrs returns the nodes' addresses.
+func (c *RedisCluster) Addrs() []string {
+	var out []string
+	for _, node := range c.Nodes {
+		out = append(out, node.Addr)
+	}
+	return out
+}
+
+// Owner returns the index of the node that has a slot, as all nodes say, or -1.
+func (c *RedisCluster) Owner(ctx context.Context, slot int) int {
+	owner := -1
+	for i := range c.Nodes {
+		shards, err := c.Nodes[i].Client.ClusterSlots(ctx).Result()
+		if err != nil {
+			continue
+		}
+		for _, s := range shards {
+			if s.Start <= slot && slot <= s.End && len(s.Nodes) > 0 {
+				owner = c.index(s.Nodes[0].ID)
+			}
+		}
+	}
+	return owner
+}
+
+func (c *RedisCluster) index(id string) int {
+	for i := range c.ids {
+		if c.ids[i] == id {
+			return i
+		}
+	}
+	return -1
+}
+
+// BeginMove makes a slot one that moves: its keys are still where they were.
+func (c *RedisCluster) BeginMove(ctx context.Context, slot, from, to int) error {
+	if err := c.Nodes[to].Client.Do(ctx, "CLUSTER", "SETSLOT", slot, "IMPORTING", c.ids[from]).Err(); err != nil {
+		return err
+	}
+	return c.Nodes[from].Client.Do(ctx, "CLUSTER", "SETSLOT", slot, "MIGRATING", c.ids[to]).Err()
+}
+
+// MoveKey moves one key of a slot that moves.
+func (c *RedisCluster) MoveKey(ctx context.Context, key string, from, to int) error {
+	return c.Nodes[from].Client.Do(ctx, "MIGRATE", "127.0.0.1", port(c.t, c.Nodes[to].Addr), key, 0, 5000).Err()
+}
+
+// FinishMove moves the rest of the keys, and tells everyone.
+func (c *RedisCluster) FinishMove(ctx context.Context, slot, from, to int) error {
+	for {
+		keys, err := c.Nodes[from].Client.ClusterGetKeysInSlot(ctx, slot, 10).Result()
+		if err != nil {
+			return err
+		}
+		if len(keys) == 0 {
+			break
+		}
+		for _, key := range keys {
+			if err := c.MoveKey(ctx, key, from, to); err != nil {
+				return err
+			}
+		}
+	}
+	for _, i := range []int{to, from} {
+		if err := c.Nodes[i].Client.Do(ctx, "CLUSTER", "SETSLOT", slot, "NODE", c.ids[to]).Err(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Move moves a slot, as redis-cli --cluster reshard does.
+func (c *RedisCluster) Move(ctx context.Context, slot, from, to int) error {
+	if err := c.BeginMove(ctx, slot, from, to); err != nil {
+		return err
+	}
+	return c.FinishMove(ctx, slot, from, to)
+}
+
+func (c *RedisCluster) do(cmd interface{ Err() error }) {
+	c.t.Helper()
+	if err := cmd.Err(); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func hasLine(text, line string) bool {
+	return slices.Contains(strings.Split(strings.ReplaceAll(text, "\r\n", "\n"), "\n"), line)
+}
