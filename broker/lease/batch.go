@@ -65,10 +65,25 @@ func (b *batcher) runDurably(ctx context.Context, script *redis.Script, keys []s
 	return b.do(ctx, &call{script: script, keys: keys, args: args, durable: true})
 }
 
+// do runs c. What a node refused to begin is queued again: it must not hold up
+// the others of its pipeline.
 func (b *batcher) do(ctx context.Context, c *call) *redis.Cmd {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	c.wake = make(chan bool, 1)
+	for wait := time.Duration(0); ; wait = longer(wait) {
+		if err := b.attempt(ctx, c); err != nil {
+			return failed(ctx, err)
+		}
+		if !b.runner.again(ctx, c) || !pause(ctx, wait) {
+			return c.cmd
+		}
+	}
+}
+
+// attempt returns when c is answered, or with an error when it was not sent or
+// waited for.
+func (b *batcher) attempt(ctx context.Context, c *call) error {
 	lead, err := b.join(ctx, c)
 	if err == nil && !lead {
 		select {
@@ -77,15 +92,16 @@ func (b *batcher) do(ctx context.Context, c *call) *redis.Cmd {
 			err = b.leave(ctx, c)
 		}
 	}
-	switch {
-	case err != nil:
-		failed := redis.NewCmd(ctx)
-		failed.SetErr(err)
-		return failed
-	case lead:
+	if err == nil && lead {
 		b.send(ctx, c)
 	}
-	return c.cmd
+	return err
+}
+
+func failed(ctx context.Context, err error) *redis.Cmd {
+	cmd := redis.NewCmd(ctx)
+	cmd.SetErr(err)
+	return cmd
 }
 
 // join queues c and reports whether it is to send.
@@ -150,5 +166,5 @@ func (b *batcher) send(ctx context.Context, own *call) {
 	// The others' scripts must not fail because own's client has gone.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
-	b.runner.run(ctx, batch)
+	b.runner.once(ctx, batch)
 }

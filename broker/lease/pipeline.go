@@ -56,7 +56,7 @@ func newRunner(client redis.UniversalClient) *runner {
 // run runs the scripts of a batch. Those that Redis refused to begin are sent
 // again, until ctx ends.
 func (r *runner) run(ctx context.Context, batch []*call) {
-	for wait := time.Duration(0); ; wait = min(2*wait+firstPause, maxPause) {
+	for wait := time.Duration(0); ; wait = longer(wait) {
 		r.once(ctx, batch)
 		batch = slices.DeleteFunc(slices.Clone(batch), func(c *call) bool { return !r.again(ctx, c) })
 		if len(batch) == 0 || !pause(ctx, wait) {
@@ -64,6 +64,10 @@ func (r *runner) run(ctx context.Context, batch []*call) {
 		}
 	}
 }
+
+// longer is the next pause: none before the second attempt, as a script that
+// was not known is run then.
+func longer(wait time.Duration) time.Duration { return min(2*wait+firstPause, maxPause) }
 
 func pause(ctx context.Context, d time.Duration) bool {
 	select {
@@ -119,8 +123,7 @@ func (r *runner) once(ctx context.Context, batch []*call) {
 	for _, c := range batch {
 		node, err := r.cluster.MasterForKey(ctx, c.keys[0])
 		if err != nil {
-			c.cmd = redis.NewCmd(ctx)
-			c.cmd.SetErr(err)
+			c.cmd = failed(ctx, err)
 			continue
 		}
 		nodes[node] = append(nodes[node], c)

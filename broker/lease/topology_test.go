@@ -27,6 +27,7 @@ func clusterStore(t *testing.T, c *servers.RedisCluster) (*lease.Store, *redis.C
 // Everything that reads or writes several shards does so on several nodes, also
 // when a node has forgotten the scripts.
 func TestOnACluster(t *testing.T) {
+	t.Parallel()
 	c := servers.Cluster(t, 3, false)
 	s, client := clusterStore(t, c)
 	if _, err := s.Inspect(t.Context()); err != nil {
@@ -87,6 +88,7 @@ func live(t *testing.T, s *lease.Store) (n int) {
 // While a slot is on the move its keys are on two nodes. A script that ran on
 // one of them would take the leases on the other for gone.
 func TestLeasesOfASlotOnTheMove(t *testing.T) {
+	t.Parallel()
 	c := servers.Cluster(t, 2, false)
 	s, client := clusterStore(t, c)
 	u := use(issuers.Bind, "t")
@@ -226,6 +228,7 @@ func claimOnce(t *testing.T, _ *lease.Store, r *redis.Client, after time.Duratio
 }
 
 func TestWaitReplicas(t *testing.T) {
+	t.Parallel()
 	primary := servers.StartRedis(t)
 	s := lease.New(primary.Client, plainSealer{}).WaitReplicas(1)
 	u := use(issuers.Once, "t")
@@ -261,6 +264,7 @@ func TestWaitReplicas(t *testing.T) {
 // A call whose first run was not waited for is waited for when it is repeated:
 // else a retry would promise what a failover loses.
 func TestRepeatedCallWaitsForReplicas(t *testing.T) {
+	t.Parallel()
 	primary := servers.StartRedis(t)
 	u := use(issuers.Once, "t")
 	x := session(u, "key", 1)
@@ -283,6 +287,7 @@ func TestRepeatedCallWaitsForReplicas(t *testing.T) {
 
 // In a full Redis nothing begins, and everything can be ended.
 func TestRedisIsFull(t *testing.T) {
+	t.Parallel()
 	server := servers.StartRedis(t)
 	s := lease.New(server.Client, plainSealer{})
 	u := use(issuers.Bind, "t")
@@ -319,6 +324,7 @@ func TestRedisIsFull(t *testing.T) {
 }
 
 func TestInspect(t *testing.T) {
+	t.Parallel()
 	server := servers.StartRedis(t)
 	client := server.Client
 	s := lease.New(client, plainSealer{})
@@ -360,6 +366,7 @@ func TestInspect(t *testing.T) {
 }
 
 func TestInspectOtherKinds(t *testing.T) {
+	t.Parallel()
 	sentinel, cluster := servers.Sentinel(t), servers.Cluster(t, 1, false)
 	for addr, want := range map[string]string{
 		sentinel.Sentinels[0]: "redis: {sentinel:", cluster.Nodes[0].Addr: "redis: {cluster:",

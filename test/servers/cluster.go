@@ -45,7 +45,7 @@ func Cluster(t testing.TB, masters int, replicas bool) *RedisCluster {
 func (c *RedisCluster) add(i int) {
 	c.t.Helper()
 	node := StartRedis(c.t, "cluster-enabled", "yes", "cluster-node-timeout", "1000", "cluster-port", port(c.t, FreeAddr(c.t)),
-		"repl-diskless-sync-delay", "0", "cluster-replica-validity-factor", "0")
+		"cluster-replica-validity-factor", "0")
 	c.do(node.Client.Do(c.t.Context(), "CLUSTER", "SET-CONFIG-EPOCH", i+1))
 	id, err := node.Client.Do(c.t.Context(), "CLUSTER", "MYID").Text()
 	if err != nil {

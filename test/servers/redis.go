@@ -30,7 +30,7 @@ func StartRedis(t testing.TB, config ...string) *RedisServer {
 	t.Helper()
 	r := &RedisServer{t: t, Addr: FreeAddr(t)}
 	r.args = append([]string{"--port", port(t, r.Addr), "--bind", "127.0.0.1", "--dir", t.TempDir(), "--save", "",
-		"--appendonly", "yes", "--appendfsync", "everysec", "--loglevel", "warning", "--enable-debug-command", "yes"}, dashed(config)...)
+		"--appendonly", "yes", "--appendfsync", "everysec", "--loglevel", "warning", "--repl-diskless-sync-delay", "0"}, dashed(config)...)
 	r.Client = redis.NewClient(&redis.Options{Addr: r.Addr, MaxRetries: -1, DialerRetries: 1})
 	t.Cleanup(func() {
 		r.Client.Close()
@@ -95,7 +95,7 @@ func Sentinel(t testing.TB) *RedisSentinel {
 	t.Helper()
 	s := &RedisSentinel{Master: "mymaster"}
 	primary := StartRedis(t)
-	replica := StartRedis(t, "replicaof", "127.0.0.1 "+port(t, primary.Addr), "repl-diskless-sync-delay", "0")
+	replica := StartRedis(t, "replicaof", "127.0.0.1 "+port(t, primary.Addr))
 	s.Servers = []*RedisServer{primary, replica}
 	for range 3 {
 		s.Sentinels = append(s.Sentinels, s.start(t, primary.Addr))
