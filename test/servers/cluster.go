@@ -2,6 +2,7 @@ package servers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -38,7 +39,7 @@ func Cluster(t testing.TB, masters int, replicas bool) *RedisCluster {
 	for i, node := range c.Nodes[masters:] {
 		c.do(node.Client.ClusterReplicate(t.Context(), c.ids[i]))
 	}
-	Eventually(t, "the cluster is complete", c.complete)
+	Eventually(t, "the cluster is complete", c.Complete)
 	return c
 }
 
@@ -76,8 +77,8 @@ func (c *RedisCluster) meet() {
 	})
 }
 
-// complete reports whether a client finds all slots, and replicas are in step.
-func (c *RedisCluster) complete() error {
+// Complete reports whether a client finds all slots, and replicas are in step.
+func (c *RedisCluster) Complete() error {
 	for _, node := range c.Nodes {
 		info, err := node.Client.ClusterInfo(c.t.Context()).Result()
 		if err != nil || !hasLine(info, "cluster_state:ok") {
@@ -100,38 +101,37 @@ func (c *RedisCluster) Addrs() []string {
 	return out
 }
 
-// Owner returns the index of the node that has a slot, as all nodes say, or -1.
+// Owner returns the index of the node that says it has a slot, or -1 if none
+// or several do.
 func (c *RedisCluster) Owner(ctx context.Context, slot int) int {
-	owner := -1
-	for i := range c.Nodes {
-		shards, err := c.Nodes[i].Client.ClusterSlots(ctx).Result()
+	owner, claims := -1, 0
+	for i, node := range c.Nodes {
+		ranges, err := node.Client.ClusterSlots(ctx).Result()
 		if err != nil {
 			continue
 		}
-		for _, s := range shards {
-			if s.Start <= slot && slot <= s.End && len(s.Nodes) > 0 {
-				owner = c.index(s.Nodes[0].ID)
+		for _, r := range ranges {
+			if r.Start <= slot && slot <= r.End && len(r.Nodes) > 0 && r.Nodes[0].ID == c.ids[i] {
+				owner, claims = i, claims+1
 			}
 		}
+	}
+	if claims != 1 {
+		return -1
 	}
 	return owner
 }
 
-func (c *RedisCluster) index(id string) int {
-	for i := range c.ids {
-		if c.ids[i] == id {
-			return i
-		}
-	}
-	return -1
-}
-
 // BeginMove makes a slot one that moves: its keys are still where they were.
 func (c *RedisCluster) BeginMove(ctx context.Context, slot, from, to int) error {
-	if err := c.Nodes[to].Client.Do(ctx, "CLUSTER", "SETSLOT", slot, "IMPORTING", c.ids[from]).Err(); err != nil {
-		return err
+	err := c.Nodes[to].Client.Do(ctx, "CLUSTER", "SETSLOT", slot, "IMPORTING", c.ids[from]).Err()
+	if err == nil {
+		err = c.Nodes[from].Client.Do(ctx, "CLUSTER", "SETSLOT", slot, "MIGRATING", c.ids[to]).Err()
 	}
-	return c.Nodes[from].Client.Do(ctx, "CLUSTER", "SETSLOT", slot, "MIGRATING", c.ids[to]).Err()
+	if err != nil { // nodes do not agree yet about an earlier move
+		err = errors.Join(err, c.Nodes[to].Client.Do(ctx, "CLUSTER", "SETSLOT", slot, "STABLE").Err())
+	}
+	return err
 }
 
 // MoveKey moves one key of a slot that moves.
@@ -139,7 +139,8 @@ func (c *RedisCluster) MoveKey(ctx context.Context, key string, from, to int) er
 	return c.Nodes[from].Client.Do(ctx, "MIGRATE", "127.0.0.1", port(c.t, c.Nodes[to].Addr), key, 0, 5000).Err()
 }
 
-// FinishMove moves the rest of the keys, and tells everyone.
+// FinishMove moves the rest of the keys, and tells everyone, as redis-cli
+// --cluster reshard does.
 func (c *RedisCluster) FinishMove(ctx context.Context, slot, from, to int) error {
 	for {
 		keys, err := c.Nodes[from].Client.ClusterGetKeysInSlot(ctx, slot, 10).Result()
@@ -155,20 +156,16 @@ func (c *RedisCluster) FinishMove(ctx context.Context, slot, from, to int) error
 			}
 		}
 	}
-	for _, i := range []int{to, from} {
-		if err := c.Nodes[i].Client.Do(ctx, "CLUSTER", "SETSLOT", slot, "NODE", c.ids[to]).Err(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Move moves a slot, as redis-cli --cluster reshard does.
-func (c *RedisCluster) Move(ctx context.Context, slot, from, to int) error {
-	if err := c.BeginMove(ctx, slot, from, to); err != nil {
+	if err := c.Nodes[to].Client.Do(ctx, "CLUSTER", "SETSLOT", slot, "NODE", c.ids[to]).Err(); err != nil {
 		return err
 	}
-	return c.FinishMove(ctx, slot, from, to)
+	var errs []error
+	for i, node := range c.Nodes {
+		if i != to {
+			errs = append(errs, node.Client.Do(ctx, "CLUSTER", "SETSLOT", slot, "NODE", c.ids[to]).Err())
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (c *RedisCluster) do(cmd interface{ Err() error }) {
