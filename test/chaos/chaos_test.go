@@ -55,16 +55,8 @@ func TestResharding(t *testing.T) {
 	moved := 0
 	during(t, func() {
 		slot := slotOf(t, c, mathrand.IntN(broker.Shards))
-		from := c.Owner(t.Context(), slot)
-		to := (from + 1 + mathrand.IntN(2)) % 3
-		if from < 0 || c.BeginMove(t.Context(), slot, from, to) != nil {
-			return
-		}
-		moveHalf(t, c, slot, from, to)
-		pause(t.Context(), time.Duration(mathrand.IntN(200))*time.Millisecond)
-		if err := c.FinishMove(t.Context(), slot, from, to); err != nil {
-			t.Fatalf("moving slot %d: %v", slot, err)
-		}
+		from := agreed(t, c, slot)
+		moveSlowly(t, c, slot, from, (from+1+mathrand.IntN(2))%3)
 		moved++
 	})
 	t.Logf("%d slots were moved", moved)
@@ -72,12 +64,25 @@ func TestResharding(t *testing.T) {
 	w.close(false)
 }
 
-// moveHalf moves what a script is given, and leaves the leases that it finds
-// by itself: a script on half a slot would take them for gone.
-func moveHalf(t *testing.T, c *servers.RedisCluster, slot, from, to int) {
+// agreed returns who has a slot, when all nodes say the same.
+func agreed(t *testing.T, c *servers.RedisCluster, slot int) (owner int) {
 	t.Helper()
-	keys, err := c.Nodes[from].Client.ClusterGetKeysInSlot(t.Context(), slot, 1000).Result()
-	if err != nil {
+	servers.Eventually(t, "the nodes agree", func() error {
+		if owner = c.Owner(t.Context(), slot); owner < 0 {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	return owner
+}
+
+// moveSlowly moves what a script is given, and leaves the leases that it finds
+// by itself for a while: a script on half a slot would take them for gone.
+func moveSlowly(t *testing.T, c *servers.RedisCluster, slot, from, to int) {
+	t.Helper()
+	err := c.BeginMove(t.Context(), slot, from, to)
+	keys, listErr := c.Nodes[from].Client.ClusterGetKeysInSlot(t.Context(), slot, 1000).Result()
+	if err = errors.Join(err, listErr); err != nil {
 		t.Fatal(err)
 	}
 	for _, key := range keys {
@@ -87,6 +92,10 @@ func moveHalf(t *testing.T, c *servers.RedisCluster, slot, from, to int) {
 		if err := c.MoveKey(t.Context(), key, from, to); err != nil {
 			t.Fatal(err)
 		}
+	}
+	pause(t.Context(), time.Duration(mathrand.IntN(200))*time.Millisecond)
+	if err := c.FinishMove(t.Context(), slot, from, to); err != nil {
+		t.Fatalf("moving slot %d: %v", slot, err)
 	}
 }
 
@@ -109,10 +118,7 @@ func TestClusterFailover(t *testing.T) {
 	w.await(20)
 	during(t, func() {
 		slot := slotOf(t, c, mathrand.IntN(broker.Shards))
-		old := c.Owner(t.Context(), slot)
-		if old < 0 {
-			return
-		}
+		old := agreed(t, c, slot)
 		c.Nodes[old].Kill()
 		servers.Eventually(t, "a replica is promoted", func() error {
 			if now := c.Owner(t.Context(), slot); now == old || now < 0 {

@@ -272,19 +272,13 @@ func TestProgramOnACluster(t *testing.T) {
 	}
 	p := startProgram(t, fmt.Sprintf("{cluster: {addrs: [%q], user: brevet, password_file: %q}}", c.Nodes[1].Addr, file))
 	p.while(func() {
-		for range 10 {
+		for range 5 {
 			slot := slotOf(t, c, mathrand.IntN(broker.Shards))
-			from := c.Owner(t.Context(), slot)
-			to := (from + 1) % 3
-			if from < 0 || c.BeginMove(t.Context(), slot, from, to) != nil {
-				continue
-			}
-			moveHalf(t, c, slot, from, to)
-			if err := c.FinishMove(t.Context(), slot, from, to); err != nil {
-				t.Fatal(err)
-			}
+			from := agreed(t, c, slot)
+			moveSlowly(t, c, slot, from, (from+1)%3)
 		}
 	})
+	agreed(t, c, 0)
 	if out := p.run("keys", "status"); !strings.Contains(out, "version 1") {
 		t.Errorf("keys status: %s", out)
 	}

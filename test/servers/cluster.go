@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // slots of a Redis Cluster.
@@ -101,37 +103,46 @@ func (c *RedisCluster) Addrs() []string {
 	return out
 }
 
-// Owner returns the index of the node that says it has a slot, or -1 if none
-// or several do.
+// Owner returns the index of the node that has a slot, or -1 while the nodes that
+// answer do not agree, on that or on the epoch: a slot that moves before then
+// may end up as nobody's.
 func (c *RedisCluster) Owner(ctx context.Context, slot int) int {
-	owner, claims := -1, 0
-	for i, node := range c.Nodes {
+	owner, epoch := -1, ""
+	for _, node := range c.Nodes {
 		ranges, err := node.Client.ClusterSlots(ctx).Result()
 		if err != nil {
 			continue
 		}
-		for _, r := range ranges {
-			if r.Start <= slot && slot <= r.End && len(r.Nodes) > 0 && r.Nodes[0].ID == c.ids[i] {
-				owner, claims = i, claims+1
-			}
+		now, its := c.ownerOf(ranges, slot), currentEpoch(ctx, node)
+		if owner >= 0 && (now != owner || its != epoch) {
+			return -1
 		}
-	}
-	if claims != 1 {
-		return -1
+		owner, epoch = now, its
 	}
 	return owner
 }
 
+func (c *RedisCluster) ownerOf(ranges []redis.ClusterSlot, slot int) int {
+	for _, r := range ranges {
+		if r.Start <= slot && slot <= r.End && len(r.Nodes) > 0 {
+			return slices.Index(c.ids, r.Nodes[0].ID)
+		}
+	}
+	return -1
+}
+
+func currentEpoch(ctx context.Context, node *RedisServer) string {
+	_, rest, _ := strings.Cut(node.Client.ClusterInfo(ctx).Val(), "cluster_current_epoch:")
+	epoch, _, _ := strings.Cut(rest, "\r\n")
+	return epoch
+}
+
 // BeginMove makes a slot one that moves: its keys are still where they were.
 func (c *RedisCluster) BeginMove(ctx context.Context, slot, from, to int) error {
-	err := c.Nodes[to].Client.Do(ctx, "CLUSTER", "SETSLOT", slot, "IMPORTING", c.ids[from]).Err()
-	if err == nil {
-		err = c.Nodes[from].Client.Do(ctx, "CLUSTER", "SETSLOT", slot, "MIGRATING", c.ids[to]).Err()
+	if err := c.Nodes[to].Client.Do(ctx, "CLUSTER", "SETSLOT", slot, "IMPORTING", c.ids[from]).Err(); err != nil {
+		return err
 	}
-	if err != nil { // nodes do not agree yet about an earlier move
-		err = errors.Join(err, c.Nodes[to].Client.Do(ctx, "CLUSTER", "SETSLOT", slot, "STABLE").Err())
-	}
-	return err
+	return c.Nodes[from].Client.Do(ctx, "CLUSTER", "SETSLOT", slot, "MIGRATING", c.ids[to]).Err()
 }
 
 // MoveKey moves one key of a slot that moves.
