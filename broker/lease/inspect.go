@@ -110,6 +110,9 @@ func clusterNodes(ctx context.Context, client *redis.ClusterClient) ([]node, err
 
 func askNode(ctx context.Context, client *redis.Client) node {
 	n := node{addr: client.Options().Addr, info: map[string]string{}}
+	if n.addr == "FailoverClient" { // the client's name for whom Sentinels name
+		n.addr = "primary"
+	}
 	text, err := client.Info(ctx).Result()
 	if !redis.HasErrorPrefix(err, "NOPERM") {
 		n.err = err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -79,32 +80,33 @@ func pause(ctx context.Context, d time.Duration) bool {
 }
 
 // notBegun are the errors of a node that cannot run a script, now or at all,
-// and has not begun to. The last comes out of a script, on the old node of a
-// slot that moves, which has some of its leases no more; what it has changed
-// until then it finds changed when it runs again.
-var notBegun = [...]string{
-	"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "LOADING", "READONLY", "MASTERDOWN",
-	"Script attempted to access a non local key",
-}
+// and has not begun to.
+var notBegun = [...]string{"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "LOADING", "READONLY", "MASTERDOWN"}
+
+// notHere is in the error of a script on the old node of a slot that moves, when
+// one of its leases has gone to the new one. What it has changed until then it
+// finds changed when it runs again.
+const notHere = "cript attempted to access a non local key" // 6.2: "Lua script", 7: "Script"
 
 // again reports whether c is to be sent again.
 func (r *runner) again(ctx context.Context, c *call) bool {
 	err := c.cmd.Err()
+	if err == nil {
+		return false
+	}
 	if redis.HasErrorPrefix(err, "NOSCRIPT") { // after a restart or a flush, or at a new node
 		c.unknown = true
 		return true
 	}
-	for _, prefix := range notBegun {
-		if redis.HasErrorPrefix(err, prefix) {
-			r.reload(ctx)
-			return true
-		}
-	}
+	refused := strings.Contains(err.Error(), notHere) ||
+		slices.ContainsFunc(notBegun[:], func(prefix string) bool { return redis.HasErrorPrefix(err, prefix) })
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" && r.cluster != nil {
-		r.reload(ctx) // a replica takes the node's place
-		return true
+		refused = true // a replica takes the node's place
 	}
-	return false
+	if refused {
+		r.reload(ctx)
+	}
+	return refused
 }
 
 func (r *runner) reload(ctx context.Context) {

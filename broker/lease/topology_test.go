@@ -99,7 +99,7 @@ func TestLeasesOfASlotOnTheMove(t *testing.T) {
 
 	prefix := fmt.Sprintf("brevet:{%d}:", u.Shard())
 	slot := int(client.ClusterKeySlot(t.Context(), prefix).Val())
-	from := c.Owner(t.Context(), slot)
+	from := c.Owner(slot)
 	to := 1 - from
 	if err := c.BeginMove(t.Context(), slot, from, to); err != nil {
 		t.Fatal(err)

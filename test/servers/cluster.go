@@ -103,10 +103,19 @@ func (c *RedisCluster) Addrs() []string {
 	return out
 }
 
-// Owner returns the index of the node that has a slot, or -1 while the nodes that
-// answer do not agree, on that or on the epoch: a slot that moves before then
-// may end up as nobody's.
-func (c *RedisCluster) Owner(ctx context.Context, slot int) int {
+// Owner returns the index of the node that has a slot. It waits until all nodes
+// that answer agree, on that and on the epoch: a slot that moves before then may
+// end up as nobody's.
+func (c *RedisCluster) Owner(slot int) (owner int) {
+	c.t.Helper()
+	Eventually(c.t, "the nodes agree about a slot", func() (err error) {
+		owner, err = c.owner(c.t.Context(), slot)
+		return err
+	})
+	return owner
+}
+
+func (c *RedisCluster) owner(ctx context.Context, slot int) (int, error) {
 	owner, epoch := -1, ""
 	for _, node := range c.Nodes {
 		ranges, err := node.Client.ClusterSlots(ctx).Result()
@@ -115,11 +124,14 @@ func (c *RedisCluster) Owner(ctx context.Context, slot int) int {
 		}
 		now, its := c.ownerOf(ranges, slot), currentEpoch(ctx, node)
 		if owner >= 0 && (now != owner || its != epoch) {
-			return -1
+			return -1, fmt.Errorf("%s says node %d, epoch %s; another says node %d, epoch %s", node.Addr, now, its, owner, epoch)
 		}
 		owner, epoch = now, its
 	}
-	return owner
+	if owner < 0 {
+		return -1, errors.New("nobody has it")
+	}
+	return owner, nil
 }
 
 func (c *RedisCluster) ownerOf(ranges []redis.ClusterSlot, slot int) int {

@@ -1,6 +1,7 @@
 package servers
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -97,6 +98,13 @@ func Sentinel(t testing.TB) *RedisSentinel {
 	primary := StartRedis(t)
 	replica := StartRedis(t, "replicaof", "127.0.0.1 "+port(t, primary.Addr))
 	s.Servers = []*RedisServer{primary, replica}
+	Eventually(t, "the replica is in step", func() error {
+		info, err := replica.Client.Info(t.Context(), "replication").Result()
+		if err == nil && !hasLine(info, "master_link_status:up") {
+			err = errors.New("it is not")
+		}
+		return err
+	})
 	for range 3 {
 		s.Sentinels = append(s.Sentinels, s.start(t, primary.Addr))
 	}
