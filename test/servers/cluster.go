@@ -118,11 +118,11 @@ func (c *RedisCluster) Owner(slot int) (owner int) {
 func (c *RedisCluster) owner(ctx context.Context, slot int) (int, error) {
 	owner, epoch := -1, ""
 	for _, node := range c.Nodes {
-		ranges, err := node.Client.ClusterSlots(ctx).Result()
+		shards, err := node.Client.ClusterShards(ctx).Result()
 		if err != nil {
 			continue
 		}
-		now, its := c.ownerOf(ranges, slot), currentEpoch(ctx, node)
+		now, its := c.ownerOf(shards, int64(slot)), currentEpoch(ctx, node)
 		if owner >= 0 && (now != owner || its != epoch) {
 			return -1, fmt.Errorf("%s says node %d, epoch %s; another says node %d, epoch %s", node.Addr, now, its, owner, epoch)
 		}
@@ -134,10 +134,15 @@ func (c *RedisCluster) owner(ctx context.Context, slot int) (int, error) {
 	return owner, nil
 }
 
-func (c *RedisCluster) ownerOf(ranges []redis.ClusterSlot, slot int) int {
-	for _, r := range ranges {
-		if r.Start <= slot && slot <= r.End && len(r.Nodes) > 0 {
-			return slices.Index(c.ids, r.Nodes[0].ID)
+func (c *RedisCluster) ownerOf(shards []redis.ClusterShard, slot int64) int {
+	for _, shard := range shards {
+		if !slices.ContainsFunc(shard.Slots, func(r redis.SlotRange) bool { return r.Start <= slot && slot <= r.End }) {
+			continue
+		}
+		for _, node := range shard.Nodes {
+			if node.Role == "master" {
+				return slices.Index(c.ids, node.ID)
+			}
 		}
 	}
 	return -1
