@@ -150,10 +150,13 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// revoke tries until it is answered.
+// revoke tries until it is answered, also when the jobs are to stop: a
+// revocation that failed may have happened.
 func (a *answer) revoke(ctx context.Context, w *world) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
 	for ctx.Err() == nil {
-		if err := w.anyBroker().RevokeSession(context.WithoutCancel(ctx), a.issued.Token, "R"); err == nil {
+		if err := w.anyBroker().RevokeSession(ctx, a.issued.Token, "R"); err == nil {
 			w.books.mu.Lock()
 			defer w.books.mu.Unlock()
 			a.ended = true
@@ -161,6 +164,7 @@ func (a *answer) revoke(ctx context.Context, w *world) {
 		}
 		pause(ctx, 100*time.Millisecond)
 	}
+	w.books.breach("session %s could not be revoked", a.issued.Session.ID)
 }
 
 // watch looks, all the time, for credentials that live without a lease that
