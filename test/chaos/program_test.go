@@ -283,5 +283,40 @@ func TestProgramOnACluster(t *testing.T) {
 		t.Errorf("keys status: %s", out)
 	}
 	p.run("keys", "rotate")
+	p.enroll()
 	p.close()
+}
+
+// enroll lets another broker into the fleet, over Redis.
+func (p *program) enroll() {
+	p.t.Helper()
+	other := &program{t: p.t, bin: p.bin, dir: p.t.TempDir()}
+	other.write("brevetd.yaml", readFile(p.t, filepath.Join(p.dir, "brevetd.yaml")))
+	other.write("policies/shop.yaml", fmt.Sprintf(policyText, "10m"))
+	member, applicant := fingerprint(p.run("keys", "status")), fingerprint(other.run("keys", "init"))
+	joined := make(chan error, 1)
+	go func() {
+		out, err := other.command("keys", "enroll", "--fleet", member).CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+		joined <- err
+	}()
+	servers.Eventually(p.t, "the member lets it in", func() error {
+		out, err := p.command("keys", "enroll", applicant, "--allow-unattested").CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+		return err
+	})
+	if err := <-joined; err != nil {
+		p.t.Errorf("joining: %v", err)
+	}
+}
+
+// fingerprint is the first in what a command printed.
+func fingerprint(out string) string {
+	_, rest, _ := strings.Cut(out, "sha256:")
+	hex, _, _ := strings.Cut(rest, "\n")
+	return "sha256:" + strings.TrimSpace(hex)
 }
