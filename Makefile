@@ -8,6 +8,7 @@ export GOFLAGS := -buildvcs=false
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 20s
+CHAOSTIME ?= 1m
 
 .PHONY: help
 help: ## show this list
@@ -34,6 +35,10 @@ test: lint build ## every test
 .PHONY: race
 race: tools ## every test under the race detector
 	CGO_ENABLED=1 go test -count=1 -race ./...
+
+.PHONY: chaos
+chaos: tools ## Redis fails in every known way, for CHAOSTIME each, while exchanges run; the books must agree
+	CHAOSTIME=$(CHAOSTIME) go test -count=1 -timeout 2h -v ./test/chaos
 
 .PHONY: lint
 lint: tools ## gofmt, go vet, staticcheck and the direction of imports

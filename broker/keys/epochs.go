@@ -294,6 +294,9 @@ func (e *Epochs) look(ctx context.Context) error {
 		defer cancel()
 		all, err := e.board.All(ctx)
 		e.learn(all, time.Now())
+		if err == nil {
+			err = e.putBack(ctx, all, time.Now())
+		}
 		e.report(&e.boardErr, "reading the board of epochs", err)
 		return nil, err
 	})
@@ -361,6 +364,23 @@ func (e *Epochs) learn(all map[string][]byte, now time.Time) {
 	if changed {
 		e.state.Store(newState(s.own, known, now))
 	}
+}
+
+// putBack puts up again what the board has lost, in a failover of Redis or with
+// all its data: what is known here, a broker that starts must know, too.
+func (e *Epochs) putBack(ctx context.Context, all map[string][]byte, now time.Time) error {
+	if len(all) >= MaxBoard {
+		return nil // it may be there
+	}
+	for kid, c := range e.state.Load().known {
+		if all[kid] != nil || !now.Before(c.x509.NotAfter) {
+			continue
+		}
+		if err := e.board.Publish(ctx, kid, c.x509.Raw, c.x509.NotAfter); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // trusted returns a copy of known without the epochs of roots that have left

@@ -144,6 +144,21 @@ func verify(e *keys.Epochs, token string) error {
 	return e.Verify(context.Background(), "at+jwt", token, &got)
 }
 
+// A board that lost its data has it back before a broker that starts needs it.
+func TestBoardIsRestored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		root, board := newRoot(t), &memory{}
+		token := sign(t, run(t, root, board))
+		board.mu.Lock()
+		clear(board.certs)
+		board.mu.Unlock()
+		time.Sleep(6 * time.Second) // until the broker has looked again
+		if err := verify(start(t, root, board), token); err != nil {
+			t.Errorf("a broker that started after the loss: %v", err)
+		}
+	})
+}
+
 // A relying verifies as a stranger does: from a copy of the JWKS, with another
 // library's parser.
 type relying struct {

@@ -37,9 +37,10 @@ head = string.sub(head, 1, ` + maxHead + `)
 	getHead = readHead + `return head`
 
 	// swapRing replaces the ring, or what is in its place, if it still is the one
-	// that was seen.
+	// that was seen, or the new one already: the client repeats it when its answer
+	// was lost.
 	swapRing = readHead + `
-if head ~= ARGV[1] then return 0 end
+if head ~= ARGV[1] and head ~= ARGV[2] then return 0 end
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'head', ARGV[2], 'ring', ARGV[3])
 return 1`

@@ -35,7 +35,7 @@ var errQueue = errors.New("too many scripts wait for it")
 // It has no goroutine of its own. Whoever finds nobody at work sends all that
 // waits, and then passes the work on to one of those who came meanwhile.
 type batcher struct {
-	redis redis.UniversalClient
+	runner *runner
 
 	mu      sync.Mutex
 	busy    bool // someone is sending
@@ -44,20 +44,46 @@ type batcher struct {
 
 // A call is one script on its way.
 type call struct {
-	script *redis.Script
-	keys   []string
-	args   []any
-	cmd    *redis.Cmd
-	wake   chan bool // true: your turn to send; false: cmd is answered
+	script  *redis.Script
+	keys    []string // all in one slot of a Redis Cluster
+	args    []any
+	durable bool // counts only when replicas have it: see [Store.WaitReplicas]
+	unknown bool // the node does not know the script: send its text
+	cmd     *redis.Cmd
+	wake    chan bool // true: your turn to send; false: cmd is answered
 }
 
 // run runs a script. Whoever waits leaves when ctx or callTimeout ends; whoever
 // sends, for itself and others, takes callTimeout more at most. After an error
 // the script may have run, as after any error of a network.
 func (b *batcher) run(ctx context.Context, script *redis.Script, keys []string, args ...any) *redis.Cmd {
+	return b.do(ctx, &call{script: script, keys: keys, args: args})
+}
+
+// runDurably is run for a change on which a promise rests.
+func (b *batcher) runDurably(ctx context.Context, script *redis.Script, keys []string, args ...any) *redis.Cmd {
+	return b.do(ctx, &call{script: script, keys: keys, args: args, durable: true})
+}
+
+// do runs c. What a node refused to begin is queued again: it must not hold up
+// the others of its pipeline.
+func (b *batcher) do(ctx context.Context, c *call) *redis.Cmd {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	c := &call{script: script, keys: keys, args: args, wake: make(chan bool, 1)}
+	c.wake = make(chan bool, 1)
+	for wait := time.Duration(0); ; wait = longer(wait) {
+		if err := b.attempt(ctx, c); err != nil {
+			return failed(ctx, err)
+		}
+		if !b.runner.again(ctx, c) || !pause(ctx, wait) {
+			return c.cmd
+		}
+	}
+}
+
+// attempt returns when c is answered, or with an error when it was not sent or
+// waited for.
+func (b *batcher) attempt(ctx context.Context, c *call) error {
 	lead, err := b.join(ctx, c)
 	if err == nil && !lead {
 		select {
@@ -66,15 +92,16 @@ func (b *batcher) run(ctx context.Context, script *redis.Script, keys []string, 
 			err = b.leave(ctx, c)
 		}
 	}
-	switch {
-	case err != nil:
-		failed := redis.NewCmd(ctx)
-		failed.SetErr(err)
-		return failed
-	case lead:
+	if err == nil && lead {
 		b.send(ctx, c)
 	}
-	return c.cmd
+	return err
+}
+
+func failed(ctx context.Context, err error) *redis.Cmd {
+	cmd := redis.NewCmd(ctx)
+	cmd.SetErr(err)
+	return cmd
 }
 
 // join queues c and reports whether it is to send.
@@ -139,22 +166,5 @@ func (b *batcher) send(ctx context.Context, own *call) {
 	// The others' scripts must not fail because own's client has gone.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
-	pipeline(ctx, b.redis, batch)
-}
-
-// pipeline runs the scripts of a batch. One that Redis does not have, after a
-// restart or a flush, is sent again with its text.
-func pipeline(ctx context.Context, client redis.UniversalClient, batch []*call) {
-	p := client.Pipeline()
-	for _, c := range batch {
-		c.cmd = c.script.EvalSha(ctx, p, c.keys, c.args...)
-	}
-	if _, err := p.Exec(ctx); err == nil {
-		return
-	}
-	for _, c := range batch {
-		if redis.HasErrorPrefix(c.cmd.Err(), "NOSCRIPT") {
-			c.cmd = c.script.Eval(ctx, client, c.keys, c.args...)
-		}
-	}
+	b.runner.once(ctx, batch)
 }

@@ -21,7 +21,7 @@ func (s *Store) End(ctx context.Context, sessionID string, leaseIDs []string, wh
 	for _, id := range leaseIDs {
 		args = append(args, id)
 	}
-	reply, err := s.batch.run(ctx, s.scripts.end, []string{k.session(sessionID), k.due()}, args...).Slice()
+	reply, err := s.batch.runDurably(ctx, s.scripts.end, []string{k.session(sessionID), k.due()}, args...).Slice()
 	if err != nil {
 		return nil, unavailable(err)
 	}
@@ -39,7 +39,7 @@ func (s *Store) ClaimDue(ctx context.Context, now time.Time) ([]*broker.Lease, e
 			args: []any{k.lease(""), ms(now), ms(now.Add(claimFor)), claimBatch},
 		}
 	}
-	pipeline(ctx, s.redis, batch)
+	s.claim(ctx, batch)
 	var claimed []*broker.Lease
 	var errs []error
 	for shard, c := range batch {
@@ -55,6 +55,14 @@ func (s *Store) ClaimDue(ctx context.Context, now time.Time) ([]*broker.Lease, e
 		}
 	}
 	return claimed, errors.Join(errs...)
+}
+
+// claim runs the scripts of a sweep. A shard that cannot answer at once, as its
+// slot of a Redis Cluster is on the move, does not hold up the others.
+func (s *Store) claim(ctx context.Context, batch []*call) {
+	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
+	defer cancel()
+	s.batch.runner.run(ctx, batch)
 }
 
 // decodeReply reads the {id, {field, value, …}} pairs that scripts return. What

@@ -4,6 +4,9 @@
 -- ARGV  1 prefix of lease keys  2 why
 --       3 ms since 1970 when another broker may take over
 --       4… ids; none: all leases, and the session itself
+-- What ends leases works in a full Redis, too: it denies memory to the first
+-- write of a script only, and this is one that needs none.
+redis.call('ZREM', KEYS[2], '')
 local ids = {}
 local known = redis.call('HGET', KEYS[1], 'leases')
 if not known then return ids end

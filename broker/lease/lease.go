@@ -14,10 +14,12 @@ package lease
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -34,6 +36,9 @@ const (
 	// claimFor is how long one broker has to end a lease it has claimed, before
 	// another may try. Targets get 15 s.
 	claimFor = 30 * time.Second
+
+	// claimTimeout bounds one sweep over the shards.
+	claimTimeout = 2 * time.Second
 
 	// keepEnded is how long an ended lease can still be looked at. The audit log
 	// is the permanent record.
@@ -71,17 +76,25 @@ type Store struct {
 	batch   *batcher
 	sealer  Sealer
 	scripts scripts
+	unfit   atomic.Pointer[error] // what Inspect found; nil: nothing
 }
 
 // New returns a store on client. sealer may be nil: then a lease with a
 // revocation handle is refused, as it could be kept in clear only.
 func New(client redis.UniversalClient, sealer Sealer) *Store {
-	return &Store{redis: client, batch: &batcher{redis: client}, sealer: sealer, scripts: newScripts()}
+	return &Store{redis: client, batch: &batcher{runner: newRunner(client)}, sealer: sealer, scripts: newScripts()}
 }
 
-// Check reports whether Redis answers.
-func (s *Store) Check(ctx context.Context) error {
-	return unavailable(s.redis.Ping(ctx).Err())
+// WaitReplicas makes Reserve, Commit, Extend and End return only after n
+// replicas have what was changed, or with [broker.ErrUnavailable] if fewer have
+// it after a second: then the primary has it, and may lose it in a failover.
+// It is called before anything else, and returns s.
+//
+// With n replicas and no more, a failover loses nothing that was promised. With
+// more, one that did not have it may be promoted.
+func (s *Store) WaitReplicas(n int) *Store {
+	s.batch.runner.replicas = n
+	return s
 }
 
 // unavailable marks every failure of Redis as one to try again: none is the
@@ -95,6 +108,9 @@ func unavailable(err error) error {
 
 // Reserve implements [broker.LeaseStore].
 func (s *Store) Reserve(ctx context.Context, session *broker.Session, use broker.TokenUse) error {
+	if err := s.Fit(); err != nil {
+		return err
+	}
 	if err := s.countQuotas(ctx, session, use); err != nil {
 		return fmt.Errorf("counting quotas: %w", err)
 	}
@@ -118,7 +134,7 @@ func (s *Store) reserve(ctx context.Context, session *broker.Session, use broker
 		fields := encodeLease(l)
 		args = append(append(args, marksOf(session, l), len(fields)), fields...)
 	}
-	switch answer, err := s.batch.run(ctx, s.scripts.reserve, keys, args...).Text(); {
+	switch answer, err := s.batch.runDurably(ctx, s.scripts.reserve, keys, args...).Text(); {
 	case err != nil:
 		return unavailable(err)
 	case answer == "ok":
@@ -157,7 +173,7 @@ func (s *Store) Commit(ctx context.Context, session *broker.Session) error {
 		keys = append(keys, k.lease(l.ID))
 		args = append(args, l.ID, ms(l.Expires), sealed)
 	}
-	if err := endedOr(s.batch.run(ctx, s.scripts.commit, keys, args...)); err != nil {
+	if err := endedOr(s.batch.runDurably(ctx, s.scripts.commit, keys, args...)); err != nil {
 		return err
 	}
 	for _, l := range session.Leases {
@@ -172,8 +188,11 @@ func (s *Store) Extend(ctx context.Context, l *broker.Lease, until time.Time) er
 	if err != nil {
 		return err
 	}
+	if err := s.Fit(); err != nil {
+		return err
+	}
 	keys, now := []string{k.lease(l.ID), k.due(), k.session(l.SessionID), k.blocks(), k.marks()}, time.Now()
-	return endedOr(s.batch.run(ctx, s.scripts.extend, keys, l.ID, ms(until), ms(now), ms(now.Add(pendingFor))))
+	return endedOr(s.batch.runDurably(ctx, s.scripts.extend, keys, l.ID, ms(until), ms(now), ms(now.Add(pendingFor))))
 }
 
 // Confirm implements [broker.LeaseStore].
@@ -302,11 +321,18 @@ func (s *Store) UseProof(ctx context.Context, sessionID, proofID string) error {
 	if err != nil {
 		return err
 	}
-	err = s.redis.SetArgs(ctx, k.proof(proofID), "1", redis.SetArgs{Mode: "NX", TTL: broker.ProofMemory}).Err()
-	if errors.Is(err, redis.Nil) {
+	mine := rand.Text() // the client repeats a command whose answer was lost
+	err = s.redis.SetArgs(ctx, k.proof(proofID), mine, redis.SetArgs{Mode: "NX", TTL: broker.ProofMemory}).Err()
+	if !errors.Is(err, redis.Nil) {
+		return unavailable(err)
+	}
+	switch by, err := s.redis.Get(ctx, k.proof(proofID)).Result(); {
+	case err != nil && !errors.Is(err, redis.Nil):
+		return unavailable(err)
+	case by != mine:
 		return broker.ErrProofReplayed
 	}
-	return unavailable(err)
+	return nil
 }
 
 func sealName(l *broker.Lease) string { return l.ID + " " + l.Credential }

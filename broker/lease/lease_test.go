@@ -405,6 +405,7 @@ func TestScriptsComeBackAfterAFlush(t *testing.T) {
 }
 
 func TestRedisDownIsUnavailable(t *testing.T) {
+	t.Parallel()
 	client := redis.NewClient(&redis.Options{Addr: servers.FreeAddr(t), MaxRetries: -1})
 	defer client.Close()
 	s := lease.New(client, nil)
@@ -594,6 +595,7 @@ func TestUnsure(t *testing.T) {
 // A Redis that accepts and says nothing holds nobody up for longer than he
 // wants to wait.
 func TestRedisHangs(t *testing.T) {
+	t.Parallel()
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

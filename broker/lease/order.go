@@ -74,7 +74,7 @@ func (s *Store) each(ctx context.Context, o *broker.Order, script *redis.Script,
 			if err != nil {
 				return err
 			}
-			reply, err := s.batch.run(ctx, script, keys, append(argv, meant...)...).StringSlice()
+			reply, err := s.batch.runDurably(ctx, script, keys, append(argv, meant...)...).StringSlice()
 			if err != nil {
 				return unavailable(err)
 			}
@@ -142,7 +142,7 @@ func (s *Store) setBlock(ctx context.Context, b broker.Block) error {
 	}
 	value := ms(b.Until) + " " + selectionOf(&b.Selector) + "\n" + string(encoded)
 	for shard := range broker.Shards {
-		if err := s.batch.run(ctx, s.scripts.block, []string{keysOf(shard).blocks()}, b.ID, value).Err(); err != nil {
+		if err := s.batch.runDurably(ctx, s.scripts.block, []string{keysOf(shard).blocks()}, b.ID, value).Err(); err != nil {
 			return fmt.Errorf("setting block %s, which %d of %d shards have now: %w", b.ID, shard, broker.Shards, unavailable(err))
 		}
 	}
@@ -219,7 +219,7 @@ func (s *Store) write(ctx context.Context, o *broker.Order) error {
 	if err != nil {
 		return fmt.Errorf("encoding an order: %w", err)
 	}
-	if err := s.batch.run(ctx, s.scripts.write, []string{ordersKey}, maxOrders, string(encoded)).Err(); err != nil {
+	if err := s.batch.runDurably(ctx, s.scripts.write, []string{ordersKey}, maxOrders, string(encoded)).Err(); err != nil {
 		return fmt.Errorf("writing order %s down: %w", o.ID, unavailable(err))
 	}
 	return nil

@@ -96,7 +96,7 @@ func (s *Store) tryQuota(ctx context.Context, c *counted, sessionID string, othe
 	for _, name := range others {
 		args = append(args, name)
 	}
-	reply, err := s.batch.run(ctx, s.scripts.quota, []string{c.live, c.rate}, args...).Slice()
+	reply, err := s.batch.runDurably(ctx, s.scripts.quota, []string{c.live, c.rate}, args...).Slice()
 	if err != nil {
 		return unavailable(err)
 	}

@@ -22,7 +22,11 @@ local mode, jkt, retry, id = ARGV[1], ARGV[2], ARGV[3], ARGV[7]
 local session_prefix, lease_prefix = ARGV[12], ARGV[13]
 
 -- The same call again, after its answer got lost between Redis and the broker.
-if redis.call('EXISTS', KEYS[3]) == 1 then return 'ok' end
+-- It writes something, so that WAIT waits for what the first wrote, too.
+if redis.call('EXISTS', KEYS[3]) == 1 then
+	redis.call('PEXPIRE', KEYS[3], ARGV[8])
+	return 'ok'
+end
 
 local mark = redis.call('HMGET', KEYS[1], 'jkt', 'session', 'uses')
 local used_by, last, uses = mark[1], mark[2], tonumber(mark[3] or 0)

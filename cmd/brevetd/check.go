@@ -51,6 +51,7 @@ type report struct {
 	Creds     int      `json:"credentials"`
 	Policies  int      `json:"policies"`
 	Digest    string   `json:"policies_digest,omitempty"`
+	Redis     string   `json:"redis,omitempty"` // which kind, and where
 	Tests     int      `json:"tests"`
 	FailedIDs []string `json:"failed_tests"`
 }
@@ -64,6 +65,9 @@ func check(file string) *report {
 	}
 	r.Issuers, r.Creds = len(c.Issuers), len(c.Credentials)
 	r.add(p.problems.Err())
+	if len(p.problems) == 0 {
+		r.Redis = c.Redis.topology()
+	}
 	if !p.opaque && c.Policies != "" {
 		set, err := c.loadPolicies()
 		r.add(err)
@@ -105,6 +109,7 @@ func (r *report) print(w io.Writer) {
 	case r.OK:
 		fmt.Fprintf(w, "ok: %s, %s, %s (%.19s…), %s passed\n",
 			count(r.Issuers, "issuer"), count(r.Creds, "credential"), count(r.Policies, "policy"), r.Digest, count(r.Tests, "test"))
+		fmt.Fprintln(w, "redis:", r.Redis)
 	case r.Tests == 0:
 		fmt.Fprintln(w, count(len(r.Problems), "problem"))
 	default:

@@ -12,8 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/brevet-dev/brevet/broker"
 	"github.com/brevet-dev/brevet/broker/mint"
 	"github.com/brevet-dev/brevet/issuers"
@@ -59,22 +57,13 @@ type config struct {
 	// Audit says where the audit log is written. Required.
 	Audit auditConfig `yaml:"audit"`
 
-	dir string // of the file
+	dir   string // of the file
+	isDev bool   // Redis is an imitation in this process, which cannot be inspected
 }
 
 type tlsConfig struct {
 	Cert string `yaml:"cert"` // PEM file: the certificate and its chain
 	Key  string `yaml:"key"`  // PEM file: its private key
-}
-
-type redisConfig struct {
-	// URL is redis://[user@]host:port[/db], or rediss:// for TLS, or ${NAME}
-	// for the value of an environment variable. Danger: without TLS, whoever is
-	// on the way reads and changes leases.
-	URL string `yaml:"url"`
-
-	// PasswordFile holds the password, so that it stands in no configuration.
-	PasswordFile string `yaml:"password_file"`
 }
 
 type auditConfig struct {
@@ -156,17 +145,6 @@ func (c *config) validateURL(p *place) {
 	}
 }
 
-// validateRedis reads neither the environment nor the password: check also runs
-// where neither is, such as in the CI of a repository of policies.
-func (c *config) validateRedis(p *place) {
-	if _, fromEnvironment := c.redisVariable(); fromEnvironment {
-		return
-	}
-	if _, err := parseRedisURL(c.Redis.URL); err != nil {
-		p.bad(strictyaml.Path{"redis", "url"}, "%v", err)
-	}
-}
-
 func (c *config) validateListen(p *place) {
 	switch {
 	case c.Listen == "":
@@ -174,7 +152,7 @@ func (c *config) validateListen(p *place) {
 	case c.TLS == nil && !isLoopback(c.Listen):
 		p.bad(strictyaml.Path{"listen"}, "without tls only a loopback address may be listened on; add tls: {cert: …, key: …}")
 	}
-	// The files are read by serve only, for the reason of validateRedis.
+	// The files are read by serve only: see validateRedis.
 	if c.TLS != nil && (c.TLS.Cert == "" || c.TLS.Key == "") {
 		p.bad(strictyaml.Path{"tls"}, "tls needs cert and key")
 	}
@@ -330,45 +308,6 @@ func (c *config) loadPolicies() (*policies.Set, error) {
 		o.Credentials[cred.Name] = policies.Credential{MinTTL: targets[cred.Name].MinTTL, MaxTTL: cred.Limit(), DataKey: cred.Kind == mint.KindDataKey}
 	}
 	return policies.Load(c.path(c.Policies), o)
-}
-
-// redisVariable returns the name in redis.url: ${NAME}.
-func (c *config) redisVariable() (string, bool) {
-	name, ok := strings.CutPrefix(c.Redis.URL, "${")
-	return strings.TrimSuffix(name, "}"), ok && strings.HasSuffix(name, "}")
-}
-
-func parseRedisURL(raw string) (*redis.Options, error) {
-	if raw == "" {
-		return nil, errors.New("redis.url is missing, or the variable it names is empty: redis://host:6379/0")
-	}
-	o, err := redis.ParseURL(raw)
-	if err != nil {
-		return nil, errors.New("redis.url is not of the form redis://[user@]host:port[/db]") // err may quote a password
-	}
-	return o, nil
-}
-
-func (c *config) redisOptions() (*redis.Options, error) {
-	raw := c.Redis.URL
-	if name, ok := c.redisVariable(); ok {
-		raw = os.Getenv(name)
-	}
-	o, err := parseRedisURL(raw)
-	if err != nil {
-		return nil, err
-	}
-	o.ContextTimeoutEnabled = true // a Redis that hangs must not hold up a request for longer than it may take
-	o.MaxRetries = 1               // the client of the broker tries again, with Retry-After
-	if c.Redis.PasswordFile == "" {
-		return o, nil
-	}
-	password, err := os.ReadFile(c.path(c.Redis.PasswordFile))
-	if err != nil {
-		return nil, fmt.Errorf("redis.password_file: %w", err)
-	}
-	o.Password = strings.TrimRight(string(password), "\r\n")
-	return o, nil
 }
 
 // loadConfig reads the configuration for a command that needs it valid, but

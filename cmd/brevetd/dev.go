@@ -65,6 +65,7 @@ func dev(ctx context.Context, dir, listen string, stdout, stderr io.Writer) erro
 	if err != nil {
 		return err
 	}
+	c.isDev = true
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	return serve(ctx, c, log, func() {
 		// The file is the sign that the broker accepts: it appears whole.

@@ -24,7 +24,7 @@ import (
 // A fleet is the ring of keys, opened for one command, with all it needs.
 type fleet struct {
 	config *config
-	redis  *redis.Client
+	redis  redis.UniversalClient
 	root   keys.Root
 	ring   *keys.Ring
 	leases *lease.Store
@@ -48,7 +48,7 @@ func withRoot(cmd *cobra.Command, file string, do func(*fleet) error) error {
 		return err
 	}
 	f := &fleet{config: c}
-	if f.redis, err = c.openRedis(cmd.Context()); err != nil {
+	if f.redis, err = c.openRedis(cmd.Context(), &roundTrips{}); err != nil {
 		return err
 	}
 	defer f.redis.Close()
@@ -57,20 +57,6 @@ func withRoot(cmd *cobra.Command, file string, do func(*fleet) error) error {
 	}
 	defer f.root.Close()
 	return do(f)
-}
-
-// openRedis connects to Redis. That it answers was checked.
-func (c *config) openRedis(ctx context.Context) (*redis.Client, error) {
-	o, err := c.redisOptions()
-	if err != nil {
-		return nil, err
-	}
-	redis.SetLogger(quiet{}) // it would write its own lines between ours; its errors come back to us
-	client := redis.NewClient(o)
-	if err := client.Ping(ctx).Err(); err != nil {
-		return nil, errors.Join(noRedis(o, err), client.Close())
-	}
-	return client, nil
 }
 
 // commandLog is where a command's warnings go.
@@ -140,7 +126,7 @@ type kekStatus struct {
 // readFleet looks at the ring without changing anything. It is nil if there is
 // none yet. With an error it may hold what could be read.
 func (c *config) readFleet(ctx context.Context, root keys.Root) (*ringStatus, error) {
-	client, err := c.openRedis(ctx)
+	client, err := c.openRedis(ctx, &roundTrips{})
 	if err != nil {
 		return nil, err
 	}

@@ -34,7 +34,7 @@ func withLeases(cmd *cobra.Command, file string, do func(*lease.Store) error) er
 	if err != nil {
 		return err
 	}
-	client, err := c.openRedis(cmd.Context())
+	client, err := c.openRedis(cmd.Context(), &roundTrips{})
 	if err != nil {
 		return err
 	}

@@ -15,7 +15,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
@@ -72,24 +71,26 @@ func serve(ctx context.Context, c *config, log *slog.Logger, ready func()) error
 	if err := d.audit.Record(ctx, start); err != nil {
 		return fmt.Errorf("recording the start: %w", err)
 	}
-	log.Info("serving", "url", c.URL, "listen", c.Listen, "root", d.root.Kind(), "policies", d.policies.Current().Len(), "version", version)
+	log.Info("serving", "url", c.URL, "listen", c.Listen, "redis", c.Redis.topology(), "root", d.root.Kind(), "policies", d.policies.Current().Len(), "version", version)
 	return d.serve(ctx, listeners, ready)
 }
 
 // A daemon is a running broker with all that it is made of.
 type daemon struct {
-	config   *config
-	log      *slog.Logger
-	redis    *redis.Client
-	root     keys.Root
-	ring     *keys.Ring
-	epochs   *keys.Epochs
-	audit    *audit.Log
-	issuers  *issuers.Set
-	policies *policies.Live
-	leases   *lease.Store
-	broker   *broker.Broker
-	metrics  *server.Metrics
+	config        *config
+	log           *slog.Logger
+	redis         redis.UniversalClient
+	trips         roundTrips // to redis
+	redisWarnings []string   // the last; of the watcher's
+	root          keys.Root
+	ring          *keys.Ring
+	epochs        *keys.Epochs
+	audit         *audit.Log
+	issuers       *issuers.Set
+	policies      *policies.Live
+	leases        *lease.Store
+	broker        *broker.Broker
+	metrics       *server.Metrics
 
 	loops sync.WaitGroup
 	stop  context.CancelFunc
@@ -132,7 +133,10 @@ func build(ctx context.Context, c *config, log *slog.Logger) (_ *daemon, err err
 
 // openStores opens what lives outside of the process: Redis, root, audit log.
 func (d *daemon) openStores(ctx context.Context) (err error) {
-	if d.redis, err = d.config.openRedis(ctx); err != nil {
+	if d.redis, err = d.config.openRedis(ctx, &d.trips); err != nil {
+		return err
+	}
+	if err := d.inspectRedis(ctx, lease.New(d.redis, nil).WaitReplicas(d.config.Redis.WaitReplicas)); err != nil {
 		return err
 	}
 	if d.root, err = d.config.openRoot(ctx); err != nil {
@@ -159,7 +163,7 @@ func (d *daemon) openKeys(ctx context.Context) (err error) {
 	if err != nil {
 		return noRing(err)
 	}
-	d.leases = lease.New(d.redis, d.ring)
+	d.leases = lease.New(d.redis, d.ring).WaitReplicas(d.config.Redis.WaitReplicas)
 	d.epochs = keys.NewEpochs(d.root, keys.NewRedisBoard(d.redis), keys.EpochOptions{URL: d.config.URL, Roots: d.ring.Roots, Log: d.log})
 	if err := d.epochs.Start(ctx); err != nil {
 		return fmt.Errorf("making the first epoch keys: %w", err)
@@ -187,16 +191,6 @@ type runningSigner struct {
 	*keys.Ring
 }
 
-// noRedis adds what to do to an error of connecting to Redis.
-func noRedis(o *redis.Options, err error) error {
-	return hint{fmt.Errorf("connecting to Redis at %s: %w", o.Addr, err), "start it, or correct redis.url"}
-}
-
-// quiet is a logger for go-redis.
-type quiet struct{}
-
-func (quiet) Printf(context.Context, string, ...any) {}
-
 func (d *daemon) newMetrics() *server.Metrics {
 	m := server.NewMetrics()
 	m.Gauge("brevet_root_info", "The kind of root key; always 1.", map[string]string{"kind": d.root.Kind()}, func() float64 { return 1 })
@@ -223,8 +217,8 @@ func (d *daemon) newMetrics() *server.Metrics {
 	for _, cred := range d.config.Credentials {
 		m.Gauge("brevet_target_up", "0 while the revocations at the target of a credential fail.", map[string]string{"credential": cred.Name}, func() float64 { return truth(d.broker.TargetUp(cred.Name)) })
 	}
-	commands := m.Counter("brevet_redis_round_trips_total", "Requests sent to Redis, a pipeline counting as one.")
-	d.redis.AddHook(roundTrips{commands})
+	m.CounterFunc("brevet_redis_round_trips_total", "Requests sent to Redis, a pipeline counting as one.", func() float64 { return float64(d.trips.n.Load()) })
+	m.Gauge("brevet_redis_fit", "1 if Redis was set up to keep leases when it was last asked; 0: see the log.", nil, func() float64 { return truth(d.leases.Fit() == nil) })
 	return m
 }
 
@@ -259,25 +253,6 @@ func (d *daemon) stuck() float64 {
 	return float64(n)
 }
 
-// roundTrips counts what is sent to Redis.
-type roundTrips struct{ counter prometheus.Counter }
-
-func (r roundTrips) DialHook(next redis.DialHook) redis.DialHook { return next }
-
-func (r roundTrips) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		r.counter.Inc()
-		return next(ctx, cmd)
-	}
-}
-
-func (r roundTrips) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error {
-		r.counter.Inc()
-		return next(ctx, cmds)
-	}
-}
-
 // start starts the loops that run beside the server. They outlive ctx until the
 // server has finished.
 func (d *daemon) start(ctx context.Context) {
@@ -285,6 +260,7 @@ func (d *daemon) start(ctx context.Context) {
 	d.loops.Go(func() { d.ring.Run(ctx) })
 	d.loops.Go(func() { d.epochs.Run(ctx) })
 	d.loops.Go(func() { d.issuers.Run(ctx) })
+	d.loops.Go(func() { d.watchRedis(ctx) })
 	d.loops.Go(func() { d.broker.Sweep(ctx, func(err error) { d.log.Error("sweeping leases", "error", err) }) })
 	d.loops.Go(func() { d.readOrders(ctx) })
 	d.loops.Go(func() { d.reloadOnHangup(ctx) })
