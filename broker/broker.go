@@ -87,7 +87,8 @@ type Minter interface {
 	// Mint makes the credential of lease l for the workload of s. It must end
 	// by l.Expires, and is named l.ID at its target where the target has
 	// names. When Mint returns an error there is no credential, or it is
-	// listed at the target under the lease's id, or it ends by l.Expires.
+	// listed at the target under the lease's id, or it ends by l.Expires; with
+	// [ErrNothingMinted] there is none for certain.
 	//
 	// A renewal calls Mint again for the same lease with a later end. Where
 	// the target has names this extends what is there, under the same handle;
@@ -97,6 +98,33 @@ type Minter interface {
 	// Revoke ends the credential that handle names. A credential that is
 	// already gone is a success. It is never called without a handle.
 	Revoke(ctx context.Context, handle api.Secret) error
+}
+
+// A Namer is a [Minter] whose target names each credential after its lease, so
+// that what may have been made can be revoked by whoever knows the lease.
+type Namer interface {
+	Minter
+
+	// HandleOf returns the handle of the lease's credential, whether or not it
+	// was made.
+	HandleOf(leaseID string) api.Secret
+}
+
+// A Lister is a [Namer] that can tell what exists at its target.
+type Lister interface {
+	Namer
+
+	// List returns the credentials at the target that carry this fleet's mark,
+	// and no others.
+	List(ctx context.Context) ([]Listed, error)
+}
+
+// A Listed is a credential as its target tells of it.
+type Listed struct {
+	LeaseID string
+	Name    string    // at the target
+	Issued  time.Time // zero: the target does not know
+	Expires time.Time // zero: the target does not know
 }
 
 // A Credential is what a [Minter] made.
@@ -159,6 +187,7 @@ type LeaseStore interface {
 	UseProof(ctx context.Context, sessionID, proofID string) error
 
 	LeaseEnder
+	Reconciler
 }
 
 // A LeaseEnder ends leases. A lease that was begun to end is due again after a

@@ -73,19 +73,20 @@ type EventName string
 
 // The events.
 const (
-	EventIntent     EventName = "intent"   // about to mint; the leases are pending
-	EventExchange   EventName = "exchange" // the outcome of one exchange, refused or not: exactly one each
-	EventRenew      EventName = "renew"    // the outcome of one renewal
-	EventLookup     EventName = "lookup"   // a session token was refused when a lease or token was asked about
-	EventRevoke     EventName = "revoke"   // a lease was ended before its time
-	EventExpire     EventName = "expire"   // a lease was ended by the sweeper
-	EventStart      EventName = "start"    // the broker started
-	EventStop       EventName = "stop"     // the broker stopped in good order
-	EventReload     EventName = "reload"   // the policies were read again
-	EventUnwrap     EventName = "unwrap"   // the outcome of unwrapping a data key: its plaintext was given out
-	EventRewrap     EventName = "rewrap"   // the outcome of putting a data key under the newest KEK
-	EventRingChange EventName = "ring"     // a broker took over a new version of the fleet's ring of keys
-	EventOrder      EventName = "order"    // an operator gave an order about many leases; each broker has it once
+	EventIntent     EventName = "intent"    // about to mint; the leases are pending
+	EventExchange   EventName = "exchange"  // the outcome of one exchange, refused or not: exactly one each
+	EventRenew      EventName = "renew"     // the outcome of one renewal
+	EventLookup     EventName = "lookup"    // a session token was refused when a lease or token was asked about
+	EventRevoke     EventName = "revoke"    // a lease was ended before its time
+	EventExpire     EventName = "expire"    // a lease was ended by the sweeper
+	EventReconcile  EventName = "reconcile" // a credential without a lease, or a lease without one, was ended
+	EventStart      EventName = "start"     // the broker started
+	EventStop       EventName = "stop"      // the broker stopped in good order
+	EventReload     EventName = "reload"    // the policies were read again
+	EventUnwrap     EventName = "unwrap"    // the outcome of unwrapping a data key: its plaintext was given out
+	EventRewrap     EventName = "rewrap"    // the outcome of putting a data key under the newest KEK
+	EventRingChange EventName = "ring"      // a broker took over a new version of the fleet's ring of keys
+	EventOrder      EventName = "order"     // an operator gave an order about many leases; each broker has it once
 )
 
 // An Outcome says how a request ended.

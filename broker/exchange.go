@@ -32,8 +32,9 @@ type Issued struct {
 	Leases  []api.Lease
 }
 
-// mintTimeout bounds step 6. A lease stays pending for longer than that (see
-// package lease), so a sweeper never ends what is still being minted.
+// mintTimeout bounds an exchange until the end of step 6: nothing is minted for a
+// lease that is older. It stays pending for longer than that (see package lease),
+// so a sweeper never ends what is still being minted.
 const mintTimeout = 30 * time.Second
 
 // Exchange implements the token exchange of RFC 8693, section 2.
@@ -220,7 +221,7 @@ func (b *Broker) newLease(now time.Time, g policies.Grant, asked time.Duration) 
 // mint is step 6, for all leases at once. On an error it returns what is known
 // of handles in the leases, for [Broker.abandon].
 func (b *Broker) mint(ctx context.Context, s *Session) ([]*Credential, error) {
-	ctx, cancel := context.WithTimeout(ctx, mintTimeout)
+	ctx, cancel := context.WithDeadline(ctx, s.IssuedAt.Add(mintTimeout))
 	defer cancel()
 	minted, errs := make([]*Credential, len(s.Leases)), make([]error, len(s.Leases))
 	var wg sync.WaitGroup
@@ -240,6 +241,7 @@ func (b *Broker) mintOne(ctx context.Context, s *Session, l *Lease) (cred *Crede
 	}()
 	cred, err = b.Targets[l.Credential].Minter.Mint(ctx, s, l)
 	if err != nil {
+		l.NotMinted = errors.Is(err, ErrNothingMinted)
 		return nil, fmt.Errorf("minting %s for lease %s: %w", l.Credential, l.ID, err)
 	}
 	l.Handle, l.DataKey = cred.Handle, cred.DataKey
@@ -278,7 +280,7 @@ func (b *Broker) abandon(ctx context.Context, s *Session, minting bool, why erro
 	// All of them, and not only what End returned: someone else may have begun
 	// to end them, but only we know the handles of what was just minted.
 	for _, l := range s.Leases {
-		l.Why, l.Unsure = whyAbandoned, minting
+		l.Why, l.Unsure = whyAbandoned, minting && !l.NotMinted
 		why = errors.Join(why, b.finish(ctx, time.Now(), l, EventRevoke, s.RequestID))
 	}
 	return why

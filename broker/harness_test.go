@@ -44,6 +44,7 @@ grant:
 - {credential: deploy, ttl: 10m, max_ttl: 30m}
 - {credential: registry, ttl: 5m}
 - {credential: clumsy, ttl: 5m}
+- {credential: database, ttl: 10m, max_ttl: 30m}
 - {credential: artifacts, ttl: 5m, max_ttl: 30m, allow: [generate, unwrap, rewrap]}
 - {credential: shredded, ttl: 5m, max_ttl: 30m, allow: [generate, unwrap, rewrap]}
 `
@@ -122,6 +123,7 @@ func (h *harness) start(t testing.TB, set *issuers.Set, live *policies.Live) {
 			"deploy":    {Kind: "test", Minter: h.target.minter("deploy"), MinTTL: time.Minute},
 			"registry":  {Kind: "test", Minter: h.target.minter("registry")},
 			"clumsy":    {Kind: "test", Minter: tooLong{h.target.minter("clumsy")}},
+			"database":  {Kind: "test", Minter: namedMinter{&testMinter{h.target, "database"}}},
 			"artifacts": h.dataKeys(t, mint.Config{Name: "artifacts", Kind: mint.KindDataKey, MaxAge: 48 * time.Hour}),
 			"shredded":  h.dataKeys(t, mint.Config{Name: "shredded", Kind: mint.KindDataKey, Shred: true}),
 		},
@@ -162,7 +164,7 @@ func loadPolicies(t testing.TB, set *issuers.Set, documents ...string) *policies
 	out, err := policies.Load(dir, policies.Options{
 		Issuers: map[string]*issuers.Preset{"lab": preset},
 		Credentials: map[string]policies.Credential{
-			"deploy": {}, "registry": {}, "clumsy": {}, "artifacts": {DataKey: true}, "shredded": {DataKey: true},
+			"deploy": {}, "registry": {}, "clumsy": {}, "database": {}, "artifacts": {DataKey: true}, "shredded": {DataKey: true},
 		},
 	})
 	if err != nil {

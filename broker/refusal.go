@@ -31,6 +31,10 @@ var (
 	ErrTarget        = errors.New("the credential's target refused")
 )
 
+// ErrNothingMinted beside another error says that a minter knows: the target
+// made nothing.
+var ErrNothingMinted = errors.New("nothing was made")
+
 // A Refusal is an error with what may be told of it. Public may leave the
 // process; Error and Cause are for the operator.
 type Refusal struct {

@@ -82,7 +82,8 @@ func (b *Broker) endOne(ctx context.Context, l *Lease, requestID string) error {
 // the store, in this order. A crash before the last repeats the first two,
 // which do no harm twice.
 //
-// A credential that may exist, and that nobody knows how to revoke, ends by its
+// A credential that may exist, and whose handle nobody knows, is revoked by its
+// name, where the target has names; see [Broker.settled]. Elsewhere it ends by its
 // own time; its lease stays as long, for as long as it lives it is on record.
 //
 // A renewal that had begun before the lease was ended may bring the credential
@@ -90,9 +91,7 @@ func (b *Broker) endOne(ctx context.Context, l *Lease, requestID string) error {
 // but it may fail, or die. So the lease is ended once more when that renewal
 // must be over, and on record until then.
 func (b *Broker) finish(ctx context.Context, now time.Time, l *Lease, name EventName, requestID string) error {
-	if l.Unsure && l.Handle.IsZero() && now.Before(l.Expires) {
-		return b.keep(ctx, l, l.Expires)
-	}
+	again := b.settled(l)
 	start := time.Now()
 	err := b.revokeHandle(ctx, l.Credential, l.Handle)
 	if _, configured := b.Targets[l.Credential]; configured && !l.Handle.IsZero() {
@@ -101,8 +100,11 @@ func (b *Broker) finish(ctx context.Context, now time.Time, l *Lease, name Event
 	if err != nil {
 		return errors.Join(err, b.postpone(ctx, l, name, requestID, err))
 	}
-	if !l.Handle.IsZero() && now.Before(l.Renewing) {
-		return b.keep(ctx, l, l.Renewing)
+	if !l.Handle.IsZero() {
+		again = later(again, l.Renewing)
+	}
+	if now.Before(again) {
+		return b.keep(ctx, l, again)
 	}
 	final := Revoked
 	if l.Why == WhyExpired {
@@ -117,6 +119,26 @@ func (b *Broker) keep(ctx context.Context, l *Lease, next time.Time) error {
 		return fmt.Errorf("keeping lease %s until %s: %w", l.ID, next.UTC().Format(time.RFC3339), err)
 	}
 	return nil
+}
+
+// mintSettled is how long after a lease was reserved its credential may still
+// come to exist: mintTimeout, and a while for what is on its way to the target or
+// at work there when the broker has given up, or died.
+const mintSettled = 2 * mintTimeout
+
+// settled gives an unsure lease the handle that follows from its name, if its
+// target has names. It returns until when the lease must be kept, to be ended
+// again: its credential may come to exist after what is done for it now. Zero
+// for a lease that is not unsure.
+func (b *Broker) settled(l *Lease) time.Time {
+	if !l.Unsure || !l.Handle.IsZero() {
+		return time.Time{}
+	}
+	if n, ok := b.Targets[l.Credential].Minter.(Namer); ok {
+		l.Handle = n.HandleOf(l.ID)
+		return l.IssuedAt.Add(mintSettled)
+	}
+	return l.Expires
 }
 
 func (b *Broker) close(ctx context.Context, l *Lease, final State, name EventName, requestID string, cause error) error {

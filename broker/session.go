@@ -66,6 +66,7 @@ type Lease struct {
 	KeyUse       *policies.KeyUse // of a data key: what its grant allows
 	NoKey        bool             // of a data key: no new one is wanted; known during the exchange only
 	DataKey      string           // the id of the data key that was made; known during the exchange only
+	NotMinted    bool             // its target made nothing, for certain; known during the exchange only
 	Handle       api.Secret
 	Attempts     int    // failed revocations so far
 	Why          string // why it is being ended; "" while it is not
@@ -93,6 +94,8 @@ const (
 	whyRevoked   = "revoked"   // by its owner
 	whyAbandoned = "abandoned" // a step of its exchange failed
 	whyWithdrawn = "withdrawn" // no policy grants it any more
+	whyMissing   = "missing"   // its credential is not at its target
+	whyOrphan    = "orphan"    // of a credential: no lease of it lives
 )
 
 // Revocable reports whether the credential can be ended at its target.

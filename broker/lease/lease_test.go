@@ -622,3 +622,43 @@ func TestRedisHangs(t *testing.T) {
 		t.Errorf("it took %s", took)
 	}
 }
+
+func TestReconcileTasks(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
+		take := func() *broker.ReconcileTask {
+			t.Helper()
+			task, err := s.TakeReconcile(t.Context(), time.Minute)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return task
+		}
+		if task := take(); task == nil || !task.Repair || task.ID != "" {
+			t.Errorf("the first task = %+v, want a repair that nobody asked for", task)
+		}
+		if task := take(); task != nil {
+			t.Errorf("the next task = %+v, want none for now", task)
+		}
+		if ttl := r.PTTL(t.Context(), "brevet:{reconcile}:turn").Val(); ttl < 29*time.Second || ttl > 91*time.Second {
+			t.Errorf("the next turn comes in %s, want half to one and a half minutes", ttl)
+		}
+		id, err := s.AskReconcile(t.Context(), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.ReadReport(t.Context(), id); !errors.Is(err, broker.ErrNotFound) {
+			t.Errorf("ReadReport before there is one = %v", err)
+		}
+		task := take()
+		if task == nil || task.Repair || task.ID != id {
+			t.Fatalf("the task = %+v, want what was asked for", task)
+		}
+		want := &broker.Report{Checked: []string{"db"}, Orphans: []broker.Finding{{Lease: "l1", State: broker.Unknown}}}
+		if err := s.KeepReport(t.Context(), id, want); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.ReadReport(t.Context(), id); err != nil || len(got.Orphans) != 1 || got.Orphans[0].State != broker.Unknown {
+			t.Errorf("ReadReport = %+v, %v", got, err)
+		}
+	})
+}

@@ -21,7 +21,7 @@ type Config struct {
 	// letter. Required.
 	Name string `yaml:"name"`
 
-	// Kind is "jwt", "aws-role" or "data-key". Required.
+	// Kind is "jwt", "aws-role", "data-key" or "postgres". Required.
 	Kind string `yaml:"kind"`
 
 	// MaxTTL is the longest that a lease of this credential may live, renewals
@@ -107,6 +107,38 @@ type Config struct {
 	// ever, when its lease ends: revoked, or by its time. Danger: that is what
 	// happens at the end of the job, unless the lease is kept.
 	Shred bool `yaml:"shred"`
+
+	// URL says where the database of kind postgres is, and as whom the broker
+	// goes there: postgres://USER@HOST[:PORT]/DATABASE, without a password. TLS,
+	// with the name checked, is always on; "?sslmode=disable" turns it off for a
+	// loopback address only. Danger: the user may make and drop roles. Required.
+	URL string `yaml:"url"`
+
+	// PasswordFile holds the password of that user; a line break at its end is
+	// ignored. Read for each new connection. Required.
+	PasswordFile string `yaml:"password_file"`
+
+	// CAFile is a PEM bundle of the authorities that may certify the database,
+	// instead of the system's.
+	CAFile string `yaml:"ca_file"`
+
+	// Roles are granted to the role that is made for a lease: what the job may
+	// do. Danger: the job can act as each of them (SET ROLE), and what it then
+	// makes belongs to that role and stays. Required.
+	Roles []string `yaml:"roles"`
+
+	// Owner gets what a job's role owns when its lease ends. Default: it is
+	// dropped.
+	Owner string `yaml:"owner"`
+
+	// ConnectionLimit is how many connections a job may have at once, within 1
+	// and 1000. Default 10.
+	ConnectionLimit int `yaml:"connection_limit"`
+
+	// StatementTimeout and LockTimeout are what a job's sessions begin with; a
+	// job can change them. Default: the database's.
+	StatementTimeout time.Duration `yaml:"statement_timeout"`
+	LockTimeout      time.Duration `yaml:"lock_timeout"`
 }
 
 // DefaultMaxTTL is used where Config.MaxTTL is 0: as long as an AWS session can
@@ -151,7 +183,7 @@ var (
 )
 
 // Validate returns everything that is wrong with c by itself; nil means valid.
-// It reads SessionPolicyFile.
+// It reads SessionPolicyFile and CAFile.
 func (c *Config) Validate() []FieldError {
 	var bad []FieldError
 	if !nameForm.MatchString(c.Name) {
@@ -164,8 +196,10 @@ func (c *Config) Validate() []FieldError {
 		bad = append(bad, c.validateAWSRole()...)
 	case KindDataKey:
 		bad = append(bad, c.validateDataKey()...)
+	case KindPostgres:
+		bad = append(bad, c.validatePostgres()...)
 	default:
-		kinds := []string{KindJWT, KindAWSRole, KindDataKey}
+		kinds := []string{KindJWT, KindAWSRole, KindDataKey, KindPostgres}
 		return append(bad, fieldErrorf("kind", "kind %.80q is unknown; there are %s%s",
 			c.Kind, strings.Join(kinds, ", "), strictyaml.DidYouMean(c.Kind, kinds)))
 	}
@@ -184,7 +218,7 @@ func (c *Config) form() string {
 type kindField struct {
 	name  string
 	set   bool
-	forms string // "jwt", "data-key", "web_identity", "assume_role", separated by spaces
+	forms string // "jwt", "data-key", "postgres", "web_identity", "assume_role", separated by spaces
 }
 
 func (c *Config) kindFields() []kindField {
@@ -202,6 +236,14 @@ func (c *Config) kindFields() []kindField {
 		{"external_id", c.ExternalID != "", "assume_role"},
 		{"max_age", c.MaxAge != 0, "data-key"},
 		{"shred", c.Shred, "data-key"},
+		{"url", c.URL != "", "postgres"},
+		{"password_file", c.PasswordFile != "", "postgres"},
+		{"ca_file", c.CAFile != "", "postgres"},
+		{"roles", c.Roles != nil, "postgres"},
+		{"owner", c.Owner != "", "postgres"},
+		{"connection_limit", c.ConnectionLimit != 0, "postgres"},
+		{"statement_timeout", c.StatementTimeout != 0, "postgres"},
+		{"lock_timeout", c.LockTimeout != 0, "postgres"},
 	}
 }
 
@@ -213,7 +255,7 @@ func (c *Config) validateForeign() []FieldError {
 	if c.Kind == KindAWSRole {
 		form = c.mode()
 	}
-	if !slices.Contains([]string{KindJWT, KindDataKey, modeWebIdentity, modeAssumeRole}, form) {
+	if !slices.Contains([]string{KindJWT, KindDataKey, KindPostgres, modeWebIdentity, modeAssumeRole}, form) {
 		return nil
 	}
 	for _, f := range c.kindFields() {

@@ -2,6 +2,8 @@ package mint_test
 
 import (
 	"fmt"
+	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -32,6 +34,12 @@ func awsConfig(change func(*mint.Config)) mint.Config {
 	return c
 }
 
+func pgConfig(change func(*mint.Config)) mint.Config {
+	c := mint.Config{Name: "db", Kind: "postgres", URL: "postgres://brevet@db.example.com/app", PasswordFile: "password", Roles: []string{"app_readonly"}}
+	change(&c)
+	return c
+}
+
 func manyTags(n int) map[string]string {
 	tags := map[string]string{}
 	for i := range n {
@@ -56,6 +64,29 @@ func TestValidate(t *testing.T) {
 		{"a shredded data key with an age", mint.Config{Name: "a", Kind: "data-key", Shred: true, MaxAge: time.Hour}, []string{"max_age: max_age and shred do not go together"}},
 		{"a data key with an audience", mint.Config{Name: "a", Kind: "data-key", Audience: "x"}, []string{"audience: audience is not a field of kind data-key"}},
 		{"a jwt that is shredded", mint.Config{Name: "a", Kind: "jwt", Audience: "x", Shred: true}, []string{"shred: shred is not a field of kind jwt"}},
+		{"postgres", pgConfig(func(*mint.Config) {}), nil},
+		{"postgres without anything", mint.Config{Name: "db", Kind: "postgres"}, []string{"url: missing", "password_file: missing", "roles: missing"}},
+		{"postgres on loopback, in clear", pgConfig(func(c *mint.Config) { c.URL = "postgresql://brevet@[::1]:5433/app?sslmode=disable" }), nil},
+		{"postgres in clear", pgConfig(func(c *mint.Config) { c.URL += "?sslmode=disable" }), []string{"url: loopback only"}},
+		{"postgres with any certificate", pgConfig(func(c *mint.Config) { c.URL += "?sslmode=require" }), []string{"url: does not know whom"}},
+		{"postgres with options", pgConfig(func(c *mint.Config) { c.URL += "?options=-csuperuser" }), []string{"url: must be"}},
+		{"postgres with two hosts", pgConfig(func(c *mint.Config) { c.URL = "postgres://brevet@a,b/app" }), []string{"url: must be"}},
+		{"postgres with a password", pgConfig(func(c *mint.Config) { c.URL = "postgres://brevet:x@db.example.com/app" }), []string{"url: holds a password"}},
+		{"postgres with an empty password", pgConfig(func(c *mint.Config) { c.URL = "postgres://brevet:@db.example.com/app" }), []string{"url: holds a password"}},
+		{"postgres without a user", pgConfig(func(c *mint.Config) { c.URL = "postgres://db.example.com/app" }), []string{"url: must be"}},
+		{"postgres without a database", pgConfig(func(c *mint.Config) { c.URL = "postgres://brevet@db.example.com" }), []string{"url: must be"}},
+		{"postgres on port 0", pgConfig(func(c *mint.Config) { c.URL = "postgres://brevet@db.example.com:0/app" }), []string{"url: must be"}},
+		{"another database", pgConfig(func(c *mint.Config) { c.URL = "mysql://brevet@db.example.com/app" }), []string{"url: must be"}},
+		{"the broker's own role", pgConfig(func(c *mint.Config) { c.Roles = []string{"brevet"} }), []string{"roles: broker's own role"}},
+		{"the server's shell", pgConfig(func(c *mint.Config) { c.Roles = []string{"pg_execute_server_program"} }), []string{"roles: the shell of"}},
+		{"roles twice, and none", pgConfig(func(c *mint.Config) { c.Roles = []string{"a", "a", "", "a\x00b"} }), []string{"roles: twice", "roles: \"\" is not", "roles: not the name"}},
+		{"a role whose name is cut off", pgConfig(func(c *mint.Config) { c.Roles, c.Owner = []string{strings.Repeat("a", 64)}, strings.Repeat("b", 64) }), []string{"owner: not the name", "roles: not the name"}},
+		{"connections without end", pgConfig(func(c *mint.Config) { c.ConnectionLimit = -1 }), []string{"connection_limit: within 1 and 1000"}},
+		{"timeouts that are no milliseconds", pgConfig(func(c *mint.Config) { c.StatementTimeout, c.LockTimeout = 1, -1 }), []string{"statement_timeout: whole", "lock_timeout: whole"}},
+		{"a CA that is not there", pgConfig(func(c *mint.Config) { c.CAFile = "testdata/none.pem" }), []string{"ca_file: cannot be read"}},
+		{"a CA that is none", pgConfig(func(c *mint.Config) { c.CAFile = "config_test.go" }), []string{"ca_file: no certificate"}},
+		{"postgres for two days", pgConfig(func(c *mint.Config) { c.MaxTTL = 48 * time.Hour }), []string{"max_ttl: within 1s and 12h"}},
+		{"postgres with a role_arn", pgConfig(func(c *mint.Config) { c.RoleARN = roleARN }), []string{"role_arn: not a field of kind postgres"}},
 		{"an unknown kind", mint.Config{Name: "a", Kind: "database"}, []string{"kind: there are jwt, aws-role, data-key"}},
 		{"audience with a space", jwtConfig(func(c *mint.Config) { c.Audience = "a b" }), []string{"audience: printable"}},
 		{"jwt for two days", jwtConfig(func(c *mint.Config) { c.MaxTTL = 48 * time.Hour }), []string{"max_ttl: within 1s and 12h"}},
@@ -148,7 +179,7 @@ func TestEveryFieldBelongsToItsKinds(t *testing.T) {
 	for i := range fields.NumField() {
 		tag := fields.Field(i).Tag.Get("yaml")
 		refused := 0
-		for _, form := range []mint.Config{{Kind: "jwt"}, {Kind: "aws-role"}, {Kind: "aws-role", Mode: "assume_role"}, {Kind: "data-key"}} {
+		for _, form := range []mint.Config{{Kind: "jwt"}, {Kind: "aws-role"}, {Kind: "aws-role", Mode: "assume_role"}, {Kind: "data-key"}, {Kind: "postgres"}} {
 			fill(reflect.ValueOf(&form).Elem().Field(i))
 			if slices.ContainsFunc(form.Validate(), func(e mint.FieldError) bool {
 				return e.Field == tag && strings.Contains(e.Message, "is not a field of")
@@ -157,7 +188,7 @@ func TestEveryFieldBelongsToItsKinds(t *testing.T) {
 			}
 		}
 		if (refused > 0) == slices.Contains(common, tag) {
-			t.Errorf("%s is refused in %d of 4 forms", tag, refused)
+			t.Errorf("%s is refused in %d of 5 forms", tag, refused)
 		}
 	}
 }
@@ -170,8 +201,10 @@ func fill(v reflect.Value) {
 		v.SetString("x")
 	case v.Kind() == reflect.Bool:
 		v.SetBool(true)
-	case v.Kind() == reflect.Int64:
+	case v.CanInt():
 		v.SetInt(1)
+	case v.Kind() == reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
 	case v.Kind() == reflect.Map:
 		v.Set(reflect.MakeMap(v.Type()))
 	}
@@ -204,4 +237,33 @@ external_id: abc
 	if (&mint.Config{}).Limit() != mint.DefaultMaxTTL {
 		t.Errorf("Limit without max_ttl = %s", (&mint.Config{}).Limit())
 	}
+}
+
+// FuzzPostgresURL: whatever is accepted has no password, and no way to talk in
+// clear to another machine.
+func FuzzPostgresURL(f *testing.F) {
+	for _, seed := range []string{
+		"postgres://brevet@db.example.com/app", "postgresql://brevet@[::1]:5433/app?sslmode=disable", "postgres://brevet:x@db/app", "postgres://a@b,c/d",
+		"postgres://brevet@127.0.0.1/app?sslmode=disable&host=db.example.com", "postgres://brevet@%2Ftmp/app?sslmode=disable", "postgres:brevet@db/app",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		c := pgConfig(func(c *mint.Config) { c.URL = raw })
+		if c.Validate() != nil {
+			return
+		}
+		u, err := url.Parse(raw)
+		if err != nil {
+			t.Fatalf("accepted %q, which is no URL", raw)
+		}
+		if _, has := u.User.Password(); has {
+			t.Errorf("accepted %q, with a password", raw)
+		}
+		addr, err := netip.ParseAddr(u.Hostname())
+		loopback := u.Hostname() == "localhost" || err == nil && addr.IsLoopback()
+		if q := u.Query(); len(q) > 1 || len(q) == 1 && !q.Has("sslmode") || q.Get("sslmode") == "disable" && !loopback {
+			t.Errorf("accepted %q", raw)
+		}
+	})
 }

@@ -4,9 +4,10 @@
 //	jwt       a token signed by the broker, for anyone who trusts its JWKS
 //	data-key  a key to encrypt with, in clear and wrapped under the broker's KEK
 //	aws-role  a session of an AWS role, from STS or a service that speaks its protocol
+//	postgres  a login role of a PostgreSQL server, with the privileges of others
 //
 // [New] turns the configuration of one credential into a [broker.Target]. A
-// minter keeps nothing: what it needs to know comes with the session and the
+// minter keeps nothing but connections: what it needs to know comes with the session and the
 // lease, so that any broker can renew what another one minted.
 //
 // # Templates
@@ -76,6 +77,8 @@ const (
 	KindJWT     = "jwt"
 	KindAWSRole = "aws-role"
 	KindDataKey = api.KindDataKey
+
+	KindPostgres = "postgres"
 )
 
 // Deps are what minters get from the broker around them.
@@ -124,6 +127,8 @@ func New(c Config, d Deps) (broker.Target, error) {
 		return newAWSRole(c, d)
 	case KindDataKey:
 		return newDataKey(c, d)
+	case KindPostgres:
+		return newPostgres(c, d)
 	}
 	return broker.Target{}, fmt.Errorf("credential %s: no minter for kind %s", c.Name, c.Kind)
 }

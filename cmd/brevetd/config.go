@@ -196,6 +196,7 @@ func (c *config) validateCredentials(p *place) {
 	for i := range c.Credentials {
 		cred := &c.Credentials[i]
 		cred.SessionPolicyFile = c.path(cred.SessionPolicyFile)
+		cred.PasswordFile, cred.CAFile = c.path(cred.PasswordFile), c.path(cred.CAFile)
 		if _, err := mint.New(*cred, c.mintDeps(signNothing{})); err != nil {
 			c.credentialProblems(p, i, err)
 		}

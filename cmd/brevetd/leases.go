@@ -18,7 +18,7 @@ import (
 
 func leasesCommand() *cobra.Command {
 	cmd := group("leases", "See who holds what, and end it",
-		leasesListCommand(), leasesShowCommand(), leasesRevokeCommand(), leasesRetryCommand(), leasesBlocksCommand(), leasesUnblockCommand())
+		leasesListCommand(), leasesShowCommand(), leasesRevokeCommand(), leasesRetryCommand(), leasesBlocksCommand(), leasesUnblockCommand(), leasesReconcileCommand())
 	cmd.Long = "leases shows the leases of all brokers of the fleet, and ends them. It needs the\n" +
 		"configuration, and Redis; no broker has to run for it, but only brokers revoke at targets.\n\n" +
 		"Who holds what:                        brevetd leases list --repository-id 456\n" +

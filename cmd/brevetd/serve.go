@@ -92,6 +92,8 @@ type daemon struct {
 	broker        *broker.Broker
 	metrics       *server.Metrics
 
+	reconciled *reconciled
+
 	loops sync.WaitGroup
 	stop  context.CancelFunc
 }
@@ -128,6 +130,7 @@ func build(ctx context.Context, c *config, log *slog.Logger) (_ *daemon, err err
 		return nil, err
 	}
 	d.metrics = d.newMetrics()
+	d.reconciled = newReconciled(d.metrics)
 	return d, nil
 }
 
@@ -262,6 +265,7 @@ func (d *daemon) start(ctx context.Context) {
 	d.loops.Go(func() { d.issuers.Run(ctx) })
 	d.loops.Go(func() { d.watchRedis(ctx) })
 	d.loops.Go(func() { d.broker.Sweep(ctx, func(err error) { d.log.Error("sweeping leases", "error", err) }) })
+	d.loops.Go(func() { d.reconcile(ctx) })
 	d.loops.Go(func() { d.readOrders(ctx) })
 	d.loops.Go(func() { d.reloadOnHangup(ctx) })
 }
@@ -271,6 +275,7 @@ func (d *daemon) start(ctx context.Context) {
 func (d *daemon) close() {
 	d.stop()
 	d.loops.Wait()
+	closeTargets(d.broker)
 	if d.audit != nil {
 		if err := d.audit.Close(); err != nil {
 			d.log.Error("closing the audit log", "error", err)

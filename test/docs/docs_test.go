@@ -119,6 +119,7 @@ func (s *shell) block(file string, b block) {
 	language, name, named := strings.Cut(b.info, " ")
 	switch {
 	case language == "mermaid" || language == "text":
+	case language == "sql": // servers.AppDatabase runs it for every test of PostgreSQL
 	case language == "console" && !named:
 		for _, c := range commands(b.text) {
 			s.run(place, c)

@@ -53,6 +53,7 @@ func TestMain(m *testing.M) {
 	if dir, err := programs(); err == nil {
 		os.RemoveAll(dir)
 	}
+	servers.RemoveCluster()
 	os.Exit(code)
 }
 
