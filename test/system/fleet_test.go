@@ -323,7 +323,8 @@ func (f *fixture) makers() string {
 func TestEnrollRefuses(t *testing.T) {
 	t.Parallel()
 	member := start(t, options{root: inCertifiedTPM})
-	member.wantRefusal("no broker with this root waits to join", "keys", "enroll", member.fingerprint)
+	member.wantRefusal("no broker with this root waits to join", "keys", "enroll", "sha256:"+strings.Repeat("0", 64))
+	member.wantRefusal("it is in the fleet already", "keys", "enroll", member.fingerprint)
 
 	soft := member.mate(options{})
 	said := soft.apply(member)
