@@ -12,8 +12,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -96,22 +94,13 @@ func create(path string, data []byte) error {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return errors.Join(err, os.Remove(path))
 	}
-	return syncDir(filepath.Dir(path))
-}
-
-// syncDir makes the entries of a folder durable.
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return SyncDir(filepath.Dir(path))
 }
 
 // OpenSoftware reads a root that [CreateSoftware] wrote. It refuses a file
 // that anyone but its owner may read or write.
 func OpenSoftware(path string) (*Software, error) {
-	data, err := readPrivate(path)
+	data, err := ReadPrivate(path, maxRootFile)
 	if err != nil {
 		return nil, fmt.Errorf("reading the root key: %w", err)
 	}
@@ -120,25 +109,6 @@ func OpenSoftware(path string) (*Software, error) {
 		return nil, fmt.Errorf("reading the root key in %s: %w", path, err)
 	}
 	return s, nil
-}
-
-func readPrivate(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat() // of the open file, so that it cannot be exchanged in between
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a file", path)
-	}
-	if open := info.Mode().Perm() & (fs.ModePerm &^ 0o700); open != 0 {
-		return nil, fmt.Errorf("%s may be used by others than its owner (mode %#o); run: chmod 600 %s", path, info.Mode().Perm(), path)
-	}
-	return io.ReadAll(io.LimitReader(f, maxRootFile))
 }
 
 func parseSoftware(data []byte) (*Software, error) {

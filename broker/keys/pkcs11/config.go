@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/brevet-dev/brevet/broker/keys"
 	"github.com/brevet-dev/brevet/broker/keys/pkcs11/wire"
 	"github.com/brevet-dev/brevet/broker/keys/trust"
 )
@@ -110,7 +111,7 @@ func (c *Config) environment() []string {
 
 // readPIN reads the PIN. Errors are not [fs.ErrNotExist], which speaks of State.
 func (c *Config) readPIN() (wire.Secret, error) {
-	data, err := readPrivate(c.PINFile)
+	data, err := keys.ReadPrivate(c.PINFile, maxPIN+len("\r\n"))
 	if err != nil {
 		return wire.Secret{}, fmt.Errorf("reading the PIN: %v", err)
 	}
@@ -177,31 +178,6 @@ func (c *Config) forget() error {
 	return nil
 }
 
-// readPrivate reads a small file that only its owner may use.
-func readPrivate(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat() // of the open file, so that it cannot be exchanged in between
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a file", path)
-	}
-	if open := info.Mode().Perm() & (fs.ModePerm &^ 0o700); open != 0 {
-		return nil, fmt.Errorf("%s may be used by others than its owner (mode %#o); run: chmod 600 %s", path, info.Mode().Perm(), path)
-	}
-	data := make([]byte, maxPIN+len("\r\n")+1) // one piece, which the caller can wipe
-	n, err := io.ReadFull(f, data)
-	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	return data[:n], nil
-}
-
 const (
 	certificateBlock = "CERTIFICATE"
 	maxState         = 16 << 10 // bytes; two certificates take about 1 200
@@ -238,8 +214,8 @@ func (c *Config) checkState() error {
 	if !info.IsDir() {
 		return fmt.Errorf("reading the certificates of the root: %s is not a folder", c.State)
 	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("reading the certificates of the root: %s may be used by others than its owner (mode %#o); run: chmod 700 %s", c.State, info.Mode().Perm(), c.State)
+	if err := keys.CheckMode(c.State, info, "700"); err != nil {
+		return fmt.Errorf("reading the certificates of the root: %w", err)
 	}
 	return nil
 }
@@ -296,7 +272,7 @@ func (c *Config) writeCertificates(certs *certificates) error {
 		return fmt.Errorf("writing the certificates of the root: %w", err)
 	}
 	_, err = f.Write(out.Bytes())
-	if err = errors.Join(err, f.Sync(), f.Close(), syncFolder(c.State)); err != nil {
+	if err = errors.Join(err, f.Sync(), f.Close(), keys.SyncDir(c.State)); err != nil {
 		return fmt.Errorf("writing the certificates of the root: %w", errors.Join(err, os.Remove(c.file())))
 	}
 	return nil
@@ -306,14 +282,5 @@ func (c *Config) removeCertificates() error {
 	if err := os.Remove(c.file()); err != nil {
 		return fmt.Errorf("removing the certificates made so far: %w", err)
 	}
-	return syncFolder(c.State)
-}
-
-// syncFolder makes the entries of a folder durable.
-func syncFolder(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return keys.SyncDir(c.State)
 }

@@ -281,7 +281,8 @@ func TestOpenRefuses(t *testing.T) {
 		"a PIN file for others":  {func(c *pkcs11.Config) { c.PINFile = open }, "chmod 600 " + open},
 		"a folder as PIN file":   {func(c *pkcs11.Config) { c.PINFile = t.TempDir() }, ""},
 		"an empty PIN file":      {func(c *pkcs11.Config) { c.PINFile = file("\n") }, "0 bytes"},
-		"a PIN too long":         {func(c *pkcs11.Config) { c.PINFile = file(strings.Repeat("7", 300)) }, "1 to 255"},
+		"a PIN too long":         {func(c *pkcs11.Config) { c.PINFile = file(strings.Repeat("7", 256)) }, "1 to 255"},
+		"a PIN much too long":    {func(c *pkcs11.Config) { c.PINFile = file(strings.Repeat("7", 300)) }, "larger than"},
 		"no state":               {func(c *pkcs11.Config) { c.State = "" }, "state is missing"},
 		"a variable":             {func(c *pkcs11.Config) { c.Env = []string{"A=B"} }, "not the name of a variable"},
 	} {

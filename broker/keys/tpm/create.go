@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/brevet-dev/brevet/broker/keys"
 	"github.com/brevet-dev/brevet/broker/keys/trust"
 )
 
@@ -102,7 +103,7 @@ func (d *draft) take() error {
 		err = fmt.Errorf("another process has just made a root in %s: %w", d.state, fs.ErrExist)
 	}
 	if err == nil {
-		err = checkMode(d.path, there, "700")
+		err = keys.CheckMode(d.path, there, "700")
 	}
 	if err != nil {
 		return errors.Join(err, f.Close())
@@ -206,7 +207,7 @@ func (d *draft) makeCounter(ctx context.Context, r *Root) error {
 	if err := write(filepath.Join(d.path, planFile), tpm2.Marshal(*public)); err != nil {
 		return err
 	}
-	if err := syncFolder(d.path); err != nil {
+	if err := keys.SyncDir(d.path); err != nil {
 		return err
 	}
 	r.id.counter = public // from here on it may be there
@@ -255,7 +256,7 @@ func (d *draft) finish(id *identity, auth secret, cfg Config) error {
 	if err := write(filepath.Join(d.path, rootFile), data); err != nil {
 		return err
 	}
-	if err := syncFolder(d.path); err != nil {
+	if err := keys.SyncDir(d.path); err != nil {
 		return err
 	}
 	// Not os.Rename, which refuses an empty folder at State. It fails where State
@@ -264,7 +265,7 @@ func (d *draft) finish(id *identity, auth secret, cfg Config) error {
 		return fmt.Errorf("putting %s in the place of %s: %v", d.path, d.state, err) // not as fs.ErrExist: there is no root
 	}
 	d.path = d.state
-	if err := syncFolder(filepath.Dir(d.state)); err != nil {
+	if err := keys.SyncDir(filepath.Dir(d.state)); err != nil {
 		return err
 	}
 	// Last: as long as something can fail, the counter has to be found. Open
@@ -292,12 +293,4 @@ func write(path string, data []byte) error {
 	}
 	_, err = f.Write(data)
 	return errors.Join(err, f.Sync(), f.Close())
-}
-
-func syncFolder(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }

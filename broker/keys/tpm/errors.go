@@ -57,9 +57,6 @@ var (
 	// ErrChallenge says that a challenge was made for other keys, or altered.
 	ErrChallenge = errors.New("the challenge is not for the endorsement key and attestation key of this root")
 
-	// ErrPermissions says that others than the owner may use a file or folder.
-	ErrPermissions = errors.New("it may be used by others than its owner")
-
 	// ErrClosed says that the Root was closed.
 	ErrClosed = errors.New("the root is closed")
 )

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/brevet-dev/brevet/broker/keys"
 	"github.com/brevet-dev/brevet/broker/keys/tpm"
 	"github.com/brevet-dev/brevet/test/servers"
 )
@@ -372,7 +373,7 @@ func TestPermissions(t *testing.T) {
 		path = filepath.Join(cfg.State, path)
 		must(t, os.Chmod(path, mode|0o040))
 		_, err := tpm.Open(t.Context(), cfg)
-		refused(t, "Open with an open "+path, err, tpm.ErrPermissions, fmt.Sprintf("chmod %o %s", mode, path))
+		refused(t, "Open with an open "+path, err, keys.ErrPermissions, fmt.Sprintf("chmod %o %s", mode, path))
 		must(t, os.Chmod(path, mode))
 	}
 	must(t, os.Remove(filepath.Join(cfg.State, "auth")))

@@ -9,13 +9,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/brevet-dev/brevet/broker/keys"
 	"github.com/brevet-dev/brevet/broker/keys/trust"
 )
 
@@ -167,37 +167,6 @@ func (id *identity) samePCRs(configured []int) bool {
 	return slices.Equal(own, slices.Sorted(slices.Values(configured)))
 }
 
-// readPrivate reads a file that nobody but its owner may read or write.
-func readPrivate(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat() // of the open file, so that it cannot be exchanged in between
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a file", path)
-	}
-	if err := checkMode(path, info, "600"); err != nil {
-		return nil, err
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxState+1))
-	if err == nil && len(data) > maxState {
-		err = fmt.Errorf("%s is larger than %d bytes", path, maxState)
-	}
-	return data, err
-}
-
-func checkMode(path string, info fs.FileInfo, want string) error {
-	if info.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("%s: %w (mode %#o); run: chmod %s %s", path, ErrPermissions, info.Mode().Perm(), want, path)
-	}
-	return nil
-}
-
 // readState reads the identity in a state folder.
 func readState(folder string) (*identity, error) {
 	info, err := os.Stat(folder)
@@ -208,10 +177,10 @@ func readState(folder string) (*identity, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, err
 	}
-	if err := checkMode(folder, info, "700"); err != nil {
+	if err := keys.CheckMode(folder, info, "700"); err != nil {
 		return nil, err
 	}
-	data, err := readPrivate(path)
+	data, err := keys.ReadPrivate(path, maxState)
 	if err != nil {
 		return nil, err
 	}
@@ -245,8 +214,8 @@ func newAuth() secret {
 // readAuth reads an auth value from a file: its bytes, without a line feed at
 // the end.
 func readAuth(path string) (secret, error) {
-	data, err := readPrivate(path)
-	if err != nil && !errors.Is(err, ErrPermissions) {
+	data, err := keys.ReadPrivate(path, maxState)
+	if err != nil && !errors.Is(err, keys.ErrPermissions) {
 		// Not as fs.ErrNotExist, which means that there is no root.
 		return secret{}, fmt.Errorf("reading the auth value of the TPM keys: %v", err)
 	}
