@@ -1,13 +1,14 @@
-// Package keys holds what the broker signs with: a root key that certifies, and
-// short-lived epoch keys that work.
+// Package keys holds what the broker signs and wraps with: a root in a chip that
+// certifies and opens, and keys in memory that work.
 //
-//	root key    in a TPM or HSM; "software" for development
-//	   │        certifies, every few hours: an X.509 signature
-//	   ▼
-//	epoch key   ECDSA P-256, in this process's memory only
-//	   │        signs, tens of thousands of times a second: ES256
-//	   ▼
-//	session tokens · jwt credentials · audit checkpoints
+//	root: two keys in a TPM or HSM; "software" for development
+//	 ├─ root key, ECDSA P-256, certifies, every few hours: an X.509 signature
+//	 │   └─ epoch key, ECDSA P-256, in this process's memory only, signs, tens of
+//	 │      thousands of times a second: ES256
+//	 │       └─ session tokens · jwt credentials · statements · audit checkpoints
+//	 └─ agreement key, ECDH P-256, opens, once at each start
+//	     └─ KEKs, AES-256, the same for all brokers of a fleet: the ring
+//	         └─ data keys, beside what they encrypt · handles of leases, in Redis
 //
 // A chip needs tens of milliseconds for a signature, so it does not sign
 // tokens. It says which key may, and until when. Anyone who holds the root
@@ -33,6 +34,12 @@
 //
 // When the root is away, issued epochs go on until they end, and [Status] says
 // so. Then nothing is signed until it is back.
+//
+// # Many brokers
+//
+// Each broker has a root of its own. A [Ring] says which roots belong together,
+// and has every KEK encrypted to the agreement key of each. It lives in Redis, which nobody
+// believes: start reading at [Ring] and edition.follows.
 package keys
 
 import (
