@@ -29,6 +29,8 @@ type grantEntry struct {
 	Credential string        `yaml:"credential"` // a configured credential's name
 	TTL        time.Duration `yaml:"ttl"`        // life of a lease, required
 	MaxTTL     time.Duration `yaml:"max_ttl"`    // its life with renewals; left out: ttl, so that it cannot be renewed
+	Scope      string        `yaml:"scope"`      // with what a lease ends: job (the default) or run
+	DeadMan    time.Duration `yaml:"dead_man"`   // ends a lease that hears no heartbeat for that long; left out: none does
 	Limits     *limitsEntry  `yaml:"limits"`     // of each workload; nil: none
 
 	// For data keys only: see KeyUse.
@@ -328,6 +330,7 @@ func (c *compiler) grants() []Grant {
 			limits := c.loader.options.Credentials[g.Credential]
 			c.ttl(path, g, limits)
 			grant.KeyUse = c.keyUse(path, g, limits)
+			grant.Scope, grant.DeadMan = c.ending(path, g, limits)
 		}
 		list = append(list, grant)
 	}

@@ -27,6 +27,8 @@ type Grant struct {
 	Policy       string        // the policy's name
 	PolicyDigest string        // "sha256:" and the digest of the policy's file, byte for byte
 	KeyUse       *KeyUse       // nil unless the credential is a data key
+	Scope        Scope         // with what a lease ends; never of a data key
+	DeadMan      time.Duration // ends a lease that hears no heartbeat for that long, whole seconds; 0: none does
 	OfWorkload   Limits        // of this credential by this policy, for each workload
 	OfPolicy     Limits        // of all that this policy grants, to all workloads
 }

@@ -26,11 +26,11 @@ func options() policies.Options {
 			"github": {
 				Claims: map[string]issuers.Claim{
 					"repository_id": id, "repository_owner_id": id, "repository": text,
-					"ref": text, "event_name": text, "run_attempt": text, "environment": optional,
+					"ref": text, "event_name": text, "run_id": id, "run_attempt": text, "environment": optional,
 					"attempt": {Type: issuers.Int}, "fork": {Type: issuers.Bool},
 					"groups": {Type: issuers.StringList, Optional: true},
 				},
-				ProjectID: "repository_id", OwnerID: "repository_owner_id", Trigger: "event_name",
+				ProjectID: "repository_id", OwnerID: "repository_owner_id", Run: "run_id", Trigger: "event_name",
 				Untrusted: []string{"pull_request", "pull_request_target"},
 			},
 			"gitlab": {
