@@ -111,15 +111,24 @@ func (b *Broker) Authenticate(ctx context.Context, token api.Secret, proof *Proo
 	if s.KeyThumbprint == "" {
 		return s, nil
 	}
-	switch {
-	case proof == nil:
-		return s, fmt.Errorf("%w: bound to a key, and no DPoP proof given", ErrSession)
-	case proof.KeyThumbprint != s.KeyThumbprint:
-		return s, fmt.Errorf("%w: bound to another key", ErrSession)
-	case !proof.covers(token.Reveal()):
-		return s, fmt.Errorf("%w: its ath is not of this session token", ErrProof)
+	if err := proof.shows(s.KeyThumbprint, token); err != nil {
+		return s, err
 	}
 	return s, b.Leases.UseProof(ctx, s.ID, proof.ID)
+}
+
+// shows reports what keeps p from showing that the holder of token has the key
+// that it is bound to. That p was not used before is for the store to say.
+func (p *Proof) shows(thumbprint string, token api.Secret) error {
+	switch {
+	case p == nil:
+		return fmt.Errorf("%w: bound to a key, and no DPoP proof given", ErrSession)
+	case p.KeyThumbprint != thumbprint:
+		return fmt.Errorf("%w: bound to another key", ErrSession)
+	case !p.covers(token.Reveal()):
+		return fmt.Errorf("%w: its ath is not of this session token", ErrProof)
+	}
+	return nil
 }
 
 // Introspect says of a token or lease id what RFC 7662 tells, if it belongs to
@@ -167,7 +176,9 @@ func (s *Session) lease(id string) *Lease {
 	return nil
 }
 
-func (l *Lease) active(now time.Time) bool { return l.State == Active && now.Before(l.Expires) }
+func (l *Lease) active(now time.Time) bool {
+	return l.State == Active && now.Before(l.Expires) && (l.Beat.IsZero() || now.Before(l.Beat))
+}
 
 // Status returns what the owner of s may know of one of its leases.
 func (s *Session) Status(leaseID string) (*api.LeaseStatus, error) {
@@ -179,5 +190,6 @@ func (s *Session) Status(leaseID string) (*api.LeaseStatus, error) {
 		LeaseID: l.ID, Credential: l.Credential, Kind: l.Kind, State: string(l.State),
 		IssuedAt: l.IssuedAt.UTC(), ExpiresAt: l.Expires.UTC(), MaxExpires: l.MaxExpires.UTC(),
 		Renewable: l.State == Active && l.Renewable(), Revocable: l.Revocable(), Policy: l.Policy,
+		Scope: string(l.Scope), Heartbeat: int64(l.DeadMan / time.Second),
 	}, nil
 }

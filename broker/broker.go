@@ -22,6 +22,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -42,6 +43,7 @@ type Broker struct {
 	DataKeys KeyWrapper
 	Targets  map[string]Target // by name of the credential
 
+	runs    sync.Mutex // held while the leases of a run are looked for
 	floods  floods
 	lanes   map[string]*lane
 	blocked atomic.Uint64
@@ -173,6 +175,12 @@ type LeaseStore interface {
 	// the renewal is over, and its mark goes.
 	Confirm(ctx context.Context, l *Lease) error
 
+	// Heartbeat makes those active leases of a session that need heartbeats live
+	// on, each as long as its grant says from now. proofID is recorded as by
+	// UseProof; "" is none. It returns [ErrEnded] if the session has ended, or all
+	// of its leases that need heartbeats, and [ErrNotFound] if it is not known.
+	Heartbeat(ctx context.Context, sessionID, proofID string) error
+
 	// Lease returns one lease as it is stored, or [ErrNotFound]. Its terms are
 	// not those that a session token vouches for.
 	Lease(ctx context.Context, id string) (*Lease, error)
@@ -201,6 +209,11 @@ type LeaseEnder interface {
 	// ClaimDue does the same to leases whose time has come, and returns leases
 	// whose revocation is to be tried again.
 	ClaimDue(ctx context.Context, now time.Time) ([]*Lease, error)
+
+	// EndScope makes the living leases of a scope that sel finds revoking, and due
+	// now, for sweepers to end. It returns how many it ended: those that are
+	// issued meanwhile may be missed. It may be repeated after an error.
+	EndScope(ctx context.Context, sel *Selector, scope policies.Scope, why string) (int, error)
 
 	// Finish records the final state of a lease: revoked, expired or stuck.
 	Finish(ctx context.Context, l *Lease, final State) error

@@ -76,7 +76,8 @@ const (
 	EventIntent     EventName = "intent"    // about to mint; the leases are pending
 	EventExchange   EventName = "exchange"  // the outcome of one exchange, refused or not: exactly one each
 	EventRenew      EventName = "renew"     // the outcome of one renewal
-	EventLookup     EventName = "lookup"    // a session token was refused when a lease or token was asked about
+	EventLookup     EventName = "lookup"    // a session token was refused when a lease or token was asked about, or with a heartbeat
+	EventRun        EventName = "run"       // the outcome of ending the leases of a run; each has a line of its own when it ends
 	EventRevoke     EventName = "revoke"    // a lease was ended before its time
 	EventExpire     EventName = "expire"    // a lease was ended by the sweeper
 	EventReconcile  EventName = "reconcile" // a credential without a lease, or a lease without one, was ended

@@ -151,6 +151,9 @@ func (b *Broker) decide(id *issuers.Identity, req *Request, ev *Event) (*Session
 			return nil, fmt.Errorf("deciding credential %.64q: %w", name, err)
 		}
 		l, err := b.newLease(now, d.Grant, req.TTL)
+		if err == nil && l.Scope == policies.ScopeRun {
+			_, err = s.run()
+		}
 		if err != nil {
 			return nil, fmt.Errorf("credential %s: %w", name, err)
 		}
@@ -212,7 +215,7 @@ func (b *Broker) newLease(now time.Time, g policies.Grant, asked time.Duration) 
 	}
 	return &Lease{
 		Credential: g.Credential, Kind: t.Kind, Policy: g.Policy, PolicyDigest: g.PolicyDigest,
-		State: Pending, TTL: ttl, IssuedAt: now, KeyUse: g.KeyUse,
+		State: Pending, TTL: ttl, IssuedAt: now, KeyUse: g.KeyUse, Scope: g.Scope, DeadMan: g.DeadMan,
 		Expires:    now.Add(ttl + t.Slack).Truncate(time.Second),
 		MaxExpires: now.Add(g.MaxTTL + t.Slack).Truncate(time.Second),
 	}, nil
@@ -264,6 +267,7 @@ func wireLease(l *Lease, cred *Credential) api.Lease {
 	return api.Lease{
 		LeaseID: l.ID, Credential: l.Credential, Kind: l.Kind, ExpiresAt: cred.Expires.UTC().Truncate(time.Second),
 		Renewable: l.Renewable(), Revocable: l.Revocable(),
+		Scope: string(l.Scope), Heartbeat: l.DeadMan,
 		Values: cred.Values, Env: cred.Env, Sensitive: cred.Sensitive,
 	}
 }

@@ -38,6 +38,8 @@ type terms struct {
 	TTL          int64            `json:"ttl"` // ms
 	MaxExpires   int64            `json:"max"`
 	KeyUse       *policies.KeyUse `json:"key_use,omitempty"`
+	Scope        policies.Scope   `json:"scope,omitempty"`
+	DeadMan      int64            `json:"dead_man,omitempty"` // ms
 }
 
 // EncodeRecord sets s.Record from the other fields.
@@ -47,7 +49,10 @@ func (s *Session) EncodeRecord() error {
 		Expires: s.Expires.UnixMilli(), Context: s.Context, Leases: make([]terms, len(s.Leases)),
 	}
 	for i, l := range s.Leases {
-		r.Leases[i] = terms{l.ID, l.Credential, l.Kind, l.Policy, l.PolicyDigest, l.TTL.Milliseconds(), l.MaxExpires.UnixMilli(), l.KeyUse}
+		r.Leases[i] = terms{
+			ID: l.ID, Credential: l.Credential, Kind: l.Kind, Policy: l.Policy, PolicyDigest: l.PolicyDigest,
+			TTL: l.TTL.Milliseconds(), MaxExpires: l.MaxExpires.UnixMilli(), KeyUse: l.KeyUse, Scope: l.Scope, DeadMan: l.DeadMan.Milliseconds(),
+		}
 	}
 	var err error
 	if s.Record, err = json.Marshal(r); err != nil {
@@ -77,6 +82,7 @@ func DecodeSession(id string, encoded []byte) (*Session, error) {
 		s.Leases[i] = &Lease{
 			ID: t.ID, SessionID: id, Credential: t.Credential, Kind: t.Kind, Policy: t.Policy, PolicyDigest: t.PolicyDigest,
 			TTL: time.Duration(t.TTL) * time.Millisecond, IssuedAt: s.IssuedAt, MaxExpires: time.UnixMilli(t.MaxExpires), KeyUse: t.KeyUse,
+			Scope: t.Scope, DeadMan: time.Duration(t.DeadMan) * time.Millisecond,
 		}
 	}
 	return s, nil

@@ -23,6 +23,7 @@ var (
 	ErrEnded         = errors.New("the lease has ended")
 	ErrLimit         = errors.New("asked for more than may be asked for")
 	ErrNotApplicable = errors.New("the credential cannot be made for this workload")
+	ErrNoRun         = errors.New("the session's token tells of no run")
 	ErrContext       = errors.New("a context or data_key, and no data key asked for")
 	ErrWrapped       = errors.New("wrapped data key not accepted")
 	ErrUsedUp        = errors.New("used as often as it may be")
@@ -98,6 +99,7 @@ var rules = [...]rule{
 	{ErrEnded, 400, api.CodeInvalidRequest, "the lease has ended; exchange a new subject token"},
 	{ErrLimit, 400, api.CodeInvalidRequest, "ttl is beyond what the grant allows, or below what the credential's target can give"},
 	{ErrNotApplicable, 400, api.CodeInvalidTarget, "the credential cannot be made for this workload"},
+	{ErrNoRun, 400, api.CodeInvalidRequest, "the token of this session tells of no run and project, so nothing is of scope run with it"},
 	{ErrContext, 400, api.CodeInvalidRequest, "context and data_key are for credentials of kind data-key, and none was asked for"},
 	{ErrWrapped, 400, api.CodeInvalidRequest, "wrapped data key not accepted: it was changed, its time or its lease is over, its KEK was destroyed, or its context is another"},
 	{policies.ErrOperation, 403, api.CodeInsufficientScope, "no policy allows this session to do that with this data key"},

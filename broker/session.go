@@ -63,6 +63,9 @@ type Lease struct {
 	IssuedAt     time.Time
 	Expires      time.Time        // the credential ends by then; whole seconds
 	MaxExpires   time.Time        // no renewal goes beyond
+	Scope        policies.Scope   // with what it ends, if nothing ended it before
+	DeadMan      time.Duration    // it ends when it hears no heartbeat for that long; 0: it needs none
+	Beat         time.Time        // it ends by then unless it hears a heartbeat; zero: it needs none, or is pending
 	KeyUse       *policies.KeyUse // of a data key: what its grant allows
 	NoKey        bool             // of a data key: no new one is wanted; known during the exchange only
 	DataKey      string           // the id of the data key that was made; known during the exchange only
@@ -91,6 +94,8 @@ const (
 	WhyLapsed    = "lapsed"    // pending too long: the broker that made it died, or gave up
 	WhyReplaced  = "replaced"  // the exchange was repeated because its answer got lost
 	WhyOrdered   = "ordered"   // by an operator: see [Order]
+	WhySilent    = "silent"    // it heard no heartbeat for as long as its grant allows
+	WhyRun       = "run"       // a job of its run ended what is of scope run
 	whyRevoked   = "revoked"   // by its owner
 	whyAbandoned = "abandoned" // a step of its exchange failed
 	whyWithdrawn = "withdrawn" // no policy grants it any more

@@ -17,6 +17,7 @@ const (
 	PathToken      = "/v1/token"
 	PathRevoke     = "/v1/revoke"
 	PathIntrospect = "/v1/introspect"
+	PathHeartbeat  = "/v1/heartbeat"
 	PathLeases     = "/v1/leases/" // + lease id, + "/renew"
 	PathJWKS       = "/.well-known/jwks.json"
 )
@@ -41,6 +42,16 @@ const (
 	MaxCredentials  = 32       // credentials in one exchange
 )
 
+// The parameter scope of a revocation, and of a lease.
+const (
+	ScopeJob = "job" // what ends with the job; of a lease, where it is the default, ""
+	ScopeRun = "run" // what ends with the run
+)
+
+// maxHeartbeat in seconds bounds what a broker may ask for: far more than any
+// policy says, far less than overflows.
+const maxHeartbeat = 24 * 60 * 60
+
 // A TokenResponse is the answer to an exchange: RFC 8693, section 2.2.1, with
 // the member "leases".
 type TokenResponse struct {
@@ -59,6 +70,8 @@ type Lease struct {
 	ExpiresAt  time.Time         // when the credential stops working, to the second
 	Renewable  bool              // POST /v1/leases/{id}/renew may extend it
 	Revocable  bool              // revoking ends the credential at its target, too
+	Scope      string            // ScopeRun, or "" for the job: with what the lease ends
+	Heartbeat  time.Duration     // the lease ends when it hears no heartbeat for that long, whole seconds; 0: it needs none
 	Values     map[string]Secret // value name → value
 	Env        map[string]string // environment variable → value name
 	Sensitive  []string          // names of the values to mask in logs, sorted
@@ -82,6 +95,8 @@ type leaseJSON struct {
 	ExpiresAt  time.Time         `json:"expires_at"`
 	Renewable  bool              `json:"renewable"`
 	Revocable  bool              `json:"revocable"`
+	Scope      string            `json:"scope,omitempty"`
+	Heartbeat  int64             `json:"heartbeat,omitempty"` // seconds
 	Values     map[string]string `json:"values"`
 	Env        map[string]string `json:"env"`
 	Sensitive  []string          `json:"sensitive"`
@@ -108,8 +123,9 @@ func (l *Lease) Encode() ([]byte, error) { return json.Marshal(l.clear()) }
 func (l *Lease) clear() leaseJSON {
 	out := leaseJSON{
 		LeaseID: l.LeaseID, Credential: l.Credential, Kind: l.Kind, ExpiresAt: l.ExpiresAt,
-		Renewable: l.Renewable, Revocable: l.Revocable, Values: make(map[string]string, len(l.Values)),
-		Env: l.Env, Sensitive: l.Sensitive,
+		Renewable: l.Renewable, Revocable: l.Revocable, Scope: l.Scope, Heartbeat: int64(l.Heartbeat / time.Second),
+		Values: make(map[string]string, len(l.Values)),
+		Env:    l.Env, Sensitive: l.Sensitive,
 	}
 	for name, v := range l.Values {
 		out.Values[name] = v.Reveal()
@@ -184,10 +200,14 @@ func (l leaseJSON) lease() (*Lease, error) {
 	if l.LeaseID == "" {
 		return nil, errors.New("no lease_id")
 	}
+	if l.Heartbeat < 0 || l.Heartbeat > maxHeartbeat {
+		return nil, errors.New("heartbeat is out of range")
+	}
 	out := &Lease{
 		LeaseID: l.LeaseID, Credential: l.Credential, Kind: l.Kind, ExpiresAt: l.ExpiresAt,
-		Renewable: l.Renewable, Revocable: l.Revocable, Values: make(map[string]Secret, len(l.Values)),
-		Env: l.Env, Sensitive: l.Sensitive,
+		Renewable: l.Renewable, Revocable: l.Revocable, Scope: l.Scope, Heartbeat: time.Duration(l.Heartbeat) * time.Second,
+		Values: make(map[string]Secret, len(l.Values)),
+		Env:    l.Env, Sensitive: l.Sensitive,
 	}
 	for name, v := range l.Values {
 		out.Values[name] = NewSecret(v)
@@ -213,6 +233,8 @@ type LeaseStatus struct {
 	Renewable  bool      `json:"renewable"`
 	Revocable  bool      `json:"revocable"`
 	Policy     string    `json:"policy"`
+	Scope      string    `json:"scope,omitempty"`     // as of a Lease
+	Heartbeat  int64     `json:"heartbeat,omitempty"` // seconds, as of a Lease
 }
 
 // Introspection is the answer of RFC 7662, section 2.2. Of a token that is not

@@ -164,7 +164,8 @@ func (s *Store) Commit(ctx context.Context, session *broker.Session) error {
 	if err != nil {
 		return err
 	}
-	keys, args := []string{k.due()}, []any(nil)
+	now := time.Now()
+	keys, args := []string{k.due()}, []any{ms(now)}
 	for _, l := range session.Leases {
 		sealed, err := s.seal(ctx, l)
 		if err != nil {
@@ -178,6 +179,9 @@ func (s *Store) Commit(ctx context.Context, session *broker.Session) error {
 	}
 	for _, l := range session.Leases {
 		l.State = broker.Active
+		if l.DeadMan > 0 {
+			l.Beat = now.Add(l.DeadMan).Truncate(time.Millisecond)
+		}
 	}
 	return nil
 }
@@ -202,6 +206,24 @@ func (s *Store) Confirm(ctx context.Context, l *broker.Lease) error {
 		return err
 	}
 	return endedOr(s.batch.run(ctx, s.scripts.confirm, []string{k.lease(l.ID), k.session(l.SessionID)}, ms(l.Expires)))
+}
+
+// Heartbeat implements [broker.LeaseStore].
+func (s *Store) Heartbeat(ctx context.Context, sessionID, proofID string) error {
+	k, err := keysOfSession(sessionID)
+	if err != nil {
+		return err
+	}
+	keys := []string{k.session(sessionID), k.due(), k.proof(proofID)}
+	cmd := s.batch.run(ctx, s.scripts.heartbeat, keys, k.lease(""), ms(time.Now()), proofID, broker.ProofMemory.Milliseconds(), rand.Text())
+	switch answer, err := cmd.Text(); {
+	case err == nil && answer == "proof":
+		return broker.ErrProofReplayed
+	case err == nil && answer == "unknown":
+		return broker.ErrNotFound
+	default:
+		return endedOr(cmd)
+	}
 }
 
 func endedOr(cmd *redis.Cmd) error {
@@ -258,7 +280,7 @@ func (s *Store) addState(ctx context.Context, k shardKeys, leases []*broker.Leas
 		}
 		l.State, l.Expires, l.Handle = stored.State, stored.Expires, stored.Handle
 		l.Attempts, l.Why, l.Unsure = stored.Attempts, stored.Why, stored.Unsure
-		l.Order, l.Renewing = stored.Order, stored.Renewing
+		l.Order, l.Renewing, l.Beat = stored.Order, stored.Renewing, stored.Beat
 	}
 	return nil
 }

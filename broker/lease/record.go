@@ -60,11 +60,15 @@ func leaseIDs(s *broker.Session) string {
 // stands in the session's record, too, which is what renewals go by; here it is
 // for sweepers, who end leases and have no session token.
 func encodeLease(l *broker.Lease) []any {
-	return []any{
+	fields := []any{
 		"state", string(l.State), "session", l.SessionID, "credential", l.Credential, "kind", l.Kind,
 		"policy", l.Policy, "digest", l.PolicyDigest, "ttl", l.TTL.Milliseconds(),
 		"issued", ms(l.IssuedAt), "expires", ms(l.Expires), "max", ms(l.MaxExpires),
 	}
+	if l.DeadMan > 0 {
+		fields = append(fields, "deadman", l.DeadMan.Milliseconds())
+	}
+	return fields
 }
 
 // decodeLease reads a record with its handle.
@@ -98,13 +102,19 @@ func decodeFacts(id string, f map[string]string) (*broker.Lease, error) {
 	if f["attempts"] != "" {
 		l.Attempts = int(r.int("attempts"))
 	}
+	if f["deadman"] != "" {
+		l.DeadMan = time.Duration(r.int("deadman")) * time.Millisecond
+	}
+	if f["beat"] != "" {
+		l.Beat = r.time("beat")
+	}
 	if f["renewing"] != "" {
 		l.Renewing = r.time("renewing")
 	}
 	if time.Until(l.Renewing) > pendingFor+clockSkew {
 		return nil, fmt.Errorf("lease %q: a renewal takes longer than any may", id)
 	}
-	if l.Attempts < 0 || l.TTL < 0 || l.SessionID == "" || l.Credential == "" {
+	if l.Attempts < 0 || l.TTL < 0 || l.DeadMan < 0 || l.SessionID == "" || l.Credential == "" {
 		return nil, fmt.Errorf("lease %q: a field is missing or out of range", id)
 	}
 	switch l.State {

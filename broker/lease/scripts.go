@@ -23,6 +23,9 @@ var commitLua string
 //go:embed extend.lua
 var extendLua string
 
+//go:embed heartbeat.lua
+var heartbeatLua string
+
 //go:embed confirm.lua
 var confirmLua string
 
@@ -67,7 +70,7 @@ var writeLua string
 
 type scripts struct {
 	reserve, commit, extend, confirm, end, claim, finish, postpone, quarantine, count, reseal *redis.Script
-	sel, order, retry, block, write, quota                                                    *redis.Script
+	sel, order, retry, block, write, quota, heartbeat                                         *redis.Script
 }
 
 func newScripts() scripts {
@@ -77,7 +80,8 @@ func newScripts() scripts {
 		claim: redis.NewScript(claimLua), finish: redis.NewScript(finishLua),
 		postpone: redis.NewScript(postponeLua), confirm: redis.NewScript(confirmLua),
 		quarantine: redis.NewScript(quarantineLua), count: redis.NewScript(countLua),
-		reseal: redis.NewScript(resealLua), sel: redis.NewScript(selectionLua + selectLua),
+		heartbeat: redis.NewScript(heartbeatLua),
+		reseal:    redis.NewScript(resealLua), sel: redis.NewScript(selectionLua + selectLua),
 		order: redis.NewScript(orderLua), retry: redis.NewScript(retryLua),
 		block: redis.NewScript(blockLua), write: redis.NewScript(writeLua), quota: redis.NewScript(quotaLua),
 	}

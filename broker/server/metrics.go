@@ -15,10 +15,11 @@ import (
 // Metrics are the broker's, in Prometheus form. Label values come from fixed
 // sets and from the configuration, never from a token.
 type Metrics struct {
-	registry  *prometheus.Registry
-	requests  *prometheus.HistogramVec
-	exchanges *prometheus.CounterVec
-	issued    *prometheus.CounterVec
+	registry   *prometheus.Registry
+	requests   *prometheus.HistogramVec
+	exchanges  *prometheus.CounterVec
+	issued     *prometheus.CounterVec
+	heartbeats *prometheus.CounterVec
 }
 
 // NewMetrics returns empty metrics with the Go runtime's beside them.
@@ -35,8 +36,11 @@ func NewMetrics() *Metrics {
 		issued: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "brevet_leases_issued_total", Help: "Leases issued, by credential and policy.",
 		}, []string{"credential", "policy"}),
+		heartbeats: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "brevet_heartbeats_total", Help: "Heartbeats, by outcome.",
+		}, []string{"outcome"}),
 	}
-	m.registry.MustRegister(m.requests, m.exchanges, m.issued,
+	m.registry.MustRegister(m.requests, m.exchanges, m.issued, m.heartbeats,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -67,6 +71,14 @@ func (m *Metrics) observe(route string, status int, took time.Duration) {
 		route = "none"
 	}
 	m.requests.WithLabelValues(route, strconv.Itoa(status)).Observe(took.Seconds())
+}
+
+func (m *Metrics) heartbeat(err error) {
+	outcome := broker.Granted
+	if err != nil {
+		outcome = broker.Refuse(err).Outcome()
+	}
+	m.heartbeats.WithLabelValues(string(outcome)).Inc()
 }
 
 func (m *Metrics) exchange(ev *broker.Event) {

@@ -2,6 +2,7 @@ package server
 
 import (
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -96,34 +97,101 @@ func (s *Server) lease(c echo.Context) error {
 	return c.JSON(http.StatusOK, status)
 }
 
+// heartbeat answers POST /v1/heartbeat. One that is refused is recorded, as a
+// lookup is: a thief may try a session token without its key. Others are
+// counted only: there are many, and they change nothing that anybody asks about.
+func (s *Server) heartbeat(c echo.Context) error {
+	ev := s.event(c, broker.EventLookup)
+	err := s.hear(c, ev)
+	s.Metrics.heartbeat(err)
+	if err != nil {
+		return s.Broker.Conclude(c.Request().Context(), ev, nil, err)
+	}
+	return c.NoContent(http.StatusOK)
+}
+
+func (s *Server) hear(c echo.Context, ev *broker.Event) error {
+	token, err := bearer(c)
+	if err != nil {
+		return err
+	}
+	proof, err := s.proof(c)
+	if err != nil {
+		return err
+	}
+	return s.Broker.Heartbeat(c.Request().Context(), token, proof, ev)
+}
+
 // revoke answers POST /v1/revoke: RFC 7009. The token is a session token, which
-// ends the session, or a lease id, which needs the session token beside it.
-// Neither needs a DPoP proof: ending something early is no gain to a thief.
+// ends the session, or with scope=job what of it ends with its job; or a lease
+// id, which needs the session token beside it. None needs a DPoP proof: ending
+// something early is no gain to a thief. scope=run is about other sessions, too,
+// and names no token: see revokeRun.
 func (s *Server) revoke(c echo.Context) error {
-	token, err := s.subject(c)
+	form, err := readForm(c)
 	if err != nil {
 		return err
 	}
-	ctx := c.Request().Context()
-	if _, err := broker.ShardOf('l', token.Reveal()); err != nil {
-		if err := s.Broker.RevokeSession(ctx, token, requestID(c)); err != nil {
-			return err
-		}
-		return c.NoContent(http.StatusOK)
+	switch scope, given := form.Get("scope"), form.Has("scope"); {
+	case scope == api.ScopeRun:
+		err = s.revokeRun(c, form)
+	case given && scope != api.ScopeJob:
+		err = bad(api.CodeInvalidRequest, "scope must be job or run")
+	default:
+		err = s.revokeToken(c, form, given)
 	}
-	owner, err := bearer(c)
 	if err != nil {
-		return err
-	}
-	if err := s.Broker.RevokeLease(ctx, owner, token.Reveal(), requestID(c)); err != nil {
 		return err
 	}
 	return c.NoContent(http.StatusOK)
 }
 
+// revokeToken ends what the form's token stands for, of a session only what ends
+// with its job if that is all that is to.
+func (s *Server) revokeToken(c echo.Context, form url.Values, job bool) error {
+	token, err := subject(form)
+	if err != nil {
+		return err
+	}
+	ctx := c.Request().Context()
+	_, notLease := broker.ShardOf('l', token.Reveal())
+	switch {
+	case notLease != nil && job:
+		return s.Broker.RevokeJob(ctx, token, requestID(c))
+	case notLease != nil:
+		return s.Broker.RevokeSession(ctx, token, requestID(c))
+	case job:
+		return bad(api.CodeInvalidRequest, "scope goes with a session token, not with the id of a lease")
+	}
+	owner, err := bearer(c)
+	if err != nil {
+		return err
+	}
+	return s.Broker.RevokeLease(ctx, owner, token.Reveal(), requestID(c))
+}
+
+// revokeRun ends the leases of scope run of the session's run. It reaches other
+// sessions than the one that asks, so it needs what a renewal does, the key, and
+// its outcome is recorded.
+func (s *Server) revokeRun(c echo.Context, form url.Values) error {
+	ev := s.event(c, broker.EventRun)
+	err := bad(api.CodeInvalidRequest, "with scope=run there is no token; the session stands in the Authorization header")
+	if !form.Has("token") {
+		var session *broker.Session
+		if session, err = s.authenticate(c, ev); err == nil {
+			err = s.Broker.RevokeRun(c.Request().Context(), session)
+		}
+	}
+	return s.Broker.Conclude(c.Request().Context(), ev, nil, err)
+}
+
 // introspect answers POST /v1/introspect: RFC 7662.
 func (s *Server) introspect(c echo.Context) error {
-	token, err := s.subject(c)
+	form, err := readForm(c)
+	if err != nil {
+		return err
+	}
+	token, err := subject(form)
 	if err != nil {
 		return err
 	}
@@ -139,11 +207,7 @@ func (s *Server) introspect(c echo.Context) error {
 }
 
 // subject reads the one parameter that revocation and introspection need.
-func (s *Server) subject(c echo.Context) (api.Secret, error) {
-	form, err := readForm(c)
-	if err != nil {
-		return api.Secret{}, err
-	}
+func subject(form url.Values) (api.Secret, error) {
 	if form.Get("token") == "" {
 		return api.Secret{}, bad(api.CodeInvalidRequest, "token is missing")
 	}
