@@ -46,6 +46,8 @@ issuer: lab
 match: {repository_id: "456", event_name: push}
 grant:
 - {credential: registry, ttl: 5m, max_ttl: 10m}
+- {credential: watched, ttl: 5m, dead_man: 30s}
+- {credential: shared, ttl: 5m, scope: run}
 - {credential: artifacts, ttl: 5m, max_ttl: 10m, allow: [generate, unwrap, rewrap]}
 - {credential: shredded, ttl: 5m, max_ttl: 10m, allow: [generate, unwrap, rewrap]}
 - {credential: once, ttl: 5m, max_ttl: 10m, allow: [generate, unwrap], max_uses: 1}
@@ -126,6 +128,8 @@ func (f *fixture) build(epochs *keys.Epochs, client *redis.Client, log *audit.Lo
 	targets := map[string]broker.Target{}
 	for _, c := range []mint.Config{
 		{Name: "registry", Kind: mint.KindJWT, Audience: "https://registry.example.com"},
+		{Name: "watched", Kind: mint.KindJWT, Audience: "https://watched.example.com"},
+		{Name: "shared", Kind: mint.KindJWT, Audience: "https://shared.example.com"},
 		{Name: "artifacts", Kind: mint.KindDataKey, MaxAge: 48 * time.Hour},
 		{Name: "shredded", Kind: mint.KindDataKey, Shred: true},
 		{Name: "once", Kind: mint.KindDataKey},
@@ -163,7 +167,7 @@ func (f *fixture) policies(set *issuers.Set, dir string) *policies.Set {
 	key := policies.Credential{DataKey: true}
 	out, err := policies.Load(folder, policies.Options{
 		Issuers:     map[string]*issuers.Preset{"lab": preset},
-		Credentials: map[string]policies.Credential{"registry": {}, "artifacts": key, "shredded": key, "once": key},
+		Credentials: map[string]policies.Credential{"registry": {}, "watched": {}, "shared": {}, "artifacts": key, "shredded": key, "once": key},
 	})
 	if err != nil {
 		f.t.Fatal(err)

@@ -50,6 +50,8 @@ func (p *program) get(ctx context.Context, args []string) (int, error) {
 	}
 	if err != nil { // the session is of no use to anyone
 		p.tellRevoked(session.Revoke(ctx))
+	} else if names, after := session.Watched(); after > 0 {
+		p.report("warning", fmt.Sprintf("brevet get sends no heartbeats: the leases of %s end in %s; use brevet exec", strings.Join(names, ", "), after))
 	}
 	return statusOf(err), err
 }
@@ -79,13 +81,15 @@ func (p *program) print(ctx context.Context, signals *runner.Signals, text []byt
 	return err
 }
 
-// revoke ends a session. The token comes from a file, the environment or stdin,
+// revoke ends a session, or what belongs to a run. The token of a session comes from a file, the environment or stdin,
 // never from an argument: those can be seen by every process of the machine.
 func (p *program) revoke(ctx context.Context, args []string) (int, error) {
 	var o runner.Options
 	f := flags("revoke")
 	p.connection(f, &o)
 	file := f.String("session-file", "", "")
+	job, ofRun := f.Bool("job", false, ""), f.Bool("run", false, "")
+	credentials := f.String("credential", p.env.Get("BREVET_CREDENTIALS"), "")
 	if err := f.Parse(args); err != nil {
 		err = usagef("revoke: %w", err)
 		return statusOf(err), err
@@ -94,11 +98,44 @@ func (p *program) revoke(ctx context.Context, args []string) (int, error) {
 		err := usagef("revoke: a session token is not an argument; give it by BREVET_SESSION, --session-file or stdin")
 		return statusOf(err), err
 	}
+	if *ofRun && (*job || *file != "") {
+		err := usagef("revoke: --run is about other sessions than one that is given; leave out --job and --session-file")
+		return statusOf(err), err
+	}
+	if *ofRun {
+		o.Credentials = splitNames(*credentials)
+		err := p.revokeRun(ctx, o)
+		return statusOf(err), err
+	}
 	token, err := p.sessionToken(*file)
 	if err == nil {
-		err = runner.Revoke(ctx, o, token)
+		err = runner.Revoke(ctx, o, token, jobScope(*job))
 	}
 	return statusOf(err), err
+}
+
+// jobScope is the scope of a revocation at the end of a job, or in general.
+func jobScope(job bool) string {
+	if job {
+		return api.ScopeJob
+	}
+	return ""
+}
+
+// revokeRun ends what is of scope run in the job's run. To show which run that
+// is, it makes an exchange, as any job of the run that is granted something can,
+// and ends its session again.
+func (p *program) revokeRun(ctx context.Context, o runner.Options) error {
+	signals := runner.Catch()
+	defer signals.Stop()
+	session, err := p.open(ctx, signals, o)
+	if err != nil {
+		return err
+	}
+	defer func() { p.tellRevoked(session.Revoke(ctx)) }()
+	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
+	defer cancel()
+	return session.RevokeRun(ctx)
 }
 
 // maxSession in bytes bounds what a session token is looked for in: the answer to

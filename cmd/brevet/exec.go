@@ -7,14 +7,19 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/brevet-dev/brevet/broker/api"
 	"github.com/brevet-dev/brevet/plugins/runner"
 	"github.com/brevet-dev/brevet/plugins/runner/mask"
 )
 
+// restTime bounds the wait for a heartbeat that is told to stop.
+const restTime = time.Second
+
 // exec runs a command with credentials: find it, make one exchange, prepare its
-// environment and the masks, run it, revoke.
+// environment and the masks, run it, with heartbeats meanwhile, revoke. What ends
+// with the run only is left to it, once the command has had it.
 func (p *program) exec(ctx context.Context, args []string) (int, error) {
 	o, short, argv, err := p.execFlags(args)
 	if err != nil {
@@ -30,7 +35,8 @@ func (p *program) exec(ctx context.Context, args []string) (int, error) {
 	if err != nil {
 		return statusOf(err), err
 	}
-	revoke := sync.OnceValue(func() error { return session.Revoke(ctx) })
+	giveBack, kept := session.Revoke, []string(nil) // nobody had what the command did not have
+	revoke := sync.OnceValue(func() error { return giveBack(ctx) })
 	defer func() { p.tellRevoked(revoke()) }()
 
 	command.Env, err = p.env.ForChild(session.Answer.Leases)
@@ -41,9 +47,36 @@ func (p *program) exec(ctx context.Context, args []string) (int, error) {
 	if err != nil {
 		return statusOf(err), err
 	}
-	status, err := command.Run(ctx, masker, signals, func() { revoke() })
+	rest := p.keepAlive(ctx, session)
+	defer rest()
+	status, err := command.Run(ctx, masker, signals, func() {
+		rest()
+		giveBack, kept = session.End, session.OfRun()
+		revoke()
+	})
 	signals.Stop() // whoever reads stderr may have stopped: a signal then ends brevet
+	if len(kept) > 0 {
+		p.report("note", "the leases of "+strings.Join(kept, ", ")+" are of scope run: they end by their TTL, or by brevet revoke --run")
+	}
 	return p.judge(status, err)
+}
+
+// keepAlive sends heartbeats beside the command, until rest is called. What goes
+// wrong with them is told, and never the command's fault.
+func (p *program) keepAlive(ctx context.Context, session *runner.Session) (rest func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		session.KeepAlive(ctx, func(err error) { p.report("warning", err.Error()) })
+	}()
+	return func() {
+		cancel()
+		select {
+		case <-done:
+		case <-time.After(restTime): // it is telling, and nobody reads stderr
+		}
+	}
 }
 
 // judge turns what Run says into exec's exit status and error. Output that is

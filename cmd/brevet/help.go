@@ -25,7 +25,7 @@ const helpMain = `brevet gets short-lived credentials for a CI job, and gives th
 Usage:
   brevet exec --broker URL --credential NAME[,NAME] -- command args...
   brevet get NAME[,NAME] [--format json|env|dotenv]
-  brevet revoke
+  brevet revoke [--run]
   brevet mask --values FILE
   brevet encrypt --key NAME [--context NAME=VALUE]... [-o FILE] [FILE]
   brevet decrypt --key NAME [--context NAME=VALUE]... [-o FILE] [FILE]
@@ -60,6 +60,10 @@ the exit status are passed through. When it has ended, however it did, the
 leases are revoked; if that fails, a warning says so. The rest of the output is
 passed on, until nothing comes for five seconds.
 
+Leases that a policy ties to the run (scope: run) are not revoked then; a note
+names them. For leases that end in silence (dead_man) heartbeats are sent as
+long as the command runs; that they fail is told, and does not end it.
+
 When the process that started brevet dies, brevet ends the command as if by
 SIGTERM; with nohup it does not.
 
@@ -88,7 +92,8 @@ If they cannot be printed, or a signal comes first, it does.
 
 Flags, with the variables that set their defaults:
   --format F       json: {"leases": [{lease_id, credential, kind, expires_at,
-                   renewable, revocable, values, env, sensitive}]} (default)
+                   renewable, revocable, values, env, sensitive}]} (default);
+                   scope and heartbeat, where a policy says so
                    env: lines for a shell, export NAME='value'
                    dotenv: lines NAME=value; fails where readers of such files
                    differ
@@ -100,13 +105,22 @@ Flags, with the variables that set their defaults:
 ` + helpConnection
 
 const helpRevoke = `Usage: brevet revoke [flags]
+       brevet revoke --run --credential NAME [flags]
 
 Ends a session with all its leases. The session token is read from
 --session-file, else from BREVET_SESSION, else from stdin.
 
+With --run it ends what policies tie to the run (scope: run), whichever job of
+the run got it: for the last job of a workflow. To show which run that is it
+gets the credential NAME, any that the job may have, and gives it back.
+
 Flags, with the variables that set their defaults:
   --session-file FILE
                    the session_token that brevet get --with-session printed
+  --job            of the session, leave what is tied to the run
+  --run            end what is tied to the run, and no session
+  --credential NAME[,NAME]
+                   with --run: what to get (BREVET_CREDENTIALS)
 ` + helpConnection
 
 const helpMask = `Usage: brevet mask --values FILE [--allow-short]

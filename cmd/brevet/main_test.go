@@ -196,7 +196,12 @@ func leases() []api.Lease {
 	pin := runnertest.Lease("pin", "PIN", "4711")
 	odd := runnertest.Lease("odd", "ODD", "it's\nnot plain "+runnertest.Canary)
 	odd.Values["user"], odd.Env["ODD_USER"] = api.NewSecret("o d d"), "user"
+	forRun := runnertest.Lease("shared", "SHARED_TOKEN", "shared-"+runnertest.Canary)
+	forRun.Scope = api.ScopeRun
+	watched := runnertest.Lease("watched", "WATCHED_TOKEN", "watched-"+runnertest.Canary)
+	watched.Heartbeat = time.Second
 	return []api.Lease{
+		forRun, watched,
 		runnertest.Lease("deploy", "DEPLOY_TOKEN", "deploy/"+runnertest.Canary),
 		runnertest.Lease("registry", "REGISTRY_TOKEN", "registry+"+runnertest.Canary),
 		runnertest.Lease("clash", "DEPLOY_TOKEN", "clash-"+runnertest.Canary),
@@ -207,7 +212,7 @@ func leases() []api.Lease {
 }
 
 // configure changes the script's broker: "broker busy|garbage|command|huge|clear|
-// redirect|interrupt|fail-revoke|stop".
+// redirect|interrupt|fail-revoke|stop", and those with arguments.
 func configure(ts *testscript.TestScript, _ bool, args []string) {
 	b := ts.Value("broker").(*runnertest.Broker)
 	write := func(text string) {
@@ -241,6 +246,24 @@ func configure(ts *testscript.TestScript, _ bool, args []string) {
 		b.BusyKeys(2)
 	case "garbage-keys":
 		b.AnswerKeys(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"key_id": "`+runnertest.Canary+`"}`) })
+	case "beat": // "broker beat N FILE": make FILE when N heartbeats have come
+		n, err := strconv.Atoi(args[1])
+		ts.Check(err)
+		b.OnHeartbeat(func(got int) {
+			if got == n {
+				ts.Check(os.WriteFile(ts.MkAbs(args[2]), nil, 0o600))
+			}
+		})
+	case "fail-beat": // "broker fail-beat N"
+		n, err := strconv.Atoi(args[1])
+		ts.Check(err)
+		b.FailHeartbeats(n)
+	case "end-on-beat": // "broker end-on-beat": all sessions end after the first heartbeat
+		b.OnHeartbeat(func(int) { go b.EndAll() })
+	case "of-run": // "broker of-run N": of N sessions what is of scope run lives
+		if got := fmt.Sprint(b.OfRun()); got != args[1] {
+			ts.Fatalf("of %s sessions leases of scope run live, want %s", got, args[1])
+		}
 	case "stop":
 		b.Close()
 	default:

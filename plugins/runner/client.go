@@ -143,8 +143,14 @@ func check(answer *api.TokenResponse, credentials []string) error {
 
 // Revoke ends the session of token with all its leases: RFC 7009. A session
 // that is over already is no error.
-func (c *Client) Revoke(ctx context.Context, token api.Secret) error {
+func (c *Client) Revoke(ctx context.Context, token api.Secret) error { return c.revoke(ctx, token, "") }
+
+// revoke ends the session of token, or what of it is of a scope.
+func (c *Client) revoke(ctx context.Context, token api.Secret, scope string) error {
 	form := url.Values{"token": {token.Reveal()}, "token_type_hint": {"access_token"}}
+	if scope != "" {
+		form.Set("scope", scope)
+	}
 	_, err := c.post(ctx, api.PathRevoke, 0, form, func(http.Header) error { return nil })
 	return err
 }

@@ -1,6 +1,10 @@
 package runner
 
-import "time"
+import (
+	"time"
+
+	"github.com/brevet-dev/brevet/broker/api"
+)
 
 // SetIdleTime makes Run wait for idle output for d instead of five seconds.
 func (c *Command) SetIdleTime(d time.Duration) { c.idle = d }
@@ -12,3 +16,6 @@ func SealFileKey(ref KeyRef, wrapped string, dataKey, salt, fileKey []byte) (*St
 
 // Open returns the file key.
 func (s *Stanza) Open(dataKey []byte) ([]byte, error) { return s.open(dataKey) }
+
+// NewSession returns the session that answer gave.
+func NewSession(answer *api.TokenResponse, c *Client) *Session { return &Session{answer, c} }

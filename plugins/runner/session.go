@@ -124,8 +124,9 @@ func afterwards(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), revokeTimeout)
 }
 
-// Revoke ends the session of token at the broker o.Broker.
-func Revoke(ctx context.Context, o Options, token api.Secret) error {
+// Revoke ends the session of token at the broker o.Broker; only what of it ends
+// with its job, if scope is api.ScopeJob and not "".
+func Revoke(ctx context.Context, o Options, token api.Secret, scope string) error {
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
 	hc, err := NewHTTPClient(o.CAFile)
@@ -136,5 +137,5 @@ func Revoke(ctx context.Context, o Options, token api.Secret) error {
 	if err != nil {
 		return err
 	}
-	return client.Revoke(ctx, token)
+	return client.revoke(ctx, token, scope)
 }

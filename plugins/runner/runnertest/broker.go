@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -52,12 +51,16 @@ type Broker struct {
 	busyKeys int                  // answers 503 to them that many times
 	tries    int                  // requests to /v1/token
 	tokens   int                  // tokens that the token service gave
+	beats    int                  // heartbeats that were accepted
+	noBeat   int                  // answers 500 to that many heartbeats
+	onBeat   func(n int)          // called for each heartbeat that was accepted
+	ofRun    map[string]bool      // session token → what of it is of scope run lives
 }
 
 // NewBroker starts a Broker that grants leases. Close it.
 func NewBroker(leases ...api.Lease) *Broker {
 	b := &Broker{
-		leases: map[string]api.Lease{}, keys: map[string]string{}, proofs: map[string]bool{}, live: map[string]bool{},
+		leases: map[string]api.Lease{}, keys: map[string]string{}, proofs: map[string]bool{}, live: map[string]bool{}, ofRun: map[string]bool{},
 		sessions: map[string]*session{}, grants: map[string]KeyGrant{}, kek: random(32), uses: map[string]int{},
 	}
 	for _, l := range leases {
@@ -66,6 +69,7 @@ func NewBroker(leases ...api.Lease) *Broker {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+api.PathToken, b.token)
 	mux.HandleFunc("POST "+api.PathRevoke, b.revoke)
+	mux.HandleFunc("POST "+api.PathHeartbeat, b.heartbeat)
 	mux.HandleFunc("POST "+api.PathUnwrap, b.unwrap)
 	mux.HandleFunc("POST "+api.PathRewrap, b.rewrap)
 	mux.HandleFunc("GET /github", b.github)
@@ -100,6 +104,33 @@ func (b *Broker) Before(f func(*http.Request)) { b.set(func() { b.before = f }) 
 
 // FailRevocations makes revocations end in an error.
 func (b *Broker) FailRevocations() { b.set(func() { b.noRevoke = true }) }
+
+// FailHeartbeats makes the next n heartbeats end in an error.
+func (b *Broker) FailHeartbeats(n int) { b.set(func() { b.noBeat = n }) }
+
+// OnHeartbeat makes each heartbeat that is accepted call f with its number, from 1.
+func (b *Broker) OnHeartbeat(f func(n int)) { b.set(func() { b.onBeat = f }) }
+
+// EndAll ends all sessions, as an operator's order does.
+func (b *Broker) EndAll() {
+	b.set(func() {
+		for token := range b.live {
+			b.end(token)
+		}
+	})
+}
+
+// OfRun counts the sessions of which leases of scope run live.
+func (b *Broker) OfRun() (n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, alive := range b.ofRun {
+		if alive {
+			n++
+		}
+	}
+	return n
+}
 
 func (b *Broker) set(f func()) {
 	b.mu.Lock()
@@ -215,6 +246,7 @@ func (b *Broker) exchange(r *http.Request) ([]byte, int, *api.Error) {
 	}
 	b.live[answer.AccessToken.Reveal()] = true
 	b.sessions[answer.AccessToken.Reveal()] = s
+	b.ofRun[answer.AccessToken.Reveal()] = slices.ContainsFunc(answer.Leases, func(l api.Lease) bool { return l.Scope == api.ScopeRun })
 	return body, http.StatusOK, nil
 }
 
@@ -313,22 +345,60 @@ func publicPoint(jwk any) ([]byte, error) {
 	return slices.Clip(point), nil
 }
 
-// revoke is the endpoint of RFC 7009.
+// revoke is the endpoint of RFC 7009, with the broker's parameter scope.
 func (b *Broker) revoke(w http.ResponseWriter, r *http.Request) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	body, err := io.ReadAll(io.LimitReader(r.Body, api.MaxBody))
-	switch {
-	case b.noRevoke:
+	if b.noRevoke {
 		refuse(w, http.StatusInternalServerError, &api.Error{Code: api.CodeServerError})
 		return
-	case err != nil || !strings.HasPrefix(string(body), "token=") || !strings.HasSuffix(string(body), "&token_type_hint=access_token"):
+	}
+	if err := r.ParseForm(); err != nil || r.URL.RawQuery != "" {
 		refuse(w, http.StatusBadRequest, &api.Error{Code: api.CodeInvalidRequest, Description: "not a revocation"})
 		return
 	}
-	token := strings.TrimSuffix(strings.TrimPrefix(string(body), "token="), "&token_type_hint=access_token")
-	if b.live[token] {
+	switch token, scope := r.PostForm.Get("token"), r.PostForm.Get("scope"); {
+	case scope == api.ScopeRun && token == "":
+		b.revokeRun(w, r)
+	case scope == api.ScopeRun, token == "", r.PostForm.Get("token_type_hint") != "access_token", scope != "" && scope != api.ScopeJob:
+		refuse(w, http.StatusBadRequest, &api.Error{Code: api.CodeInvalidRequest, Description: "not a revocation"})
+	case scope == api.ScopeJob && b.ofRun[token]:
 		b.live[token] = false
-		b.sessions[token].end()
+	case b.live[token]:
+		b.end(token)
+	}
+}
+
+// end ends a session with all its leases.
+func (b *Broker) end(token string) {
+	b.live[token], b.ofRun[token] = false, false
+	b.sessions[token].end()
+}
+
+// revokeRun ends what is of scope run: all jobs are of one run.
+func (b *Broker) revokeRun(w http.ResponseWriter, r *http.Request) {
+	if _, status, refused := b.authenticate(r); refused != nil {
+		refuse(w, status, refused)
+		return
+	}
+	clear(b.ofRun)
+}
+
+// heartbeat is the endpoint of that name.
+func (b *Broker) heartbeat(w http.ResponseWriter, r *http.Request) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.noBeat > 0 {
+		b.noBeat--
+		refuse(w, http.StatusInternalServerError, &api.Error{Code: api.CodeServerError})
+		return
+	}
+	if _, status, refused := b.authenticate(r); refused != nil {
+		refuse(w, status, refused)
+		return
+	}
+	b.beats++
+	if b.onBeat != nil {
+		b.onBeat(b.beats)
 	}
 }
