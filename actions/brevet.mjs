@@ -20,8 +20,8 @@ export function settings({ broker, credentials = [], ttl = "", caFile = "" }) {
 }
 
 // get makes one exchange. It returns {session_token, leases}, each lease as the
-// broker gave it: {lease_id, credential, kind, expires_at, revocable, values,
-// env, sensitive}.
+// broker gave it: {lease_id, credential, kind, expires_at, revocable, scope,
+// heartbeat, values, env, sensitive}.
 //
 // A signal that ends a program is passed on to brevet, which then gives back what
 // it got. If brevet had answered already, that is given back here. From the call
@@ -45,8 +45,17 @@ export async function get(folder, inputs, env) {
 
 // revoke ends a session with all its leases.
 export async function revoke(folder, session, options, env) {
+  await end(folder, [], session, options, env);
+}
+
+// endJob ends what of a session ends with its job.
+export async function endJob(folder, session, options, env) {
+  await end(folder, ["--job"], session, options, env);
+}
+
+async function end(folder, flags, session, options, env) {
   const variables = { ...env, ...Object.fromEntries(settings(options)), BREVET_SESSION: session };
-  await result(start(folder, ["revoke", "--timeout", "5s"], variables, revokeTimeout), "revoke");
+  await result(start(folder, ["revoke", ...flags, "--timeout", "5s"], variables, revokeTimeout), "revoke");
 }
 
 // start runs brevet. After timeout it is asked to end, with SIGTERM.

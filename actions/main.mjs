@@ -7,7 +7,7 @@ import { install } from "./binary.mjs";
 import { describe } from "./failure.mjs";
 import { readInputs } from "./inputs.mjs";
 import { lastEnd, publicPart, secrets, table, variables } from "./leases.mjs";
-import { addPath, addSummary, exportVariables, mask, requireFiles, saveState, say, setOutputs, showError } from "./workflow.mjs";
+import { addPath, addSummary, exportVariables, mask, requireFiles, saveState, say, setOutputs, showError, showWarning } from "./workflow.mjs";
 
 async function main(env) {
   const inputs = readInputs(env);
@@ -40,8 +40,10 @@ async function lease(folder, inputs, env) {
 }
 
 function report(leases, exported, env) {
-  for (const { credential, kind, expires_at, revocable } of leases) {
-    say(`leased ${credential} (${kind}) until ${expires_at}${revocable ? ", or the end of the job" : ""}`);
+  for (const { credential, kind, expires_at, revocable, scope, heartbeat } of leases) {
+    const end = scope === "run" ? ", or brevet revoke --run" : ", or the end of the job";
+    say(`leased ${credential} (${kind}) until ${expires_at}${revocable ? end : ""}`);
+    if (heartbeat) showWarning(`the lease of ${credential} ends in ${heartbeat} s: nothing sends its heartbeats; use export: none and brevet exec`);
   }
   say(`set ${[...exported.keys()].join(", ")}`);
   addSummary(env, table(leases));

@@ -4,7 +4,7 @@
 
 import { rmSync } from "node:fs";
 
-import { revoke } from "./brevet.mjs";
+import { endJob } from "./brevet.mjs";
 import { describe } from "./failure.mjs";
 import { say, showWarning } from "./workflow.mjs";
 
@@ -14,7 +14,7 @@ const { STATE_folder: folder, STATE_session: session, STATE_broker: broker, STAT
 async function giveBack() {
   if (!session) return say("nothing was leased");
   try {
-    await revoke(folder, session, { broker, caFile }, process.env);
+    await endJob(folder, session, { broker, caFile }, process.env);
     say("gave the leases back");
   } catch (error) {
     showWarning(`revoking the leases failed; they end by themselves at ${until ?? "their TTL"}\n${describe(error)}`);

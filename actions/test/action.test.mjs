@@ -55,9 +55,21 @@ test("main masks first, then hands over; post gives back", async () => {
   const post = await run(step, "post");
   assert.equal(post.status, 0, post.stdout);
   assert.match(post.stdout, /^brevet: gave the leases back$/m);
-  assert.match(read(step, "calls"), /^args:revoke --timeout 5s$/m);
+  assert.match(read(step, "calls"), /^args:revoke --job --timeout 5s$/m);
   assert.match(read(step, "calls"), /^BREVET_SESSION=canary-session$/m);
   assert.ok(!existsSync(step.env.STATE_folder), "the program's folder is still there");
+});
+
+test("what does not end with the job is told", async () => {
+  const step = newStep();
+  const told = JSON.parse(answer);
+  Object.assign(told.leases[0], { scope: "run" });
+  Object.assign(told.leases[1], { heartbeat: 120 });
+  fakeBrevet(step.folder, { answer: JSON.stringify(told) });
+  const { status, stdout } = await run(step, "main");
+  assert.equal(status, 0, stdout);
+  assert.match(stdout, /^brevet: leased registry \(jwt\) until \S+, or brevet revoke --run$/m);
+  assert.match(stdout, /^::warning::the lease of deploy ends in 120 s: nothing sends its heartbeats; use export: none and brevet exec$/m);
 });
 
 test("export: outputs sets no variable", async () => {

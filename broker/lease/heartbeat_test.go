@@ -12,6 +12,7 @@ import (
 	"github.com/brevet-dev/brevet/broker/lease"
 	"github.com/brevet-dev/brevet/issuers"
 	"github.com/brevet-dev/brevet/policies"
+	"github.com/brevet-dev/brevet/test/servers"
 )
 
 // watched reserves a session whose first lease needs a heartbeat every
@@ -251,6 +252,27 @@ func TestGarbageInHeartbeats(t *testing.T) {
 			t.Errorf("Quarantined = %v, %v", ids, err)
 		}
 	})
+}
+
+// In a Redis that is full nobody is ended for silence who was not silent.
+func TestHeartbeatInAFullRedis(t *testing.T) {
+	client := redis.NewClient(&redis.Options{Addr: servers.Redis(t)})
+	defer client.Close()
+	s := lease.New(client, plainSealer{})
+	x := watched(t, s, "t", 1, 30*time.Second)
+	mustCommit(t, s, x)
+	if err := client.ConfigSet(t.Context(), "maxmemory", "1").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Heartbeat(t.Context(), x.ID, "p1"); err != nil {
+		t.Errorf("Heartbeat = %v", err)
+	}
+	if err := s.Heartbeat(t.Context(), x.ID, "p1"); !errors.Is(err, broker.ErrProofReplayed) {
+		t.Errorf("the same again = %v, want ErrProofReplayed", err)
+	}
+	if got := sweepAt(t, s, time.Now().Add(31*time.Second)); got[x.Leases[0].ID] != broker.WhySilent {
+		t.Errorf("after the interval = %v, want silent", got)
+	}
 }
 
 // What ends with a run is of the same issuer, project and run, and of scope run.

@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/brevet-dev/brevet/broker"
 	"github.com/brevet-dev/brevet/broker/api"
@@ -75,6 +76,8 @@ type leaseAnswer struct {
 	ExpiresAt  string `json:"expires_at"`
 	Renewable  bool   `json:"renewable"`
 	Revocable  bool   `json:"revocable"`
+	Scope      string `json:"scope"`
+	Heartbeat  int64  `json:"heartbeat"`
 	Values     string `json:"values"`
 	Env        string `json:"env"`
 	Sensitive  string `json:"sensitive"`
@@ -82,7 +85,7 @@ type leaseAnswer struct {
 
 // TestLeaseAnswer keeps leaseAnswer true to what the broker writes.
 func TestLeaseAnswer(t *testing.T) {
-	data, err := (&api.Lease{}).Encode()
+	data, err := (&api.Lease{Scope: api.ScopeRun, Heartbeat: time.Second}).Encode()
 	if err != nil {
 		t.Fatal(err)
 	}

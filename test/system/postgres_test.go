@@ -33,6 +33,11 @@ type database struct {
 
 func startDatabase(t *testing.T) *database {
 	t.Helper()
+	return startDatabaseFor(t, "{credential: db, ttl: 10m, max_ttl: 30m}")
+}
+
+func startDatabaseFor(t *testing.T, grant string) *database {
+	t.Helper()
 	pg, password := servers.AppDatabase(t)
 	store := servers.Redis(t)
 	d := &database{pg: pg, pgProxy: servers.NewProxy(t, pg.Addr), redisProxy: servers.NewProxy(t, store)}
@@ -42,7 +47,7 @@ func startDatabase(t *testing.T) *database {
 		redis: d.redisProxy.Addr,
 		credentials: fmt.Sprintf("  - {name: db, kind: postgres, url: \"postgres://brevet@%s/app?sslmode=disable\", password_file: %q, roles: [app_readonly]}\n",
 			d.pgProxy.Addr, password),
-		grants: "  - {credential: db, ttl: 10m, max_ttl: 30m}\n",
+		grants: "  - " + grant + "\n",
 	})
 	return d
 }
