@@ -285,6 +285,10 @@ func (s *faultyStore) Extend(ctx context.Context, l *broker.Lease, until time.Ti
 	return s.faults.step("extend", func() error { return s.Store.Extend(ctx, l, until) })
 }
 
+func (s *faultyStore) Heartbeat(ctx context.Context, session, proof string) error {
+	return s.faults.step("heartbeat", func() error { return s.Store.Heartbeat(ctx, session, proof) })
+}
+
 func (s *faultyStore) Confirm(ctx context.Context, l *broker.Lease) error {
 	return s.faults.step("confirm", func() error { return s.Store.Confirm(ctx, l) })
 }

@@ -215,3 +215,64 @@ func TestNoRunNoScope(t *testing.T) {
 		t.Errorf("%d credentials live", n)
 	}
 }
+
+// Where the broker dies after a step, nobody sends heartbeats, and the next
+// broker ends what is left when the interval is over: well before its time.
+func TestSilenceAfterACrash(t *testing.T) {
+	for _, tt := range []struct {
+		step  string
+		why   string
+		after time.Duration // when nothing may live any more
+	}{
+		{"reserve", broker.WhyLapsed, 61 * time.Second}, {"mint deploy", broker.WhyLapsed, 61 * time.Second},
+		{"commit", broker.WhySilent, 31 * time.Second}, {"record exchange", broker.WhySilent, 31 * time.Second},
+	} {
+		t.Run(tt.step, func(t *testing.T) {
+			h := endingHarness(t)
+			h.faults.at, h.faults.late, h.faults.kill = tt.step, true, true
+			if _, err := h.exchange(t, h.request(t, "deploy")); err == nil {
+				t.Fatal("the broker did not die")
+			}
+			h.assertAccounted(t)
+			h.faults.clear()
+			h.restart(t)
+			if err := h.SweepOnce(t.Context(), time.Now().Add(tt.after)); err != nil {
+				t.Fatal(err)
+			}
+			for id, state := range h.live(t) {
+				l, err := h.Leases.Lease(t.Context(), id)
+				if err != nil || l.Why != tt.why || state == broker.Active {
+					t.Errorf("lease %s is %s, %v", id, state, l)
+				}
+			}
+			if left := h.target.leases(); len(left) > 0 && tt.why == broker.WhySilent {
+				t.Errorf("left at the target: %v", left)
+			}
+		})
+	}
+}
+
+// A renewal that the broker did not live to end is a heartbeat all the same, and
+// no more than one.
+func TestSilenceAfterACrashedRenewal(t *testing.T) {
+	for _, step := range []string{"extend", "record intent", "mint deploy", "confirm"} {
+		t.Run(step, func(t *testing.T) {
+			h := endingHarness(t)
+			job := h.ofRun(t, "456", "7", "deploy")
+			h.faults.at, h.faults.late, h.faults.kill = step, true, true
+			if _, err := h.renew(t, job, job.Leases[0].LeaseID); err == nil {
+				t.Fatal("the broker did not die")
+			}
+			h.faults.clear()
+			h.restart(t)
+			for _, at := range []time.Duration{29 * time.Second, 31 * time.Second} {
+				if err := h.SweepOnce(t.Context(), time.Now().Add(at)); err != nil {
+					t.Fatal(err)
+				}
+				if got, want := len(h.target.leases()), map[bool]int{true: 1}[at < 30*time.Second]; got != want {
+					t.Errorf("after %s %d credentials live, want %d", at, got, want)
+				}
+			}
+		})
+	}
+}
