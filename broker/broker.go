@@ -210,10 +210,10 @@ type LeaseEnder interface {
 	// whose revocation is to be tried again.
 	ClaimDue(ctx context.Context, now time.Time) ([]*Lease, error)
 
-	// EndScope makes the living leases of a scope that sel finds revoking, and due
+	// EndRun makes the living leases of scope run that sel finds revoking, and due
 	// now, for sweepers to end. It returns how many it ended: those that are
 	// issued meanwhile may be missed. It may be repeated after an error.
-	EndScope(ctx context.Context, sel *Selector, scope policies.Scope, why string) (int, error)
+	EndRun(ctx context.Context, sel *Selector) (int, error)
 
 	// Finish records the final state of a lease: revoked, expired or stuck.
 	Finish(ctx context.Context, l *Lease, final State) error

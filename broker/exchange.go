@@ -151,7 +151,7 @@ func (b *Broker) decide(id *issuers.Identity, req *Request, ev *Event) (*Session
 			return nil, fmt.Errorf("deciding credential %.64q: %w", name, err)
 		}
 		l, err := b.newLease(now, d.Grant, req.TTL)
-		if err == nil && l.Scope == policies.ScopeRun {
+		if err == nil && l.OfRun() {
 			_, err = s.run()
 		}
 		if err != nil {

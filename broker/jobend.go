@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/brevet-dev/brevet/broker/api"
-	"github.com/brevet-dev/brevet/policies"
 )
 
 // Heartbeat tells that the job of a session lives: those of its leases that end
@@ -51,7 +50,7 @@ func (b *Broker) RevokeJob(ctx context.Context, token api.Secret, requestID stri
 	}
 	var ids []string
 	for _, l := range s.Leases {
-		if l.Scope != policies.ScopeRun {
+		if !l.OfRun() {
 			ids = append(ids, l.ID)
 		}
 	}
@@ -81,7 +80,7 @@ func (b *Broker) RevokeRun(ctx context.Context, s *Session) error {
 		return fmt.Errorf("%w: another run is being ended", ErrUnavailable)
 	}
 	defer b.runs.Unlock()
-	if n, err := b.Leases.EndScope(ctx, sel, policies.ScopeRun, WhyRun); err != nil {
+	if n, err := b.Leases.EndRun(ctx, sel); err != nil {
 		return fmt.Errorf("ending the leases of a run, after %d: %w", n, err)
 	}
 	return nil

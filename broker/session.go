@@ -106,6 +106,9 @@ const (
 // Revocable reports whether the credential can be ended at its target.
 func (l *Lease) Revocable() bool { return !l.Handle.IsZero() }
 
+// OfRun reports whether l ends with its run, and not with its job.
+func (l *Lease) OfRun() bool { return l.Scope == policies.ScopeRun }
+
 // Renewable reports whether a renewal could move the end of l.
 func (l *Lease) Renewable() bool { return l.MaxExpires.After(l.Expires) }
 

@@ -276,7 +276,7 @@ func TestHeartbeatInAFullRedis(t *testing.T) {
 }
 
 // What ends with a run is of the same issuer, project and run, and of scope run.
-func TestEndScope(t *testing.T) {
+func TestEndRun(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
 		open := func(token, issuer, project, run string, scope policies.Scope) *broker.Session {
 			u := use(issuers.Bind, token)
@@ -300,8 +300,8 @@ func TestEndScope(t *testing.T) {
 		r.HDel(t.Context(), "brevet:{"+shardOf(lost.ID)+"}:s:"+lost.ID, "record")
 		sel := &broker.Selector{Match: map[broker.Attribute]string{broker.ByIssuer: "lab", broker.ByRepository: "456", broker.ByRun: "7"}}
 		for _, want := range []int{2, 0} {
-			if n, err := s.EndScope(t.Context(), sel, policies.ScopeRun, broker.WhyRun); n != want || err != nil {
-				t.Errorf("EndScope = %d, %v; want %d", n, err, want)
+			if n, err := s.EndRun(t.Context(), sel); n != want || err != nil {
+				t.Errorf("EndRun = %d, %v; want %d", n, err, want)
 			}
 		}
 		for _, x := range []*broker.Session{mine, second} {

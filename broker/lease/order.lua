@@ -1,9 +1,9 @@
 -- Order: leases that are pending or active become revoking, by an operator's
--- order, and are due now.
+-- order or because their run ends, and are due now.
 --
 -- KEYS  1 due
 -- ARGV  1 prefix of lease keys  2 prefix of session keys  3 now, ms since 1970
---       4 why  5 id of the order  6 "1" if their sessions end, too  7… ids
+--       4 why  5 id of the order, or ""  6 "1" if their sessions end, too  7… ids
 --
 -- Returns the ids of those that did.
 -- It works in a full Redis, too: see write.lua.

@@ -6,20 +6,19 @@ import (
 	"time"
 
 	"github.com/brevet-dev/brevet/broker"
-	"github.com/brevet-dev/brevet/policies"
 )
 
-// EndScope implements [broker.LeaseEnder]. A lease whose session cannot be read
+// EndRun implements [broker.LeaseEnder]. A lease whose session cannot be read
 // is left to its time: whose it is, nobody knows for certain.
-func (s *Store) EndScope(ctx context.Context, sel *broker.Selector, scope policies.Scope, why string) (int, error) {
+func (s *Store) EndRun(ctx context.Context, sel *broker.Selector) (int, error) {
 	n := 0
 	err := s.walk(ctx, sel, func(k shardKeys, ids []string) error {
 		for part := range slices.Chunk(ids, orderStep) {
-			meant, err := s.ofScope(ctx, k, sel, scope, part)
+			meant, err := s.ofRun(ctx, k, sel, part)
 			if err != nil {
 				return err
 			}
-			args := append([]any{k.lease(""), k.session(""), ms(time.Now()), why, "", "0"}, meant...)
+			args := append([]any{k.lease(""), k.session(""), ms(time.Now()), broker.WhyRun, "", "0"}, meant...)
 			ended, err := s.batch.runDurably(ctx, s.scripts.order, []string{k.due()}, args...).StringSlice()
 			if err != nil {
 				return unavailable(err)
@@ -31,9 +30,9 @@ func (s *Store) EndScope(ctx context.Context, sel *broker.Selector, scope polici
 	return n, err
 }
 
-// ofScope returns those of ids that sel selects and that are of a scope, by
+// ofRun returns those of ids that sel selects and that are of scope run, by
 // their sessions' records.
-func (s *Store) ofScope(ctx context.Context, k shardKeys, sel *broker.Selector, scope policies.Scope, ids []string) ([]any, error) {
+func (s *Store) ofRun(ctx context.Context, k shardKeys, sel *broker.Selector, ids []string) ([]any, error) {
 	refs, err := s.decide(ctx, k, sel, ids)
 	var out []any
 	for _, r := range refs {
@@ -41,7 +40,7 @@ func (s *Store) ofScope(ctx context.Context, k shardKeys, sel *broker.Selector, 
 			continue
 		}
 		i := slices.IndexFunc(r.of.Leases, func(l *broker.Lease) bool { return l.ID == r.lease })
-		if r.of.Leases[i].Scope == scope {
+		if r.of.Leases[i].OfRun() {
 			out = append(out, r.lease)
 		}
 	}
