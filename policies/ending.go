@@ -52,7 +52,7 @@ func (c *compiler) deadMan(path strictyaml.Path, g grantEntry, scope Scope) time
 		return 0
 	case !wholeSeconds(g.DeadMan) || g.DeadMan < minDeadMan || g.DeadMan > maxDeadMan:
 		c.fail(path, "dead_man must be whole seconds, %s to %s; leave it out for none", short(minDeadMan), short(maxDeadMan))
-	case g.DeadMan >= g.TTL:
+	case g.TTL > 0 && g.DeadMan >= g.TTL:
 		c.fail(path, "dead_man %s is not below ttl %s, which ends the lease before; lower it", short(g.DeadMan), short(g.TTL))
 	case scope == ScopeRun:
 		c.failKey(path, "dead_man is for leases of scope job: a job that has ended sends no heartbeats")
