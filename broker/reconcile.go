@@ -126,8 +126,11 @@ func (b *Broker) activeLeases(ctx context.Context, names []string, r *Report) (m
 		out[name] = map[string]*Lease{}
 	}
 	err := b.Leases.Living(ctx, names, func(l *Lease) error {
-		if l.State == Active {
-			out[l.Credential][l.ID] = l
+		of, ours := out[l.Credential]
+		if !ours { // its session's record says another one: somebody wrote to the store
+			r.problem("lease %.80q says that it is of %.80q, which is not what it was found by", l.ID, l.Credential)
+		} else if l.State == Active {
+			of[l.ID] = l
 		}
 		return nil
 	})

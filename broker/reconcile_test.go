@@ -3,6 +3,7 @@ package broker_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -371,5 +372,21 @@ func TestKeepReconciled(t *testing.T) {
 	}
 	if _, err := store.TakeReconcile(t.Context(), time.Minute); err == nil {
 		t.Error("garbage was taken for a task")
+	}
+}
+
+// Somebody wrote another credential into a lease: that is told, and ends nobody.
+func TestReconcileLeaseOfAnotherCredential(t *testing.T) {
+	for _, credential := range []string{"deploy", "garbage"} {
+		h := newHarness(t)
+		id := h.mustExchange(t, h.request(t, "database")).Leases[0].LeaseID
+		shard, err := broker.ShardOf('l', id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.redis.HSet(t.Context(), fmt.Sprintf("brevet:{%d}:l:%s", shard, id), "credential", credential)
+		if r := h.reconcile(t, true); len(r.Problems) == 0 || len(r.Orphans)+len(r.Missing) != 0 || len(h.target.leases()) != 1 {
+			t.Errorf("report: %+v", r)
+		}
 	}
 }
