@@ -12,10 +12,12 @@ local out = {}
 for i = 7, #ARGV do
 	local key = ARGV[1] .. ARGV[i]
 	local lease = redis.pcall('HMGET', key, 'state', 'session')
+	if failed(lease) then return lease end
 	if not lease.err and lease[2] then
 		local session = ARGV[2] .. lease[2]
 		if redis.call('EXISTS', session) == 1 then
-			redis.call('HSET', session, ARGV[6] == '1' and 'ended' or 'touched', '1')
+			local set = redis.pcall('HSET', session, ARGV[6] == '1' and 'ended' or 'touched', '1')
+			if failed(set) then return set end
 		end
 	end
 	if lease[1] == 'pending' or lease[1] == 'active' then

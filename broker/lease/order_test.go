@@ -467,3 +467,55 @@ func TestRevokeInAFullRedis(t *testing.T) {
 		t.Errorf("Blocks = %v, %v", blocks, err)
 	}
 }
+
+// While a slot is on the move an order waits: a lease that is on the new node
+// already is not passed over.
+func TestOrderOnASlotOnTheMove(t *testing.T) {
+	t.Parallel()
+	c := servers.Cluster(t, 2, false)
+	s, client := clusterStore(t, c)
+	u := use(issuers.Once, "t")
+	x := session(u, "key", 3)
+	mustReserve(t, s, x, u)
+	mustCommit(t, s, x)
+	prefix := fmt.Sprintf("brevet:{%d}:", u.Shard())
+	slot := int(client.ClusterKeySlot(t.Context(), prefix).Val())
+	from := c.Owner(slot)
+	if err := c.BeginMove(t.Context(), slot, from, 1-from); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.MoveKey(t.Context(), prefix+"l:"+x.Leases[1].ID, from, 1-from); err != nil {
+		t.Fatal(err)
+	}
+	o := order(broker.OrderRevoke, broker.Selector{All: true})
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if err := s.Revoke(ctx, o, func([]string) {}); !errors.Is(err, broker.ErrUnavailable) {
+		t.Errorf("Revoke = %v, want ErrUnavailable", err)
+	}
+	if err := c.FinishMove(t.Context(), slot, from, 1-from); err != nil {
+		t.Fatal(err)
+	}
+	mustRevoke(t, s, o)
+	if got := states(mustSession(t, s, x.ID)); got != "revoking revoking revoking" {
+		t.Errorf("the leases are %s, want them revoking", got)
+	}
+}
+
+// A session that somebody replaced by something else keeps no lease from being
+// ended.
+func TestOrderBesideGarbage(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
+		x := fill(t, s)[0]
+		shard, err := broker.ShardOf('s', x.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Set(t.Context(), fmt.Sprintf("brevet:{%d}:s:%s", shard, x.ID), "garbage", 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+		if ended := mustRevoke(t, s, order(broker.OrderRevoke, broker.Selector{All: true})); len(ended) != 24 {
+			t.Errorf("%d leases ended, want 24", len(ended))
+		}
+	})
+}

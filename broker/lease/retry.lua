@@ -10,6 +10,7 @@ local out = {}
 for i = 3, #ARGV do
 	local key = ARGV[1] .. ARGV[i]
 	local state = redis.pcall('HGET', key, 'state')
+	if failed(state) then return state end
 	if state == 'stuck' and redis.call('SREM', KEYS[2], ARGV[i]) == 1 then
 		redis.call('HSET', key, 'state', 'revoking', 'attempts', 0)
 		redis.call('ZADD', KEYS[1], ARGV[2], ARGV[i])

@@ -6,13 +6,16 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// selectionLua and blockedLua are functions that other scripts begin with.
+// selectionLua, blockedLua and failedLua are functions that other scripts begin with.
 //
 //go:embed selection.lua
 var selectionLua string
 
 //go:embed blocked.lua
 var blockedLua string
+
+//go:embed failed.lua
+var failedLua string
 
 //go:embed reserve.lua
 var reserveLua string
@@ -82,7 +85,7 @@ func newScripts() scripts {
 		quarantine: redis.NewScript(quarantineLua), count: redis.NewScript(countLua),
 		heartbeat: redis.NewScript(heartbeatLua),
 		reseal:    redis.NewScript(resealLua), sel: redis.NewScript(selectionLua + selectLua),
-		order: redis.NewScript(orderLua), retry: redis.NewScript(retryLua),
+		order: redis.NewScript(failedLua + orderLua), retry: redis.NewScript(failedLua + retryLua),
 		block: redis.NewScript(blockLua), write: redis.NewScript(writeLua), quota: redis.NewScript(quotaLua),
 	}
 }
