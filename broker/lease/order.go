@@ -36,11 +36,12 @@ const (
 //
 // It may be repeated after an error: what is done stays done.
 func (s *Store) Revoke(ctx context.Context, o *broker.Order, ended func(ids []string)) error {
-	if err := s.write(ctx, o); err != nil {
+	r := &ordering{batch: s.batch}
+	if err := s.write(ctx, r, o); err != nil {
 		return err
 	}
 	if !o.Until.IsZero() {
-		if err := s.setBlock(ctx, o.Block()); err != nil {
+		if err := s.setBlock(ctx, r, o.Block()); err != nil {
 			return err
 		}
 	}
@@ -48,7 +49,7 @@ func (s *Store) Revoke(ctx context.Context, o *broker.Order, ended func(ids []st
 	if o.Selector.WholeSessions() {
 		sessions = "1"
 	}
-	return s.each(ctx, o, s.scripts.order, func(k shardKeys) ([]string, []any) {
+	return s.each(ctx, r, o, s.scripts.order, func(k shardKeys) ([]string, []any) {
 		return []string{k.due()}, []any{k.lease(""), k.session(""), ms(time.Now()), broker.WhyOrdered, o.ID, sessions}
 	}, ended)
 }
@@ -56,16 +57,17 @@ func (s *Store) Revoke(ctx context.Context, o *broker.Order, ended func(ids []st
 // Retry makes the stuck leases that an order selects due now, with all attempts
 // before them. The order is written down before.
 func (s *Store) Retry(ctx context.Context, o *broker.Order, retried func(ids []string)) error {
-	if err := s.write(ctx, o); err != nil {
+	r := &ordering{batch: s.batch}
+	if err := s.write(ctx, r, o); err != nil {
 		return err
 	}
-	return s.each(ctx, o, s.scripts.retry, func(k shardKeys) ([]string, []any) {
+	return s.each(ctx, r, o, s.scripts.retry, func(k shardKeys) ([]string, []any) {
 		return []string{k.due(), k.stuck()}, []any{k.lease(""), ms(time.Now())}
 	}, retried)
 }
 
 // each runs a script on all leases that an order selects, in parts.
-func (s *Store) each(ctx context.Context, o *broker.Order, script *redis.Script, args func(shardKeys) ([]string, []any), done func([]string)) error {
+func (s *Store) each(ctx context.Context, r *ordering, o *broker.Order, script *redis.Script, args func(shardKeys) ([]string, []any), done func([]string)) error {
 	n := 0
 	err := s.walk(ctx, &o.Selector, func(k shardKeys, ids []string) error {
 		for part := range slices.Chunk(ids, orderStep) {
@@ -74,7 +76,7 @@ func (s *Store) each(ctx context.Context, o *broker.Order, script *redis.Script,
 			if err != nil {
 				return err
 			}
-			reply, err := s.batch.runDurably(ctx, script, keys, append(argv, meant...)...).StringSlice()
+			reply, err := r.run(ctx, script, keys, append(argv, meant...)...).StringSlice()
 			if err != nil {
 				return unavailable(err)
 			}
@@ -86,7 +88,34 @@ func (s *Store) each(ctx context.Context, o *broker.Order, script *redis.Script,
 	if err != nil {
 		return fmt.Errorf("order %s, after %d leases: %w", o.ID, n, err)
 	}
-	return nil
+	return r.told(o)
+}
+
+// An ordering runs the scripts of one order. Replicas that are away do not keep
+// an operator from ending leases: the rest is done without them, and that is
+// told at the end.
+type ordering struct {
+	batch *batcher
+	few   error // too few replicas had a change
+}
+
+func (r *ordering) run(ctx context.Context, script *redis.Script, keys []string, args ...any) *redis.Cmd {
+	if r.few != nil {
+		return r.batch.run(ctx, script, keys, args...)
+	}
+	cmd := r.batch.runDurably(ctx, script, keys, args...)
+	if errors.Is(cmd.Err(), errFewReplicas) {
+		r.few = cmd.Err()
+		cmd.SetErr(nil)
+	}
+	return cmd
+}
+
+func (r *ordering) told(o *broker.Order) error {
+	if r.few == nil {
+		return nil
+	}
+	return fmt.Errorf("order %s is carried out, and a failover may lose it: %w", o.ID, unavailable(r.few))
 }
 
 // meant returns those of ids that an order means. All are all: a kill switch
@@ -109,7 +138,8 @@ func (s *Store) meant(ctx context.Context, k shardKeys, o *broker.Order, ids []s
 // Unblock lifts the block o.Lifts, and reports whether there was one. The order
 // is written down before.
 func (s *Store) Unblock(ctx context.Context, o *broker.Order) (bool, error) {
-	if err := s.write(ctx, o); err != nil {
+	r := &ordering{batch: s.batch}
+	if err := s.write(ctx, r, o); err != nil {
 		return false, err
 	}
 	var n int64
@@ -123,12 +153,15 @@ func (s *Store) Unblock(ctx context.Context, o *broker.Order) (bool, error) {
 	for _, cmd := range cmds {
 		n += cmd.Val()
 	}
-	return n > 0, unavailable(err)
+	if err != nil {
+		return n > 0, unavailable(err)
+	}
+	return n > 0, r.told(o)
 }
 
 // setBlock writes a block into every shard. If it fails some may have it, which
 // refuses more than nothing would.
-func (s *Store) setBlock(ctx context.Context, b broker.Block) error {
+func (s *Store) setBlock(ctx context.Context, r *ordering, b broker.Block) error {
 	blocks, err := s.Blocks(ctx)
 	if err != nil {
 		return err
@@ -142,7 +175,7 @@ func (s *Store) setBlock(ctx context.Context, b broker.Block) error {
 	}
 	value := ms(b.Until) + " " + selectionOf(&b.Selector) + "\n" + string(encoded)
 	for shard := range broker.Shards {
-		if err := s.batch.runDurably(ctx, s.scripts.block, []string{keysOf(shard).blocks()}, b.ID, value).Err(); err != nil {
+		if err := r.run(ctx, s.scripts.block, []string{keysOf(shard).blocks()}, b.ID, value).Err(); err != nil {
 			return fmt.Errorf("setting block %s, which %d of %d shards have now: %w", b.ID, shard, broker.Shards, unavailable(err))
 		}
 	}
@@ -211,7 +244,7 @@ func decodeBlock(id, value string) SetBlock {
 }
 
 // write writes an order down, for every broker to record.
-func (s *Store) write(ctx context.Context, o *broker.Order) error {
+func (s *Store) write(ctx context.Context, r *ordering, o *broker.Order) error {
 	if err := o.Validate(); err != nil {
 		return err
 	}
@@ -219,7 +252,7 @@ func (s *Store) write(ctx context.Context, o *broker.Order) error {
 	if err != nil {
 		return fmt.Errorf("encoding an order: %w", err)
 	}
-	if err := s.batch.runDurably(ctx, s.scripts.write, []string{ordersKey}, maxOrders, string(encoded)).Err(); err != nil {
+	if err := r.run(ctx, s.scripts.write, []string{ordersKey}, maxOrders, string(encoded)).Err(); err != nil {
 		return fmt.Errorf("writing order %s down: %w", o.ID, unavailable(err))
 	}
 	return nil

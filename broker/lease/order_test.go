@@ -519,3 +519,25 @@ func TestOrderBesideGarbage(t *testing.T) {
 		}
 	})
 }
+
+// Replicas that are away do not keep leases from being ended; and it is told.
+func TestOrderWithoutReplicas(t *testing.T) {
+	t.Parallel()
+	primary := servers.StartRedis(t)
+	alone := lease.New(primary.Client, plainSealer{})
+	fill(t, alone)
+	s := lease.New(primary.Client, plainSealer{}).WaitReplicas(1)
+	o := order(broker.OrderRevoke, broker.Selector{All: true})
+	o.Until = time.Now().Add(time.Hour)
+	var ended []string
+	err := s.Revoke(t.Context(), o, func(ids []string) { ended = append(ended, ids...) })
+	if !errors.Is(err, broker.ErrUnavailable) || !strings.Contains(err.Error(), "is carried out, and a failover may lose it") {
+		t.Errorf("Revoke = %v", err)
+	}
+	if len(ended) != 24 {
+		t.Errorf("%d leases ended, want 24", len(ended))
+	}
+	if blocks, err := alone.Blocks(t.Context()); err != nil || len(blocks) != 1 || blocks[0].Shards != broker.Shards {
+		t.Errorf("Blocks = %+v, %v", blocks, err)
+	}
+}

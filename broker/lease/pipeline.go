@@ -160,11 +160,14 @@ func (r *runner) send(ctx context.Context, node redis.Cmdable, calls []*call) {
 	}
 }
 
+// errFewReplicas marks a change that the primary has made.
+var errFewReplicas = errors.New("too few replicas")
+
 // disown makes errors of the durable changes that too few replicas have.
 func (r *runner) disown(calls []*call, n int64, err error) {
 	for _, c := range calls {
 		if c.durable && c.cmd.Err() == nil {
-			c.cmd.SetErr(errors.Join(fmt.Errorf("%d replicas have it, want %d", n, r.replicas), err))
+			c.cmd.SetErr(errors.Join(fmt.Errorf("%w: %d replicas have it, want %d", errFewReplicas, n, r.replicas), err))
 		}
 	}
 }

@@ -39,7 +39,7 @@ func withLeases(cmd *cobra.Command, file string, do func(*lease.Store) error) er
 		return err
 	}
 	defer client.Close()
-	return do(lease.New(client, nil))
+	return do(lease.New(client, nil).WaitReplicas(c.Redis.WaitReplicas))
 }
 
 // leaseLine is what is shown of a lease.
@@ -144,8 +144,8 @@ func showList(w io.Writer, lines []leaseLine, asJSON bool) error {
 	fmt.Fprintln(t, "LEASE\tCREDENTIAL\tSTATE\tREPOSITORY\tRUN\tPOLICY\tENDS IN")
 	for _, l := range lines {
 		who := cmp.Or(l.Who, &holder{Repository: "unknown"})
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", l.ID, l.Credential, l.State,
-			plain(cmp.Or(who.Repository, who.ProjectID, who.Subject)), plain(cmp.Or(who.Run, "-")), l.Policy, time.Until(l.ExpiresAt).Round(time.Second))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", plain(l.ID), plain(l.Credential), l.State,
+			plain(cmp.Or(who.Repository, who.ProjectID, who.Subject)), plain(cmp.Or(who.Run, "-")), plain(l.Policy), time.Until(l.ExpiresAt).Round(time.Second))
 	}
 	return t.Flush()
 }
