@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/base32"
@@ -99,5 +100,28 @@ func TestParseSince(t *testing.T) {
 		if !got.Equal(want) || (err == nil) == want.IsZero() {
 			t.Errorf("parseSince(%q) = %s, %v; want %s", text, got, err, want)
 		}
+	}
+}
+
+// What somebody wrote to Redis, or a target said, does not move the cursor of
+// an operator's terminal.
+func TestHostileWordsOnATerminal(t *testing.T) {
+	const evil = "x\x1b[2J\r"
+	var out bytes.Buffer
+	lines := []leaseLine{{ID: evil, Credential: evil, Policy: evil, Who: &holder{Repository: evil, Run: evil}}}
+	if err := showList(&out, lines, false); err != nil {
+		t.Fatal(err)
+	}
+	r := newRadius(broker.Selector{All: true})
+	r.add(lease.Found{Lease: &broker.Lease{Credential: evil, State: broker.Active}, Session: &broker.Session{Who: broker.Who{Issuer: evil}}})
+	if err := r.show(&out); err != nil {
+		t.Fatal(err)
+	}
+	f := broker.Finding{Credential: evil, Lease: evil, Name: evil, State: evil, Problem: evil}
+	if err := printReport(&out, &broker.Report{Orphans: []broker.Finding{f}, Missing: []broker.Finding{f}, Problems: []string{evil}}); err != nil {
+		t.Fatal(err)
+	}
+	if strings.ContainsAny(out.String(), "\x1b\r") {
+		t.Errorf("printed %q", out.String())
 	}
 }

@@ -106,14 +106,14 @@ func (r *radius) show(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "\nCREDENTIAL\tLEASES\tREVOCABLE")
 	for _, c := range r.Credentials {
-		fmt.Fprintf(t, "%s\t%d\t%d\n", c.Credential, c.Leases, c.Revocable)
+		fmt.Fprintf(t, "%s\t%d\t%d\n", plain(c.Credential), c.Leases, c.Revocable)
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
 	fmt.Fprintln(t, "\nREPOSITORY\tISSUER\tID\tLEASES")
 	for _, x := range r.Repositories[:min(len(r.Repositories), maxShown)] {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%d\n", plain(x.Repository), x.Issuer, plain(x.ID), x.Leases)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\n", plain(x.Repository), plain(x.Issuer), plain(x.ID), x.Leases)
 	}
 	if more := len(r.Repositories) - maxShown; more > 0 {
 		fmt.Fprintf(t, "and %d more\n", more)

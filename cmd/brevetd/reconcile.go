@@ -169,13 +169,13 @@ func awaitReport(ctx context.Context, store *lease.Store, id string) (*broker.Re
 func printReport(out io.Writer, r *broker.Report) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for _, f := range r.Orphans {
-		fmt.Fprintf(w, "orphan\t%s\t%s\tlease %s\t%s\n", f.Credential, f.Name, f.State, outcome(f))
+		fmt.Fprintf(w, "orphan\t%s\t%s\tlease %s\t%s\n", plain(f.Credential), plain(f.Name), plain(string(f.State)), plain(outcome(f)))
 	}
 	for _, f := range r.Missing {
-		fmt.Fprintf(w, "missing\t%s\t%s\tlease %s\t%s\n", f.Credential, f.Lease, f.State, outcome(f))
+		fmt.Fprintf(w, "missing\t%s\t%s\tlease %s\t%s\n", plain(f.Credential), plain(f.Lease), plain(string(f.State)), plain(outcome(f)))
 	}
 	for _, p := range r.Problems {
-		fmt.Fprintf(w, "problem\t%s\n", p)
+		fmt.Fprintf(w, "problem\t%s\n", plain(p))
 	}
 	if err := w.Flush(); err != nil {
 		return err
