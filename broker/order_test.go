@@ -1,8 +1,10 @@
 package broker_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -134,6 +136,7 @@ type gate struct {
 	broker.Minter
 	open    chan struct{} // nil: nobody waits
 	failing atomic.Bool
+	says    error // when it is failing; nil: that it is down
 	calls   atomic.Int64
 	mu      sync.Mutex
 	inside  int
@@ -155,7 +158,7 @@ func (g *gate) Revoke(ctx context.Context, handle api.Secret) error {
 		<-g.open
 	}
 	if g.failing.Load() {
-		return errors.New("the database is down")
+		return cmp.Or(g.says, errors.New("the database is down"))
 	}
 	return g.Minter.Revoke(ctx, handle)
 }
@@ -247,5 +250,25 @@ func TestTargetDown(t *testing.T) {
 		if e.Outcome != broker.Granted {
 			t.Errorf("a lease did not end: %+v", e)
 		}
+	}
+}
+
+// Credentials that their target does not let go hold up nobody else's: it
+// answers.
+func TestTargetThatRefusesSome(t *testing.T) {
+	h := newHarness(t)
+	g := h.gate("deploy")
+	for range 10 {
+		h.mustExchange(t, h.request(t, "deploy"))
+	}
+	g.says = fmt.Errorf("%w (%w): others depend on it", broker.ErrUnavailable, broker.ErrTarget)
+	g.failing.Store(true)
+	h.order(t, broker.Selector{All: true}, 0)
+	if err := h.SweepOnce(t.Context(), time.Now()); err == nil || !h.TargetUp("deploy") || g.calls.Load() != 10 {
+		t.Errorf("SweepOnce = %v after %d calls; deploy is up: %v", err, g.calls.Load(), h.TargetUp("deploy"))
+	}
+	g.failing.Store(false)
+	if err := h.RevokeSession(t.Context(), h.mustExchange(t, h.request(t, "deploy")).Token, "R"); err != nil {
+		t.Errorf("RevokeSession of another = %v", err)
 	}
 }

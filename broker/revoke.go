@@ -95,7 +95,7 @@ func (b *Broker) finish(ctx context.Context, now time.Time, l *Lease, name Event
 	start := time.Now()
 	err := b.revokeHandle(ctx, l.Credential, l.Handle)
 	if _, configured := b.Targets[l.Credential]; configured && !l.Handle.IsZero() {
-		b.lane(l.Credential).breaker.note(now.Add(time.Since(start)), err)
+		b.lane(l.Credential).breaker.note(now.Add(time.Since(start)), silence(err))
 	}
 	if err != nil {
 		return errors.Join(err, b.postpone(ctx, l, name, requestID, err))
@@ -111,6 +111,16 @@ func (b *Broker) finish(ctx context.Context, now time.Time, l *Lease, name Event
 		final = Expired
 	}
 	return b.close(ctx, l, final, name, requestID, nil)
+}
+
+// silence returns err unless its target answered. What refuses one credential
+// is not down: else a job whose credential cannot be ended would hold up the
+// end of everybody's.
+func silence(err error) error {
+	if errors.Is(err, ErrTarget) {
+		return nil
+	}
+	return err
 }
 
 // keep keeps a lease on record, and due again at next.

@@ -214,7 +214,10 @@ func passes(err error) bool {
 // postgresError turns an error of the driver into one of ours.
 func postgresError(what string, err error) error {
 	kind := broker.ErrTarget
-	if isTransientPostgres(err) {
+	switch {
+	case isTransientPostgres(err) && isAnswer(err):
+		kind = fmt.Errorf("%w (%w)", broker.ErrUnavailable, broker.ErrTarget)
+	case isTransientPostgres(err):
 		kind = broker.ErrUnavailable
 	}
 	if isCertain(err) {
@@ -229,6 +232,11 @@ func isCertain(err error) bool {
 	if errors.Is(err, errNotSent) || pgconn.SafeToRetry(err) {
 		return true
 	}
+	return isAnswer(err)
+}
+
+// isAnswer reports whether the server lives, and said no.
+func isAnswer(err error) bool {
 	said, ok := errors.AsType[*pgconn.PgError](err)
 	return ok && said.SeverityUnlocalized == "ERROR"
 }
