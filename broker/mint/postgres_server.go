@@ -39,10 +39,12 @@ const (
 
 // sessionSettings are those of the broker's own sessions. A search_path of
 // pg_catalog alone keeps functions that others made out of its statements
-// (CVE-2018-1058); the timeouts end what the broker has given up.
+// (CVE-2018-1058); the timeouts end what the broker has given up. What is told
+// here the owner of a database, who may be a job, cannot set for it.
 func sessionSettings() map[string]string {
 	return map[string]string{
 		"application_name": "brevetd", "search_path": "pg_catalog", "standard_conforming_strings": "on", "client_encoding": "UTF8",
+		"role": "none", "default_transaction_read_only": "off", "DateStyle": "ISO",
 		"statement_timeout": "5s", "lock_timeout": "3s", "idle_in_transaction_session_timeout": "10s",
 	}
 }

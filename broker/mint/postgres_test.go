@@ -112,7 +112,7 @@ func TestPostgres(t *testing.T) {
 	}{
 		{"a credential", testPostgresCredential}, {"renewal", testPostgresRenewal}, {"its end", testPostgresEnd},
 		{"revocation", testPostgresRevoke}, {"dependents", testPostgresDependents}, {"locks", testPostgresLocks}, {"all at once", testPostgresAllAtOnce}, {"hostile words", testPostgresHostile},
-		{"two fleets", testPostgresFleets}, {"faults", testPostgresFaults}, {"a lost answer", testPostgresLostAnswer}, {"a hanging server", testPostgresHangs},
+		{"a hostile database", testPostgresHostileDatabase}, {"two fleets", testPostgresFleets}, {"faults", testPostgresFaults}, {"a lost answer", testPostgresLostAnswer}, {"a hanging server", testPostgresHangs},
 		{"TLS", testPostgresTLS},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -388,6 +388,25 @@ func testPostgresHostile(t *testing.T, lab *pgLab) {
 		if err := target.Minter.Revoke(t.Context(), cred.Handle); err != nil {
 			t.Errorf("Revoke = %v", err)
 		}
+	}
+}
+
+// A job that owns the database gives it settings that would keep the broker from
+// revoking, and objects that its statements might take for the server's.
+func testPostgresHostileDatabase(t *testing.T, lab *pgLab) {
+	cred := mustMint(t, lab.target(t, nil), pgLease(1, lab.target(t, nil)))
+	lab.Exec("app", "CREATE TABLE public.pg_roles (rolname name)", "CREATE FUNCTION public.starts_with(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT 1/0 = 1'")
+	defer lab.Exec("app", "DROP TABLE public.pg_roles", "DROP FUNCTION public.starts_with(text, text)")
+	for _, setting := range []string{"default_transaction_read_only = on", "role = app_readonly", "search_path = public", "DateStyle = German", "client_encoding = LATIN1"} {
+		lab.Exec("postgres", "ALTER DATABASE app SET "+setting)
+	}
+	defer lab.Exec("postgres", "ALTER DATABASE app RESET ALL")
+	target := lab.target(t, nil) // with connections of its own
+	if listed, err := target.Minter.(broker.Lister).List(t.Context()); err != nil || len(listed) != 1 || time.Until(listed[0].Expires) > time.Hour {
+		t.Errorf("List = %+v, %v", listed, err)
+	}
+	if err := target.Minter.Revoke(t.Context(), cred.Handle); err != nil || len(lab.Roles()) != 0 {
+		t.Errorf("Revoke = %v; left: %v", err, lab.Roles())
 	}
 }
 
