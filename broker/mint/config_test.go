@@ -78,6 +78,8 @@ func TestValidate(t *testing.T) {
 		{"postgres on port 0", pgConfig(func(c *mint.Config) { c.URL = "postgres://brevet@db.example.com:0/app" }), []string{"url: must be"}},
 		{"another database", pgConfig(func(c *mint.Config) { c.URL = "mysql://brevet@db.example.com/app" }), []string{"url: must be"}},
 		{"the broker's own role", pgConfig(func(c *mint.Config) { c.Roles = []string{"brevet"} }), []string{"roles: broker's own role"}},
+		{"an heir who may do more", pgConfig(func(c *mint.Config) { c.Owner = "app_owner" }), []string{"owner: none of roles"}},
+		{"the broker's own role as heir", pgConfig(func(c *mint.Config) { c.Owner, c.Roles = "brevet", []string{"brevet"} }), []string{"owner: broker's own role", "roles: broker's own role"}},
 		{"the server's shell", pgConfig(func(c *mint.Config) { c.Roles = []string{"pg_execute_server_program"} }), []string{"roles: the shell of"}},
 		{"roles twice, and none", pgConfig(func(c *mint.Config) { c.Roles = []string{"a", "a", "", "a\x00b"} }), []string{"roles: twice", "roles: \"\" is not", "roles: not the name"}},
 		{"a role whose name is cut off", pgConfig(func(c *mint.Config) { c.Roles, c.Owner = []string{strings.Repeat("a", 64)}, strings.Repeat("b", 64) }), []string{"owner: not the name", "roles: not the name"}},

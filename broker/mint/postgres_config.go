@@ -72,10 +72,8 @@ func (c *Config) validatePostgres() []FieldError {
 	if c.LockTimeout < 0 || c.LockTimeout.Truncate(time.Millisecond) != c.LockTimeout {
 		bad = append(bad, fieldErrorf("lock_timeout", "lock_timeout must be whole milliseconds, such as 5s"))
 	}
-	if c.Owner != "" {
-		if err := checkRole(c.Owner, ""); err != nil {
-			bad = append(bad, fieldErrorf("owner", "owner: %v", err))
-		}
+	if err := c.checkOwner(place.user); err != nil {
+		bad = append(bad, fieldErrorf("owner", "owner: %v", err))
 	}
 	return append(bad, c.validateRoles(place.user)...)
 }
@@ -98,6 +96,21 @@ func (c *Config) validateRoles(own string) []FieldError {
 		}
 	}
 	return bad
+}
+
+// checkOwner refuses an heir who may do what the job may not: a view or a
+// function that the job leaves behind acts with the rights of whom it belongs to.
+func (c *Config) checkOwner(own string) error {
+	if c.Owner == "" {
+		return nil
+	}
+	if err := checkRole(c.Owner, own); err != nil {
+		return err
+	}
+	if !slices.Contains(c.Roles, c.Owner) {
+		return fmt.Errorf("%.80q is none of roles: views and functions that a job leaves to it would have rights that the job had not; add it to roles, or name one of them", c.Owner)
+	}
+	return nil
 }
 
 // checkRole refuses what is no role's name, and roles that no job should have.

@@ -235,7 +235,11 @@ func testPostgresRevoke(t *testing.T, lab *pgLab) {
 		{"a temporary table and a large object", "", "app", []string{"CREATE TEMP TABLE t (id int)", "SELECT lo_create(4711)"}, "true"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			target := lab.target(t, func(c *mint.Config) { c.Owner = tt.owner })
+			target := lab.target(t, func(c *mint.Config) {
+				if c.Owner = tt.owner; c.Owner != "" {
+					c.Roles = append(c.Roles, c.Owner)
+				}
+			})
 			cred := mustMint(t, target, pgLease(1, target))
 			u, err := url.Parse(cred.Values["url"].Reveal())
 			if err != nil {
