@@ -541,3 +541,44 @@ func TestOrderWithoutReplicas(t *testing.T) {
 		t.Errorf("Blocks = %+v, %v", blocks, err)
 	}
 }
+
+// A walk that goes on at another node, where a cursor means something else,
+// misses no lease.
+func TestOrderWhileASlotMoves(t *testing.T) {
+	t.Parallel()
+	c := servers.Cluster(t, 2, false)
+	s, client := clusterStore(t, c)
+	shard, all := use(issuers.Once, "0").Shard(), 0
+	for n := 0; all < 3000; n++ {
+		u := use(issuers.Once, fmt.Sprint(n))
+		if u.Shard() != shard {
+			continue
+		}
+		x := session(u, "key", 100)
+		mustReserve(t, s, x, u)
+		all += 100
+	}
+	slot := int(client.ClusterKeySlot(t.Context(), fmt.Sprintf("brevet:{%d}:", shard)).Val())
+	from, moved, ended := c.Owner(slot), false, map[string]bool{}
+	move := func() error {
+		moved = true
+		if err := c.BeginMove(t.Context(), slot, from, 1-from); err != nil {
+			return err
+		}
+		return c.FinishMove(t.Context(), slot, from, 1-from)
+	}
+	o := order(broker.OrderRevoke, by("issuer", "lab"))
+	err := s.Revoke(t.Context(), o, func(ids []string) {
+		for _, id := range ids {
+			ended[id] = true
+		}
+		if !moved && len(ids) > 0 {
+			if err := move(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	if err != nil || len(ended) != all || !moved {
+		t.Errorf("Revoke ended %d of %d leases, %v", len(ended), all, err)
+	}
+}

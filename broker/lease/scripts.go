@@ -68,12 +68,15 @@ var blockLua string
 //go:embed quota.lua
 var quotaLua string
 
+//go:embed node.lua
+var nodeLua string
+
 //go:embed write.lua
 var writeLua string
 
 type scripts struct {
 	reserve, commit, extend, confirm, end, claim, finish, postpone, quarantine, count, reseal *redis.Script
-	sel, order, retry, block, write, quota, heartbeat                                         *redis.Script
+	sel, order, retry, block, write, quota, heartbeat, node                                   *redis.Script
 }
 
 func newScripts() scripts {
@@ -86,6 +89,6 @@ func newScripts() scripts {
 		heartbeat: redis.NewScript(heartbeatLua),
 		reseal:    redis.NewScript(resealLua), sel: redis.NewScript(selectionLua + selectLua),
 		order: redis.NewScript(failedLua + orderLua), retry: redis.NewScript(failedLua + retryLua),
-		block: redis.NewScript(blockLua), write: redis.NewScript(writeLua), quota: redis.NewScript(quotaLua),
+		block: redis.NewScript(blockLua), write: redis.NewScript(writeLua), quota: redis.NewScript(quotaLua), node: redis.NewScript(nodeLua),
 	}
 }

@@ -139,11 +139,34 @@ func (s *Store) walk(ctx context.Context, sel *broker.Selector, each func(k shar
 		if sel.All {
 			walk = s.walkAll
 		}
-		if err := walk(ctx, k, sel, func(ids []string) error { return each(k, ids) }); err != nil {
+		again := func() error { return walk(ctx, k, sel, func(ids []string) error { return each(k, ids) }) }
+		if err := s.onOneNode(ctx, k, again); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// onOneNode walks over a shard, again if the shard was at another node in the
+// end, by a failover or as its slot has moved: what a cursor says of one node
+// means nothing to another, and leases would be missed.
+func (s *Store) onOneNode(ctx context.Context, k shardKeys, walk func() error) error {
+	at, err := s.node(ctx, k)
+	for err == nil {
+		begun := at
+		if err = walk(); err != nil {
+			break
+		}
+		if at, err = s.node(ctx, k); at == begun {
+			break
+		}
+	}
+	return err
+}
+
+func (s *Store) node(ctx context.Context, k shardKeys) (string, error) {
+	at, err := s.batch.run(ctx, s.scripts.node, []string{k.due()}).Text()
+	return at, unavailable(err)
 }
 
 func (s *Store) walkOne(ctx context.Context, id string, each func(k shardKeys, ids []string) error) error {
