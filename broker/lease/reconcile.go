@@ -34,25 +34,25 @@ func (s *Store) Living(ctx context.Context, credentials []string, each func(*bro
 	return errors.Join(errs...)
 }
 
-// TakeReconcile implements [broker.Reconciler].
+// TakeReconcile implements [broker.Reconciler]. Replicas must have it, where
+// replicas are waited for: a primary that was cut off from them does not know
+// of the leases that its successor keeps, and would take theirs for orphans.
 func (s *Store) TakeReconcile(ctx context.Context, every time.Duration) (*broker.ReconcileTask, error) {
-	asked, err := s.redis.LPop(ctx, askedKey).Bytes()
-	if err == nil {
-		task := &broker.ReconcileTask{}
-		if err := json.Unmarshal(asked, task); err != nil {
-			return nil, errors.New("what was asked of reconciling is not readable: someone else wrote to Redis")
-		}
-		return task, nil
-	}
-	if !errors.Is(err, redis.Nil) {
-		return nil, unavailable(err)
-	}
 	pause := every/2 + mathrand.N(every)
-	err = s.redis.SetArgs(ctx, turnKey, "1", redis.SetArgs{Mode: "NX", TTL: pause}).Err()
-	if errors.Is(err, redis.Nil) {
+	asked, err := s.batch.runDurably(ctx, s.scripts.take, []string{askedKey, turnKey}, pause.Milliseconds()).Text()
+	switch {
+	case errors.Is(err, redis.Nil):
 		return nil, nil
+	case err != nil:
+		return nil, unavailable(err)
+	case asked == "":
+		return &broker.ReconcileTask{Repair: true}, nil
 	}
-	return &broker.ReconcileTask{Repair: true}, unavailable(err)
+	task := &broker.ReconcileTask{}
+	if err := json.Unmarshal([]byte(asked), task); err != nil {
+		return nil, errors.New("what was asked of reconciling is not readable: someone else wrote to Redis")
+	}
+	return task, nil
 }
 
 // AskReconcile asks the brokers to reconcile, and returns the id of the report

@@ -71,12 +71,15 @@ var quotaLua string
 //go:embed node.lua
 var nodeLua string
 
+//go:embed take.lua
+var takeLua string
+
 //go:embed write.lua
 var writeLua string
 
 type scripts struct {
 	reserve, commit, extend, confirm, end, claim, finish, postpone, quarantine, count, reseal *redis.Script
-	sel, order, retry, block, write, quota, heartbeat, node                                   *redis.Script
+	sel, order, retry, block, write, quota, heartbeat, node, take                             *redis.Script
 }
 
 func newScripts() scripts {
@@ -90,5 +93,6 @@ func newScripts() scripts {
 		reseal:    redis.NewScript(resealLua), sel: redis.NewScript(selectionLua + selectLua),
 		order: redis.NewScript(failedLua + orderLua), retry: redis.NewScript(failedLua + retryLua),
 		block: redis.NewScript(blockLua), write: redis.NewScript(writeLua), quota: redis.NewScript(quotaLua), node: redis.NewScript(nodeLua),
+		take: redis.NewScript(takeLua),
 	}
 }

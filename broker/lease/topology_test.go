@@ -236,6 +236,9 @@ func TestWaitReplicas(t *testing.T) {
 	if err := s.Reserve(t.Context(), x, u); !errors.Is(err, broker.ErrUnavailable) || !strings.Contains(err.Error(), "0 replicas have it, want 1") {
 		t.Fatalf("Reserve without a replica = %v", err)
 	}
+	if task, err := s.TakeReconcile(t.Context(), time.Millisecond); task != nil || !errors.Is(err, broker.ErrUnavailable) {
+		t.Errorf("TakeReconcile without a replica = %v, %v; want nothing to do", task, err)
+	}
 	warnings, err := s.Inspect(t.Context())
 	if err != nil || !strings.Contains(fmt.Sprint(warnings), "has 0 replicas, and wait_replicas is 1") {
 		t.Errorf("Inspect = %v, %v", warnings, err)
