@@ -261,10 +261,26 @@ func (b *Broker) endMissing(ctx context.Context, now time.Time, f *Finding) erro
 	if err != nil {
 		return fmt.Errorf("ending lease %s: %w", l.ID, err)
 	}
+	if len(ended) == 0 {
+		return b.notActive(ctx, l.ID)
+	}
 	for _, l := range ended {
 		err = errors.Join(err, b.finish(ctx, now, l, EventReconcile, ""))
 	}
 	return err
+}
+
+// notActive returns an error if a lease that was to be ended is active still:
+// the store ends leases by their session's record.
+func (b *Broker) notActive(ctx context.Context, id string) error {
+	l, err := b.Leases.Lease(ctx, id)
+	switch {
+	case err != nil && !errors.Is(err, ErrNotFound):
+		return fmt.Errorf("reading lease %s: %w", id, err)
+	case err == nil && l.State == Active:
+		return fmt.Errorf("lease %s is not ended: the record of its session is gone; it ends at %s", id, l.Expires.UTC().Format(time.RFC3339))
+	}
+	return nil
 }
 
 const (

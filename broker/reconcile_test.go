@@ -390,3 +390,20 @@ func TestReconcileLeaseOfAnotherCredential(t *testing.T) {
 		}
 	}
 }
+
+// A lease that cannot be ended is not told of as ended.
+func TestReconcileMissingWithoutASession(t *testing.T) {
+	h := newHarness(t)
+	issued := h.mustExchange(t, h.request(t, "database"))
+	shard, err := broker.ShardOf('s', issued.Session.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.redis.Del(t.Context(), fmt.Sprintf("brevet:{%d}:s:%s", shard, issued.Session.ID))
+	h.target.mu.Lock()
+	clear(h.target.live)
+	h.target.mu.Unlock()
+	if r := h.reconcile(t, true); len(r.Missing) != 1 || r.Missing[0].Repaired || !strings.Contains(r.Missing[0].Problem, "record of its session is gone") {
+		t.Errorf("report: %+v", r)
+	}
+}
