@@ -237,7 +237,11 @@ func (m *postgresMinter) revoke(ctx context.Context, c *pgx.Conn, role string) e
 		q.add("REVOKE %s FROM %s", identifier(of), identifier(role))
 	}
 	q.add("GRANT %s TO CURRENT_USER", identifier(role)) // which may then end its sessions and drop what it owns
-	if err := q.run(ctx); err != nil {
+	err = q.run(ctx)
+	for pgCode(err) == codeNotLocked && ctx.Err() == nil {
+		err = runAfterEviction(ctx, c, role, oid, q)
+	}
+	if err != nil {
 		return err
 	}
 	if err := endSessions(ctx, c, oid); err != nil {
@@ -251,6 +255,21 @@ func (m *postgresMinter) revoke(ctx context.Context, c *pgx.Conn, role string) e
 		return err
 	}
 	return m.drop(ctx, c, role, true)
+}
+
+// runAfterEviction runs q when what holds the role has ended, which may be a
+// transaction of the job's: ALTER ROLE … PASSWORD, say, left open. q is in line
+// for the role before a new session of the job can be.
+func runAfterEviction(ctx context.Context, c *pgx.Conn, role string, oid uint32, q *statements) error {
+	member := &statements{conn: c.PgConn()}
+	member.add("GRANT %s TO CURRENT_USER", identifier(role)) // which may then end its sessions
+	if err := member.run(ctx); err != nil {
+		return err
+	}
+	if _, err := c.Exec(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usesysid = $1::oid", oid); err != nil {
+		return err
+	}
+	return q.run(ctx)
 }
 
 // findRole returns the id of a role and the names of those granted to it.

@@ -112,7 +112,7 @@ func TestPostgres(t *testing.T) {
 	}{
 		{"a credential", testPostgresCredential}, {"renewal", testPostgresRenewal}, {"its end", testPostgresEnd},
 		{"revocation", testPostgresRevoke}, {"dependents", testPostgresDependents}, {"locks", testPostgresLocks}, {"all at once", testPostgresAllAtOnce}, {"hostile words", testPostgresHostile},
-		{"a hostile database", testPostgresHostileDatabase}, {"two fleets", testPostgresFleets}, {"faults", testPostgresFaults}, {"a lost answer", testPostgresLostAnswer}, {"a hanging server", testPostgresHangs},
+		{"a hostile database", testPostgresHostileDatabase}, {"a job that holds its own role", testPostgresHeldRole}, {"two fleets", testPostgresFleets}, {"faults", testPostgresFaults}, {"a lost answer", testPostgresLostAnswer}, {"a hanging server", testPostgresHangs},
 		{"TLS", testPostgresTLS},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -411,6 +411,27 @@ func testPostgresHostileDatabase(t *testing.T, lab *pgLab) {
 	}
 	if err := target.Minter.Revoke(t.Context(), cred.Handle); err != nil || len(lab.Roles()) != 0 {
 		t.Errorf("Revoke = %v; left: %v", err, lab.Roles())
+	}
+}
+
+// A job's open transaction holds what its end has to change.
+func testPostgresHeldRole(t *testing.T, lab *pgLab) {
+	for n, statement := range []string{"ALTER ROLE CURRENT_USER PASSWORD 'mine'", "ALTER ROLE CURRENT_USER SET work_mem = '1MB'"} {
+		target := lab.target(t, nil)
+		cred := mustMint(t, target, pgLease(n, target))
+		job := mustLogin(t, cred)
+		if _, err := job.Exec(t.Context(), "BEGIN; "+statement); err != nil {
+			t.Fatal(err)
+		}
+		if err := target.Minter.Revoke(t.Context(), cred.Handle); err != nil {
+			t.Errorf("%s: Revoke = %v", statement, err)
+		}
+		if _, err := job.Exec(t.Context(), "SELECT 1"); err == nil {
+			t.Errorf("%s: the session goes on", statement)
+		}
+		if _, err := login(t.Context(), cred); err == nil {
+			t.Errorf("%s: it can log in again", statement)
+		}
 	}
 }
 
