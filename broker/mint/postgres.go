@@ -213,7 +213,7 @@ func (m *postgresMinter) Revoke(ctx context.Context, handle api.Secret) error {
 			return fmt.Errorf("%w at %s; it was made at %s, see to it there: %s", errGone, m.place.server(), server, m.roleName(id))
 		case errors.Is(err, errGone):
 			return nil
-		case pgCode(err) == codeUndefined: // dropped meanwhile, most likely
+		case pgCode(err) == codeUndefined, pgCode(err) == codeDenied: // dropped meanwhile, most likely
 			return fmt.Errorf("%w: %w", errRace, err)
 		}
 		return err

@@ -54,6 +54,7 @@ const (
 	codeDependent  = "2BP01" // dependent_objects_still_exist
 	codeTooLate    = "22012" // division_by_zero: see create
 	codeUndefined  = "42704" // undefined_object
+	codeDenied     = "42501" // insufficient_privilege
 	codeInternal   = "XX000" // internal_error, such as "tuple concurrently updated"
 	codeNotLocked  = "55P03" // lock_not_available
 	codeCanceled   = "57014" // query_canceled, by statement_timeout
