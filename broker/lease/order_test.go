@@ -545,7 +545,15 @@ func TestOrderWithoutReplicas(t *testing.T) {
 // A walk that goes on at another node, where a cursor means something else,
 // misses no lease.
 func TestOrderWhileASlotMoves(t *testing.T) {
-	t.Parallel()
+	for _, sel := range []broker.Selector{{All: true}, by("issuer", "lab")} {
+		t.Run(sel.String(), func(t *testing.T) {
+			t.Parallel()
+			testOrderWhileASlotMoves(t, sel)
+		})
+	}
+}
+
+func testOrderWhileASlotMoves(t *testing.T, sel broker.Selector) {
 	c := servers.Cluster(t, 2, false)
 	s, client := clusterStore(t, c)
 	shard, all := use(issuers.Once, "0").Shard(), 0
@@ -567,7 +575,7 @@ func TestOrderWhileASlotMoves(t *testing.T) {
 		}
 		return c.FinishMove(t.Context(), slot, from, 1-from)
 	}
-	o := order(broker.OrderRevoke, by("issuer", "lab"))
+	o := order(broker.OrderRevoke, sel)
 	err := s.Revoke(t.Context(), o, func(ids []string) {
 		for _, id := range ids {
 			ended[id] = true

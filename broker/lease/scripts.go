@@ -6,7 +6,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// selectionLua, blockedLua and failedLua are functions that other scripts begin with.
+// selectionLua, blockedLua, failedLua and nodeLua are functions that other scripts begin with.
 //
 //go:embed selection.lua
 var selectionLua string
@@ -90,9 +90,9 @@ func newScripts() scripts {
 		postpone: redis.NewScript(postponeLua), confirm: redis.NewScript(confirmLua),
 		quarantine: redis.NewScript(quarantineLua), count: redis.NewScript(countLua),
 		heartbeat: redis.NewScript(heartbeatLua),
-		reseal:    redis.NewScript(resealLua), sel: redis.NewScript(selectionLua + selectLua),
+		reseal:    redis.NewScript(resealLua), sel: redis.NewScript(selectionLua + nodeLua + selectLua),
 		order: redis.NewScript(failedLua + orderLua), retry: redis.NewScript(failedLua + retryLua),
-		block: redis.NewScript(blockLua), write: redis.NewScript(writeLua), quota: redis.NewScript(quotaLua), node: redis.NewScript(nodeLua),
+		block: redis.NewScript(blockLua), write: redis.NewScript(writeLua), quota: redis.NewScript(quotaLua), node: redis.NewScript(nodeLua + "return node()"),
 		take: redis.NewScript(takeLua),
 	}
 }

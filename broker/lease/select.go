@@ -139,8 +139,7 @@ func (s *Store) walk(ctx context.Context, sel *broker.Selector, each func(k shar
 		if sel.All {
 			walk = s.walkAll
 		}
-		again := func() error { return walk(ctx, k, sel, func(ids []string) error { return each(k, ids) }) }
-		if err := s.onOneNode(ctx, k, again); err != nil {
+		if err := walk(ctx, k, sel, func(ids []string) error { return each(k, ids) }); err != nil {
 			return err
 		}
 	}
@@ -148,8 +147,7 @@ func (s *Store) walk(ctx context.Context, sel *broker.Selector, each func(k shar
 }
 
 // onOneNode walks over a shard, again if the shard was at another node in the
-// end, by a failover or as its slot has moved: what a cursor says of one node
-// means nothing to another, and leases would be missed.
+// end: see walkMarks.
 func (s *Store) onOneNode(ctx context.Context, k shardKeys, walk func() error) error {
 	at, err := s.node(ctx, k)
 	for err == nil {
@@ -192,16 +190,25 @@ func (s *Store) walkSession(ctx context.Context, id string, each func(k shardKey
 	return each(k, strings.Fields(leases))
 }
 
+// walkMarks begins again when the shard went to another node, by a failover or
+// as its slot has moved: there a cursor means something else, and leases would
+// be missed.
 func (s *Store) walkMarks(ctx context.Context, k shardKeys, sel *broker.Selector, each func(ids []string) error) error {
+	at := ""
 	for cursor := "0"; ; {
 		reply, err := s.batch.run(ctx, s.scripts.sel, []string{k.marks()}, cursor, walkStep, selectionOf(sel)).Slice()
 		if err != nil {
 			return unavailable(err)
 		}
-		next, ids, err := decodeWalk(reply)
+		next, node, ids, err := decodeWalk(reply)
 		if err != nil {
 			return err
 		}
+		if cursor != "0" && node != at {
+			cursor = "0"
+			continue
+		}
+		at = node
 		if err := each(ids); err != nil {
 			return err
 		}
@@ -211,28 +218,33 @@ func (s *Store) walkMarks(ctx context.Context, k shardKeys, sel *broker.Selector
 	}
 }
 
-func decodeWalk(reply []any) (cursor string, ids []string, err error) {
+func decodeWalk(reply []any) (cursor, node string, ids []string, err error) {
 	wrong := errors.New("the select script gave an answer of the wrong form")
-	if len(reply) != 2 {
-		return "", nil, wrong
+	if len(reply) != 3 {
+		return "", "", nil, wrong
 	}
 	cursor, ok := reply[0].(string)
 	items, isList := reply[1].([]any)
-	if !ok || !isList {
-		return "", nil, wrong
+	node, named := reply[2].(string)
+	if !ok || !isList || !named {
+		return "", "", nil, wrong
 	}
 	for _, item := range items {
 		id, ok := item.(string)
 		if !ok {
-			return "", nil, wrong
+			return "", "", nil, wrong
 		}
 		ids = append(ids, id)
 	}
-	return cursor, ids, nil
+	return cursor, node, ids, nil
 }
 
 // walkAll goes by what sweepers go by: a lease without marks is one, too.
 func (s *Store) walkAll(ctx context.Context, k shardKeys, _ *broker.Selector, each func(ids []string) error) error {
+	return s.onOneNode(ctx, k, func() error { return s.walkDue(ctx, k, each) })
+}
+
+func (s *Store) walkDue(ctx context.Context, k shardKeys, each func(ids []string) error) error {
 	for cursor := uint64(0); ; {
 		page, next, err := s.redis.ZScan(ctx, k.due(), cursor, "", walkStep).Result()
 		if err != nil {

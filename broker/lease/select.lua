@@ -3,7 +3,8 @@
 -- KEYS  1 marks
 -- ARGV  1 cursor, "0" to begin  2 how many to look at, about  3 selection
 --
--- Returns the next cursor, "0" at the end, and the ids that are selected. A
+-- Returns the next cursor, "0" at the end, the ids that are selected, and the
+-- node, to which alone the cursor means something; "" if there is one step. A
 -- lease that was there from the beginning to the end of the walk is met at least
 -- once.
 local sel = selection(ARGV[3])
@@ -12,4 +13,4 @@ local out = {}
 for i = 1, #page[2], 2 do
 	if selects(sel, page[2][i + 1]) then out[#out + 1] = page[2][i] end
 end
-return {page[1], out}
+return {page[1], out, (ARGV[1] ~= '0' or page[1] ~= '0') and node() or ''}
