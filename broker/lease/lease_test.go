@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -436,6 +437,39 @@ func TestHandleWithoutAKeyIsRefused(t *testing.T) {
 	if err := s.Commit(t.Context(), x); err == nil {
 		t.Error("Commit kept a handle in clear")
 	}
+}
+
+// Two brokers get the same token in the same millisecond, from a job and from a
+// thief, each with a key of his own: one of them gets something.
+func TestTokenAtTwoBrokers(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
+		stores := []*lease.Store{s, lease.New(r, plainSealer{})}
+		for _, mode := range []issuers.Replay{issuers.Once, issuers.Bind} {
+			for round := range 20 {
+				u := use(mode, fmt.Sprint(mode, round))
+				var granted atomic.Int32
+				var all sync.WaitGroup
+				start := make(chan struct{})
+				for i := range 8 {
+					x := session(u, fmt.Sprint("key", i), 1)
+					all.Go(func() {
+						<-start
+						switch err := stores[i%2].Reserve(t.Context(), x, u); {
+						case err == nil:
+							granted.Add(1)
+						case !errors.Is(err, broker.ErrReplayed):
+							t.Errorf("Reserve = %v", err)
+						}
+					})
+				}
+				close(start)
+				all.Wait()
+				if granted.Load() != 1 {
+					t.Fatalf("%s: %d of eight were granted", mode, granted.Load())
+				}
+			}
+		}
+	})
 }
 
 // A list of leases needs no key: handles stay sealed.
