@@ -19,6 +19,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/spf13/cobra"
 
+	"github.com/brevet-dev/brevet/broker/keys"
 	"github.com/brevet-dev/brevet/issuers/lab"
 )
 
@@ -209,12 +210,35 @@ func makeRoot(file string) error {
 	}
 	root, err := c.createRoot(context.Background())
 	if errors.Is(err, fs.ErrExist) {
-		return nil
+		return c.forgetOtherRing()
 	}
 	if err != nil {
 		return err
 	}
 	return root.Close()
+}
+
+// forgetOtherRing makes the root know no fleet if it knows that of a broker at
+// another url: dev's url has the port in it, and Redis was in that process.
+func (c *config) forgetOtherRing() error {
+	root, err := c.openRoot(context.Background())
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	switch _, err := keys.KnownRoots(c.ringOptions(root, nil, nil)); {
+	case errors.Is(err, keys.ErrRing):
+		if err := os.Remove(c.ringState()); err != nil {
+			return err
+		}
+	case err != nil:
+		return err
+	}
+	err = keys.InitRing(context.Background(), c.ringState(), root)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
 }
 
 func writeNew(file string, data []byte) error {

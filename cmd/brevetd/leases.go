@@ -28,12 +28,14 @@ func leasesCommand() *cobra.Command {
 	return cmd
 }
 
-// withLeases opens the leases for do. Handles stay sealed: no key is needed.
-func withLeases(cmd *cobra.Command, file string, do func(*lease.Store) error) error {
+// withLeases opens the leases for do. Handles stay sealed: no key is needed. sel
+// is what the command selects; nil: it does not.
+func withLeases(cmd *cobra.Command, file string, sel *broker.Selector, do func(*lease.Store) error) error {
 	c, err := loadConfig(file)
 	if err != nil {
 		return err
 	}
+	c.warnOfUnknown(cmd, sel)
 	client, err := c.openRedis(cmd.Context(), &roundTrips{})
 	if err != nil {
 		return err
@@ -112,7 +114,7 @@ func leasesListCommand() *cobra.Command {
 		if s := broker.State(*state); *state != "" && !s.Live() {
 			return usageError{fmt.Errorf("--state %q is none of pending, active, revoking, stuck", *state)}
 		}
-		return withLeases(cmd, *file, func(s *lease.Store) error {
+		return withLeases(cmd, *file, &sel, func(s *lease.Store) error {
 			lines := []leaseLine{}
 			err := s.Select(cmd.Context(), &sel, func(f lease.Found) error {
 				if *state == "" || string(f.Lease.State) == *state {
@@ -177,7 +179,7 @@ func leasesShowCommand() *cobra.Command {
 	}
 	file, asJSON := configFlag(cmd), jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return withLeases(cmd, *file, func(s *lease.Store) error {
+		return withLeases(cmd, *file, nil, func(s *lease.Store) error {
 			found, err := s.Show(cmd.Context(), args[0])
 			if err != nil {
 				return err

@@ -57,7 +57,7 @@ func leasesRevokeCommand() *cobra.Command {
 		if !r.dryRun && !r.yes && !isTerminal(cmd.InOrStdin()) {
 			return usageError{errors.New("there is no terminal to ask at: say --yes, or --dry-run to only look")}
 		}
-		return withLeases(cmd, *file, func(s *lease.Store) error { return r.run(cmd, s, &o) })
+		return withLeases(cmd, *file, &sel, func(s *lease.Store) error { return r.run(cmd, s, &o) })
 	}
 	return cmd
 }
@@ -243,7 +243,7 @@ func leasesRetryCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return withLeases(cmd, *file, func(s *lease.Store) error {
+		return withLeases(cmd, *file, &sel, func(s *lease.Store) error {
 			o := broker.NewOrder(broker.OrderRetry, operator(), sel)
 			n := 0
 			if err := s.Retry(cmd.Context(), &o, func(ids []string) { n += len(ids) }); err != nil {
@@ -274,7 +274,7 @@ func leasesBlocksCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "blocks", Short: "List what is blocked", Args: noArgs}
 	file, asJSON := configFlag(cmd), jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return withLeases(cmd, *file, func(s *lease.Store) error {
+		return withLeases(cmd, *file, nil, func(s *lease.Store) error {
 			blocks, err := s.Blocks(cmd.Context())
 			if err != nil {
 				return err
@@ -320,7 +320,7 @@ func leasesUnblockCommand() *cobra.Command {
 		if *all == (len(args) == 1) || len(args) > 1 {
 			return usageError{hint{errors.New("want the id of one block, as \"brevetd leases blocks\" shows it, or --all"), "see: " + cmd.CommandPath() + " --help"}}
 		}
-		return withLeases(cmd, *file, func(s *lease.Store) error {
+		return withLeases(cmd, *file, nil, func(s *lease.Store) error {
 			lifted, err := unblock(cmd.Context(), s, args)
 			if err != nil {
 				return err

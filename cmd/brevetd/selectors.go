@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -79,6 +81,27 @@ func (f *selectorFlags) selector(now time.Time) (broker.Selector, error) {
 		return broker.Selector{}, usageError{hint{err, "see: " + f.cmd.CommandPath() + " --help"}}
 	}
 	return sel, nil
+}
+
+// warnOfUnknown tells of names that the configuration does not have: misspelt,
+// most likely, so that nothing is selected. It is no error, since there may be
+// leases of what was taken out of the configuration.
+func (c *config) warnOfUnknown(cmd *cobra.Command, sel *broker.Selector) {
+	if sel == nil {
+		return
+	}
+	var credentials, issuers []string
+	for i := range c.Credentials {
+		credentials = append(credentials, c.Credentials[i].Name)
+	}
+	for i := range c.Issuers {
+		issuers = append(issuers, c.Issuers[i].Name)
+	}
+	for a, known := range map[broker.Attribute][]string{broker.ByCredential: credentials, broker.ByIssuer: issuers} {
+		if name, given := sel.Match[a]; given && !slices.Contains(known, name) {
+			fmt.Fprintf(cmd.ErrOrStderr(), "brevetd: warning: the configuration has no %s %q; it has %s\n", a, name, strings.Join(known, ", "))
+		}
+	}
 }
 
 func parseSince(text string, now time.Time) (time.Time, error) {
