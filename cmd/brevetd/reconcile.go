@@ -109,19 +109,22 @@ func leasesReconcileCommand() *cobra.Command {
 			err = printReport(cmd.OutOrStdout(), r)
 		}
 		if err == nil && !r.Clean() {
-			err = unreconciled(*repair)
+			err = unreconciled(r, *repair)
 		}
 		return err
 	}
 	return cmd
 }
 
-func unreconciled(repair bool) error {
-	err := errors.New("leases and targets differ")
-	if repair {
-		return hint{err, "the broker tries again in a few minutes; what stays needs you"}
+func unreconciled(r *broker.Report, repair bool) error {
+	differ := errors.New("leases and targets differ")
+	switch {
+	case len(r.Problems) > 0:
+		return hint{errors.New("not everything could be compared"), "mend the problems that are told above; a repair would not"}
+	case repair:
+		return hint{differ, "the broker tries again in a few minutes; what stays needs you"}
 	}
-	return hint{err, "to mend it now: brevetd leases reconcile --repair"}
+	return hint{differ, "to mend it now: brevetd leases reconcile --repair"}
 }
 
 // askReconcile asks the brokers, and waits for the report of the one that did

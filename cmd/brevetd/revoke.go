@@ -199,7 +199,7 @@ func (r *revocation) await(cmd *cobra.Command, s *lease.Store, left []string, ou
 		}
 		select {
 		case <-ctx.Done():
-			return hint{fmt.Errorf("after %s %d of %d leases have ended, %d are stuck", r.wait, out.Ended, out.Waited, out.Failed), "a broker must run to end them; see: brevetd leases list --state revoking"}
+			return hint{fmt.Errorf("after %s %d of %d leases have ended, %d are stuck", r.wait, out.Ended, out.Waited, out.Failed), "a broker must run, and reach their targets, to end them; see: brevetd leases list --state revoking"}
 		case <-tick.C:
 		}
 	}
