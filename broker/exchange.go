@@ -10,6 +10,7 @@ import (
 
 	"github.com/brevet-dev/brevet/broker/api"
 	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/issuers/presets"
 	"github.com/brevet-dev/brevet/policies"
 )
 
@@ -134,7 +135,7 @@ const (
 
 // decide is step 3: every credential asked for is granted, or none is.
 func (b *Broker) decide(id *issuers.Identity, req *Request, ev *Event) (*Session, error) {
-	if id.Preset.Replay == issuers.Reuse && req.Proof == nil {
+	if id.Preset.Replay == presets.Reuse && req.Proof == nil {
 		return nil, ErrProofRequired
 	}
 	set := b.Policies.Current()

@@ -28,6 +28,7 @@ import (
 	"github.com/brevet-dev/brevet/broker/mint"
 	"github.com/brevet-dev/brevet/issuers"
 	"github.com/brevet-dev/brevet/issuers/lab"
+	"github.com/brevet-dev/brevet/issuers/presets"
 	"github.com/brevet-dev/brevet/policies"
 )
 
@@ -162,7 +163,7 @@ func loadPolicies(t testing.TB, set *issuers.Set, documents ...string) *policies
 	}
 	preset, _ := set.Preset("lab")
 	out, err := policies.Load(dir, policies.Options{
-		Issuers: map[string]*issuers.Preset{"lab": preset},
+		Issuers: map[string]*presets.Preset{"lab": preset},
 		Credentials: map[string]policies.Credential{
 			"deploy": {}, "registry": {}, "clumsy": {}, "database": {}, "artifacts": {DataKey: true}, "shredded": {DataKey: true},
 		},

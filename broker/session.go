@@ -12,6 +12,7 @@ import (
 
 	"github.com/brevet-dev/brevet/broker/api"
 	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/issuers/presets"
 	"github.com/brevet-dev/brevet/policies"
 )
 
@@ -156,7 +157,7 @@ func (w Who) MarshalJSON() ([]byte, error) {
 type TokenUse struct {
 	Issuer   string // iss: the name in the configuration may change
 	ReplayID string // unique within the issuer
-	Mode     issuers.Replay
+	Mode     presets.Replay
 	Expires  time.Time // the mark is kept until then, and skew
 	ProofID  string    // of the DPoP proof; "" without one
 	RetryKey string    // names the logical exchange; may be ""

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/brevet-dev/brevet/issuers/presets"
 )
 
 // Skew is how far the clocks of issuer and broker may differ: iat and nbf may
@@ -72,7 +74,7 @@ func checkAudience(claims map[string]any, audience string) error {
 }
 
 // checkTimes applies RFC 7519, sections 4.1.4 to 4.1.6, and the preset's limits.
-func checkTimes(claims map[string]any, p *Preset, now time.Time) (iat, exp time.Time, err error) {
+func checkTimes(claims map[string]any, p *presets.Preset, now time.Time) (iat, exp time.Time, err error) {
 	if exp, err = timeClaim(claims, "exp"); err != nil {
 		return iat, exp, err
 	}
@@ -158,7 +160,7 @@ func replayID(t *token, requireJTI bool) (string, error) {
 
 // declaredClaims returns the preset's claims that are present, with the
 // declared types. All others are dropped here: no policy can see them.
-func declaredClaims(claims map[string]any, p *Preset) (map[string]any, error) {
+func declaredClaims(claims map[string]any, p *presets.Preset) (map[string]any, error) {
 	declared := make(map[string]any, len(p.Claims))
 	for name, claim := range p.Claims {
 		value, present := claims[name]
@@ -185,17 +187,17 @@ func declaredClaims(claims map[string]any, p *Preset) (map[string]any, error) {
 
 // convert returns a value of readJSONObject as the Go type of t. It does not
 // cast: the digits "1" are no Int.
-func convert(value any, t Type) (any, bool) {
+func convert(value any, t presets.Type) (any, bool) {
 	switch t {
-	case String:
+	case presets.String:
 		text, ok := value.(string)
 		return text, ok
-	case Bool:
+	case presets.Bool:
 		truth, ok := value.(bool)
 		return truth, ok
-	case Int:
+	case presets.Int:
 		return wholeNumber(value)
-	case StringList:
+	case presets.StringList:
 		return stringList(value)
 	}
 	return nil, false
@@ -222,7 +224,7 @@ func stringList(value any) ([]string, bool) {
 }
 
 // workload picks the facts that leases are found by.
-func workload(claims map[string]any, p *Preset) Workload {
+func workload(claims map[string]any, p *presets.Preset) Workload {
 	fact := func(name string) string {
 		switch value := claims[name].(type) {
 		case string:

@@ -2,16 +2,16 @@ package issuers
 
 import (
 	"cmp"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/brevet-dev/brevet/issuers/presets"
 )
 
 // Config is one issuer of the configuration.
@@ -60,11 +60,11 @@ type Config struct {
 	Algorithms []string `yaml:"algorithms"`
 
 	// Claims declares the claims that policies may use, by name.
-	Claims map[string]Claim `yaml:"claims"`
+	Claims map[string]presets.Claim `yaml:"claims"`
 
 	// Replay says how often a token may be shown: once, bind or reuse.
 	// Default: once.
-	Replay Replay `yaml:"replay"`
+	Replay presets.Replay `yaml:"replay"`
 
 	// Names of the declared claims that make the workload, string or int.
 	// Leases are found, and revoked together, by them. Default: none.
@@ -100,8 +100,8 @@ func (c *Config) Validate() []error {
 	c.validateURL(v)
 	c.validateNetwork(v)
 	switch {
-	case Known()[c.Preset] == nil:
-		v.add("preset: unknown; use %s", strings.Join(slices.Sorted(maps.Keys(Known())), ", "))
+	case presets.Known()[c.Preset] == nil:
+		v.add("preset: unknown; use %s", strings.Join(slices.Sorted(maps.Keys(presets.Known())), ", "))
 	case c.Preset == "generic":
 		c.validateGeneric(v)
 	default:
@@ -125,7 +125,12 @@ func (v *validation) check(ok bool, format string, args ...any) {
 }
 
 // issuerURL returns the exact iss.
-func (c *Config) issuerURL() string { return cmp.Or(c.URL, defaultURL(c.Preset)) }
+func (c *Config) issuerURL() string {
+	if p := presets.Known()[c.Preset]; c.URL == "" && p != nil {
+		return p.DefaultURL()
+	}
+	return c.URL
+}
 
 func (c *Config) validateURL(v *validation) {
 	raw := c.issuerURL()
@@ -155,51 +160,6 @@ func (c *Config) validateURL(v *validation) {
 func isLoopback(host string) bool {
 	addr, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && addr.IsLoopback()
-}
-
-func (c *Config) validateNetwork(v *validation) {
-	if _, err := c.roots(); err != nil {
-		v.add("ca_file: %w", err)
-	}
-	if _, err := c.privateNetworks(); err != nil {
-		v.add("allow_private_cidrs: %w; write networks such as 10.1.0.0/16", err)
-	}
-	for _, host := range c.AllowedJWKSHosts {
-		u, err := url.Parse("https://" + host)
-		v.check(err == nil && host != "" && u.Host == host && host == strings.ToLower(host),
-			"allowed_jwks_hosts: %q is no host; write keys.example.com or keys.example.com:8443 in lower case", host)
-	}
-}
-
-// roots reads CAFile; nil means the system's authorities.
-func (c *Config) roots() (*x509.CertPool, error) {
-	if c.CAFile == "" {
-		return nil, nil
-	}
-	bundle, err := os.ReadFile(c.CAFile)
-	if err != nil {
-		return nil, fmt.Errorf("reading the PEM bundle: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(bundle) {
-		return nil, errors.New("no certificate in it; give a PEM bundle of the issuer's authorities")
-	}
-	return pool, nil
-}
-
-func (c *Config) privateNetworks() ([]netip.Prefix, error) {
-	var networks []netip.Prefix
-	for _, cidr := range c.AllowPrivateCIDRs {
-		network, err := netip.ParsePrefix(cidr)
-		if err != nil {
-			return nil, fmt.Errorf("reading %q: %w", cidr, err)
-		}
-		if network.Bits() == 0 {
-			return nil, fmt.Errorf("%q is every network", cidr)
-		}
-		networks = append(networks, network)
-	}
-	return networks, nil
 }
 
 // A role is a workload field with the claim that fills it.
@@ -233,14 +193,14 @@ func (c *Config) validateGeneric(v *validation) {
 	for _, alg := range c.Algorithms {
 		v.check(alg == "RS256" || alg == "ES256", "algorithms: %q is not supported; use RS256 or ES256", alg)
 	}
-	v.check(slices.Contains([]Replay{"", Once, Bind, Reuse}, c.Replay), "replay: %q is unknown; use once, bind or reuse", c.Replay)
+	v.check(slices.Contains([]presets.Replay{"", presets.Once, presets.Bind, presets.Reuse}, c.Replay), "replay: %q is unknown; use once, bind or reuse", c.Replay)
 	v.check(len(c.Claims) > 0, "claims: missing; declare the claims that policies match, such as sub: {type: string, kind: mutable}")
 	for _, name := range slices.Sorted(maps.Keys(c.Claims)) {
 		c.validateClaim(v, name)
 	}
 	for _, r := range c.roles() {
 		claim, declared := c.Claims[*r.claim]
-		ok := *r.claim == "" || declared && (claim.Type == String || claim.Type == Int)
+		ok := *r.claim == "" || declared && (claim.Type == presets.String || claim.Type == presets.Int)
 		v.check(ok, "%s: must name a declared claim of type string or int; declare %q under claims", r.field, *r.claim)
 	}
 	v.check(len(c.Untrusted) == 0 || c.Trigger != "", "untrusted: means nothing without trigger; name the claim that holds these values")
@@ -249,9 +209,9 @@ func (c *Config) validateGeneric(v *validation) {
 func (c *Config) validateClaim(v *validation, name string) {
 	claim := c.Claims[name]
 	v.check(name != "" && !slices.Contains(checkedClaims(), name), "claims: %q is checked by the broker and no fact about a job; remove it", name)
-	v.check(slices.Contains([]Type{String, Int, Bool, StringList}, claim.Type),
+	v.check(slices.Contains([]presets.Type{presets.String, presets.Int, presets.Bool, presets.StringList}, claim.Type),
 		"claims: type of %q is unknown; use string, int, bool or string_list", name)
-	v.check(slices.Contains([]Kind{Immutable, Mutable, Attacker, Platform}, claim.Kind),
+	v.check(slices.Contains([]presets.Kind{presets.Immutable, presets.Mutable, presets.Attacker, presets.Platform}, claim.Kind),
 		"claims: kind of %q is unknown; use immutable, mutable, attacker or platform", name)
 }
 
@@ -261,11 +221,11 @@ func checkedClaims() []string { return []string{"iss", "aud", "exp", "nbf", "iat
 
 // Resolve returns a new preset with c's overrides. The error joins the
 // problems that [Config.Validate] reports.
-func (c *Config) Resolve() (*Preset, error) {
+func (c *Config) Resolve() (*presets.Preset, error) {
 	if problems := c.Validate(); len(problems) > 0 {
 		return nil, errors.Join(problems...)
 	}
-	p := Known()[c.Preset]
+	p := presets.Known()[c.Preset]
 	if c.Preset == "generic" {
 		c.describe(p)
 	}
@@ -275,13 +235,15 @@ func (c *Config) Resolve() (*Preset, error) {
 }
 
 // describe fills the generic preset p from c.
-func (c *Config) describe(p *Preset) {
+func (c *Config) describe(p *presets.Preset) {
 	p.Claims = maps.Clone(c.Claims)
 	if len(c.Algorithms) > 0 {
 		p.Algorithms = slices.Clone(c.Algorithms)
 	}
 	p.Replay = cmp.Or(c.Replay, p.Replay)
-	p.Untrusted = slices.Clone(c.Untrusted)
+	if len(c.Untrusted) > 0 {
+		p.Risks = []presets.Risk{{Claim: c.Trigger, Values: slices.Clone(c.Untrusted), Why: "the configuration calls it untrusted"}}
+	}
 	p.OwnerID, p.Owner, p.ProjectID, p.Project = c.OwnerID, c.Owner, c.ProjectID, c.Project
 	p.Run, p.Attempt, p.Job, p.Ref = c.Run, c.Attempt, c.Job, c.Ref
 	p.Environment, p.Actor, p.ActorID, p.Trigger = c.Environment, c.Actor, c.ActorID, c.Trigger

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/issuers/presets"
 )
 
 func TestConfigFromYAML(t *testing.T) {
@@ -42,11 +44,11 @@ untrusted: [pull_request]
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.MaxAge != 2*time.Hour || p.MaxLifetime != 2*time.Hour || p.Replay != issuers.Bind || p.ProjectID != "project" ||
-		!slices.Equal(p.Algorithms, []string{"ES256"}) || !slices.Equal(p.Untrusted, []string{"pull_request"}) {
+	if p.MaxAge != 2*time.Hour || p.MaxLifetime != 2*time.Hour || p.Replay != presets.Bind || p.ProjectID != "project" ||
+		!slices.Equal(p.Algorithms, []string{"ES256"}) || !slices.Equal(p.Risks[0].Values, []string{"pull_request"}) {
 		t.Errorf("Resolve = %+v", p)
 	}
-	if want := (issuers.Claim{Type: issuers.String, Kind: issuers.Attacker, Optional: true}); p.Claims["cause"] != want {
+	if want := (presets.Claim{Type: presets.String, Kind: presets.Attacker, Optional: true}); !reflect.DeepEqual(p.Claims["cause"], want) {
 		t.Errorf("claim cause = %+v, want %+v", p.Claims["cause"], want)
 	}
 }
@@ -54,7 +56,7 @@ untrusted: [pull_request]
 func TestResolveKeepsDefaults(t *testing.T) {
 	c := issuers.Config{Name: "gitlab", Preset: "gitlab", Audience: audience, MaxAge: time.Hour}
 	p, err := c.Resolve()
-	if err != nil || p.MaxAge != time.Hour || p.MaxLifetime != 24*time.Hour || p.Replay != issuers.Bind {
+	if err != nil || p.MaxAge != time.Hour || p.MaxLifetime != 24*time.Hour || p.Replay != presets.Bind {
 		t.Errorf("Resolve = %+v, %v", p, err)
 	}
 	if _, err := issuers.New([]issuers.Config{c}); err != nil {
@@ -70,7 +72,7 @@ func TestValidate(t *testing.T) {
 	generic := func(change func(*issuers.Config)) func(*issuers.Config) {
 		return func(c *issuers.Config) {
 			*c = issuers.Config{Name: "x", Preset: "generic", URL: "https://x.example.com", Audience: audience,
-				Claims: map[string]issuers.Claim{"sub": {Type: issuers.String, Kind: issuers.Mutable}}}
+				Claims: map[string]presets.Claim{"sub": {Type: presets.String, Kind: presets.Mutable}}}
 			change(c)
 		}
 	}
@@ -108,21 +110,21 @@ func TestValidate(t *testing.T) {
 		{func(c *issuers.Config) { c.AllowedJWKSHosts = []string{""} }, "allowed_jwks_hosts: "},
 		{func(c *issuers.Config) { c.ProjectID = "repository_id" }, "project_id: the preset github sets it"},
 		{func(c *issuers.Config) { c.Algorithms = []string{"ES256"} }, "algorithms: the preset github sets it"},
-		{func(c *issuers.Config) { c.Claims = map[string]issuers.Claim{"x": {}} }, "claims: the preset github sets it"},
-		{func(c *issuers.Config) { c.Replay = issuers.Reuse }, "replay: the preset github sets it"},
+		{func(c *issuers.Config) { c.Claims = map[string]presets.Claim{"x": {}} }, "claims: the preset github sets it"},
+		{func(c *issuers.Config) { c.Replay = presets.Reuse }, "replay: the preset github sets it"},
 		{func(c *issuers.Config) { c.Untrusted = []string{"x"} }, "untrusted: the preset github sets it"},
 		{generic(func(*issuers.Config) {}), ""},
 		{generic(func(c *issuers.Config) { c.URL = "" }), "url: missing"},
 		{generic(func(c *issuers.Config) { c.Claims = nil }), "claims: missing"},
-		{generic(func(c *issuers.Config) { c.Claims["x"] = issuers.Claim{Kind: issuers.Mutable} }), `claims: type of "x"`},
-		{generic(func(c *issuers.Config) { c.Claims["x"] = issuers.Claim{Type: issuers.Int} }), `claims: kind of "x"`},
+		{generic(func(c *issuers.Config) { c.Claims["x"] = presets.Claim{Kind: presets.Mutable} }), `claims: type of "x"`},
+		{generic(func(c *issuers.Config) { c.Claims["x"] = presets.Claim{Type: presets.Int} }), `claims: kind of "x"`},
 		{generic(func(c *issuers.Config) { c.Claims["aud"] = c.Claims["sub"] }), `claims: "aud" is checked by the broker`},
 		{generic(func(c *issuers.Config) { c.Replay = "twice" }), "replay: "},
 		{generic(func(c *issuers.Config) { c.Algorithms = []string{"none"} }), "algorithms: "},
 		{generic(func(c *issuers.Config) { c.Algorithms = []string{"HS256"} }), "algorithms: "},
 		{generic(func(c *issuers.Config) { c.Owner = "owner" }), "owner: must name a declared claim"},
 		{generic(func(c *issuers.Config) {
-			c.Claims["x"] = issuers.Claim{Type: issuers.Bool, Kind: issuers.Mutable}
+			c.Claims["x"] = presets.Claim{Type: presets.Bool, Kind: presets.Mutable}
 			c.Owner = "x"
 		}), "owner: must name a declared claim"},
 		{generic(func(c *issuers.Config) { c.Untrusted = []string{"pr"} }), "untrusted: means nothing without trigger"},

@@ -8,17 +8,18 @@ import (
 	"testing"
 
 	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/issuers/presets"
 )
 
 // An identity that was stored as JSON comes back as it was.
 func TestRecall(t *testing.T) {
 	config := issuers.Config{
 		Name: "ci", Preset: "generic", URL: "https://ci.example.com", Audience: "https://broker.example.com", ProjectID: "project",
-		Claims: map[string]issuers.Claim{
-			"project": {Type: issuers.Int, Kind: issuers.Immutable},
-			"branch":  {Type: issuers.String, Kind: issuers.Attacker, Optional: true},
-			"groups":  {Type: issuers.StringList, Kind: issuers.Platform},
-			"rerun":   {Type: issuers.Bool, Kind: issuers.Platform},
+		Claims: map[string]presets.Claim{
+			"project": {Type: presets.Int, Kind: presets.Immutable},
+			"branch":  {Type: presets.String, Kind: presets.Attacker, Optional: true},
+			"groups":  {Type: presets.StringList, Kind: presets.Platform},
+			"rerun":   {Type: presets.Bool, Kind: presets.Platform},
 		},
 	}
 	set, err := issuers.New([]issuers.Config{config})

@@ -25,6 +25,8 @@ import (
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/brevet-dev/brevet/issuers/presets"
 )
 
 // A Set verifies the tokens of all configured issuers. It is safe for
@@ -39,7 +41,7 @@ type Set struct {
 type issuer struct {
 	name, url, audience string
 
-	preset *Preset
+	preset *presets.Preset
 	keys   *keyring
 }
 
@@ -87,7 +89,7 @@ func (is *issuer) build(c *Config) error {
 
 // Preset returns the preset of the issuer with that name. It must not be
 // changed.
-func (s *Set) Preset(issuer string) (*Preset, bool) {
+func (s *Set) Preset(issuer string) (*presets.Preset, bool) {
 	is, ok := s.byName[issuer]
 	if !ok {
 		return nil, false

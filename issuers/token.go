@@ -4,6 +4,8 @@ import (
 	"encoding/base64"
 	"slices"
 	"strings"
+
+	"github.com/brevet-dev/brevet/issuers/presets"
 )
 
 // Limits on a subject token, which is a stranger's text until its signature is
@@ -84,13 +86,13 @@ func refusedHeaders() []string {
 }
 
 // acceptsType compares as RFC 7519, section 5.1, asks: without regard to case.
-func acceptsType(p *Preset, typ string) bool {
+func acceptsType(p *presets.Preset, typ string) bool {
 	return slices.ContainsFunc(p.Types, func(t string) bool { return strings.EqualFold(t, typ) })
 }
 
 // checkHeader applies the preset's header rules and returns alg and kid. With a
 // key set of our own behind go-oidc nobody else looks at crit and b64.
-func checkHeader(header map[string]any, p *Preset) (alg, kid string, err error) {
+func checkHeader(header map[string]any, p *presets.Preset) (alg, kid string, err error) {
 	for _, name := range refusedHeaders() {
 		if _, present := header[name]; present {
 			return "", "", refuse(ReasonHeader, "parameter %s is not allowed", name)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/brevet-dev/brevet/issuers"
 	"github.com/brevet-dev/brevet/issuers/lab"
+	"github.com/brevet-dev/brevet/issuers/presets"
 )
 
 func TestVerifyGitHub(t *testing.T) {
@@ -65,7 +66,7 @@ func TestVerifyGitLab(t *testing.T) {
 	if _, present := id.Claims["job_source"]; present {
 		t.Error("an optional claim that is null is present")
 	}
-	if id.Workload.Job != "33445566" || id.Workload.Trigger != "push" || id.Preset.Replay != issuers.Bind {
+	if id.Workload.Job != "33445566" || id.Workload.Trigger != "push" || id.Preset.Replay != presets.Bind {
 		t.Errorf("Verify = %+v", id)
 	}
 }
@@ -73,13 +74,13 @@ func TestVerifyGitLab(t *testing.T) {
 // genericConfig declares one claim of each type.
 func genericConfig(p *platform) issuers.Config {
 	c := p.config("generic")
-	c.Claims = map[string]issuers.Claim{
-		"project": {Type: issuers.Int, Kind: issuers.Immutable},
-		"debug":   {Type: issuers.Bool, Kind: issuers.Platform, Optional: true},
-		"teams":   {Type: issuers.StringList, Kind: issuers.Mutable, Optional: true},
-		"sub":     {Type: issuers.String, Kind: issuers.Mutable},
+	c.Claims = map[string]presets.Claim{
+		"project": {Type: presets.Int, Kind: presets.Immutable},
+		"debug":   {Type: presets.Bool, Kind: presets.Platform, Optional: true},
+		"teams":   {Type: presets.StringList, Kind: presets.Mutable, Optional: true},
+		"sub":     {Type: presets.String, Kind: presets.Mutable},
 	}
-	c.ProjectID, c.Algorithms, c.Replay = "project", []string{"RS256", "ES256"}, issuers.Reuse
+	c.ProjectID, c.Algorithms, c.Replay = "project", []string{"RS256", "ES256"}, presets.Reuse
 	return c
 }
 
@@ -170,7 +171,7 @@ func TestRecordedClaims(t *testing.T) {
 }
 
 func TestKnownPresets(t *testing.T) {
-	for name, p := range issuers.Known() {
+	for name, p := range presets.Known() {
 		if p.Name != name || p.Docs == "" || p.MaxAge <= 0 || p.MaxLifetime <= 0 || p.Replay == "" || len(p.Algorithms) == 0 {
 			t.Errorf("preset %s is not complete: %+v", name, p)
 		}
@@ -187,9 +188,9 @@ func TestKnownPresets(t *testing.T) {
 			}
 		}
 	}
-	known := issuers.Known()
+	known := presets.Known()
 	delete(known["github"].Claims, "ref")
-	if _, kept := issuers.Known()["github"].Claims["ref"]; !kept {
+	if _, kept := presets.Known()["github"].Claims["ref"]; !kept {
 		t.Error("a caller changed the known presets")
 	}
 }

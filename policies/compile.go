@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/issuers/presets"
 	"github.com/brevet-dev/brevet/policies/strictyaml"
 )
 
@@ -16,7 +16,7 @@ type document struct {
 	Policy      string            `yaml:"policy"`      // its name, unique among all files
 	Description string            `yaml:"description"` // for people
 	Issuer      string            `yaml:"issuer"`      // a configured issuer's name
-	Match       map[string]any    `yaml:"match"`       // claim: value, or a list of values of which it is one
+	Match       map[string]any    `yaml:"match"`       // claim: value, {glob: pattern}, {contains: value}, or a list of them of which one must hold
 	Names       map[string]string `yaml:"names"`       // claim: value; a mismatch denies and is reported as drift
 	When        string            `yaml:"when"`        // a condition in CEL
 	Grant       []grantEntry      `yaml:"grant"`
@@ -79,7 +79,7 @@ func (c *compiler) compile() *policy {
 	p.match = c.match(p.preset)
 	p.names = c.names(p.preset)
 	p.when = c.when(p.preset)
-	p.untrusted = untrusted(p)
+	p.risks = risks(p)
 	p.tests = c.tests(p)
 	return p
 }
@@ -120,7 +120,7 @@ func (c *compiler) mode() bool {
 	return c.in.Mode == "shadow"
 }
 
-func (c *compiler) preset() *issuers.Preset {
+func (c *compiler) preset() *presets.Preset {
 	path := strictyaml.Path{"issuer"}
 	if c.in.Issuer == "" {
 		c.fail(path, "issuer is missing: the name of a configured issuer")
@@ -136,7 +136,7 @@ func (c *compiler) preset() *issuers.Preset {
 
 // match compiles the match block. A policy must pin a project or an owner by
 // its id: names are renamed, deleted and registered again by someone else.
-func (c *compiler) match(p *issuers.Preset) []condition {
+func (c *compiler) match(p *presets.Preset) []condition {
 	var list []condition
 	for _, claim := range slices.Sorted(maps.Keys(c.in.Match)) {
 		if cond, ok := c.condition(p, claim); ok {
@@ -154,47 +154,8 @@ func (c *compiler) match(p *issuers.Preset) []condition {
 	return list
 }
 
-func (c *compiler) condition(p *issuers.Preset, claim string) (condition, bool) {
-	path := strictyaml.Path{"match", claim}
-	decl, ok := c.claim(p, path)
-	if !ok {
-		return condition{}, false
-	}
-	if decl.Type == issuers.StringList {
-		c.fail(path, `%s is a list, which match cannot compare; write when: '"value" in claims.%s'`, claim, claim)
-		return condition{}, false
-	}
-	cond := condition{claim: claim}
-	list, isList := c.in.Match[claim].([]any)
-	if !isList {
-		cond.values = c.add(nil, path, decl, c.in.Match[claim])
-	}
-	for i, v := range list {
-		cond.values = c.add(cond.values, strictyaml.Path{"match", claim, i}, decl, v)
-	}
-	if isList && len(list) == 0 {
-		c.fail(path, "%s has no values, so the policy can never hold; remove the policy instead", claim)
-	}
-	return cond, true
-}
-
-// add appends one value of a match entry.
-func (c *compiler) add(values []any, path strictyaml.Path, decl issuers.Claim, v any) []any {
-	v, ok := c.typed(path, decl, v)
-	switch {
-	case !ok:
-	case v == "" && decl.Kind == issuers.Immutable:
-		c.fail(path, "%s is empty: no id is", path)
-	case slices.Contains(values, v):
-		c.fail(path, "%s is a value twice", path)
-	default:
-		return append(values, v)
-	}
-	return values
-}
-
 // claim returns the declaration of the claim that path ends in.
-func (c *compiler) claim(p *issuers.Preset, path strictyaml.Path) (issuers.Claim, bool) {
+func (c *compiler) claim(p *presets.Preset, path strictyaml.Path) (presets.Claim, bool) {
 	name, _ := path[len(path)-1].(string)
 	decl, ok := p.Claims[name]
 	if !ok {
@@ -206,8 +167,8 @@ func (c *compiler) claim(p *issuers.Preset, path strictyaml.Path) (issuers.Claim
 
 // typed checks that v, as read by strictyaml, is a value of the declared type
 // and returns it as an identity has it.
-func (c *compiler) typed(path strictyaml.Path, decl issuers.Claim, v any) (any, bool) {
-	if list, isList := v.([]any); isList && decl.Type == issuers.StringList {
+func (c *compiler) typed(path strictyaml.Path, decl presets.Claim, v any) (any, bool) {
+	if list, isList := v.([]any); isList && decl.Type == presets.StringList {
 		return c.stringList(path, list)
 	}
 	if hasType(v, decl.Type) {
@@ -215,7 +176,7 @@ func (c *compiler) typed(path strictyaml.Path, decl issuers.Claim, v any) (any, 
 	}
 	switch n := v.(type) {
 	case int64, bool:
-		if decl.Type == issuers.String {
+		if decl.Type == presets.String {
 			c.fail(path, `%s is a string in these tokens; quote it: "%v"`, path, n)
 			return nil, false
 		}
@@ -229,7 +190,7 @@ func (c *compiler) typed(path strictyaml.Path, decl issuers.Claim, v any) (any, 
 func (c *compiler) stringList(path strictyaml.Path, list []any) (any, bool) {
 	values, good := []string{}, true
 	for i, v := range list {
-		s, ok := c.typed(path.With(i), issuers.Claim{Type: issuers.String}, v)
+		s, ok := c.typed(path.With(i), presets.Claim{Type: presets.String}, v)
 		if !ok {
 			good = false
 			continue
@@ -239,38 +200,38 @@ func (c *compiler) stringList(path strictyaml.Path, list []any) (any, bool) {
 	return values, good
 }
 
-func typeName(t issuers.Type) string {
+func typeName(t presets.Type) string {
 	switch t {
-	case issuers.String:
+	case presets.String:
 		return "a string"
-	case issuers.Int:
+	case presets.Int:
 		return "a whole number without quotes"
-	case issuers.Bool:
+	case presets.Bool:
 		return "true or false without quotes"
-	case issuers.StringList:
+	case presets.StringList:
 		return "a list of strings"
 	}
 	return fmt.Sprintf("of the type %q, which no policy can compare", t)
 }
 
-func (c *compiler) names(p *issuers.Preset) []condition {
+func (c *compiler) names(p *presets.Preset) []condition {
 	var list []condition
 	for _, claim := range slices.Sorted(maps.Keys(c.in.Names)) {
 		path := strictyaml.Path{"names", claim}
 		switch decl, ok := c.claim(p, path); {
 		case !ok:
-		case decl.Type != issuers.String:
+		case decl.Type != presets.String:
 			c.failKey(path, "%s is not a name; move it to match", claim)
 		case c.in.Names[claim] == "":
 			c.fail(path, "%s is empty", path)
 		default:
-			list = append(list, condition{claim, []any{c.in.Names[claim]}})
+			list = append(list, condition{claim: claim, values: []any{c.in.Names[claim]}})
 		}
 	}
 	return list
 }
 
-func (c *compiler) when(p *issuers.Preset) *when {
+func (c *compiler) when(p *presets.Preset) *when {
 	path := strictyaml.Path{"when"}
 	if !c.doc.Has(path) {
 		return nil
@@ -287,7 +248,7 @@ func (c *compiler) when(p *issuers.Preset) *when {
 	return w
 }
 
-func (c *compiler) language(p *issuers.Preset) (*language, error) {
+func (c *compiler) language(p *presets.Preset) (*language, error) {
 	if l := c.loader.languages[c.in.Issuer]; l != nil {
 		return l, nil
 	}
@@ -296,18 +257,6 @@ func (c *compiler) language(p *issuers.Preset) (*language, error) {
 		c.loader.languages[c.in.Issuer] = l
 	}
 	return l, err
-}
-
-// untrusted returns the triggers for which the policy does not hold whatever
-// else does.
-func untrusted(p *policy) []string {
-	var named []any
-	if c := p.pin(p.preset.Trigger); c != nil {
-		named = c.values
-	}
-	return slices.DeleteFunc(slices.Clone(p.preset.Untrusted), func(trigger string) bool {
-		return slices.Contains(named, any(trigger))
-	})
 }
 
 func (c *compiler) grants() []Grant {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/issuers/presets"
 )
 
 // What [Set.Decide] refuses with.
@@ -131,29 +132,16 @@ func (g *Grant) before(other *Grant) bool {
 
 // A policy is one document, compiled.
 type policy struct {
-	name      string
-	issuer    string
-	preset    *issuers.Preset
-	match     []condition
-	untrusted []string // triggers that the preset distrusts and match does not name
-	when      *when    // nil if there is none
-	names     []condition
-	grants    []Grant
-	shadow    bool
-	tests     []test
-}
-
-// A condition is one entry of match or names: the claim is one of the values.
-type condition struct {
-	claim  string
-	values []any // string, int64 or bool, as the claim is declared
-}
-
-// holds reports whether the token has the claim with one of the values. An
-// absent claim has none.
-func (c *condition) holds(claims map[string]any) bool {
-	got, ok := claims[c.claim]
-	return ok && slices.Contains(c.values, got)
+	name   string
+	issuer string
+	preset *presets.Preset
+	match  []condition
+	risks  []risk // what the preset distrusts
+	when   *when  // nil if there is none
+	names  []condition
+	grants []Grant
+	shadow bool
+	tests  []test
 }
 
 func (p *policy) grant(credential string) *Grant {
@@ -172,18 +160,7 @@ func (p *policy) holds(claims map[string]any) bool {
 			return false
 		}
 	}
-	return p.trusts(claims) && p.when.holds(claims)
-}
-
-// trusts reports whether the run was not started by something that strangers
-// control, or the policy names that trigger. A run of which the trigger is not
-// known may be such a one.
-func (p *policy) trusts(claims map[string]any) bool {
-	if len(p.untrusted) == 0 {
-		return true
-	}
-	trigger, ok := claims[p.preset.Trigger].(string)
-	return ok && !slices.Contains(p.untrusted, trigger)
+	return p.risky(claims) == nil && p.when.holds(claims)
 }
 
 func (p *policy) drift(claims map[string]any) []Drift {
@@ -245,7 +222,7 @@ func (p *policy) pin(claim string) *condition {
 	return &p.match[i]
 }
 
-func (ix *index) candidates(issuer string, preset *issuers.Preset, claims map[string]any) [3][]*policy {
+func (ix *index) candidates(issuer string, preset *presets.Preset, claims map[string]any) [3][]*policy {
 	if preset == nil {
 		return [3][]*policy{}
 	}

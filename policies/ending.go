@@ -3,7 +3,7 @@ package policies
 import (
 	"time"
 
-	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/issuers/presets"
 	"github.com/brevet-dev/brevet/policies/strictyaml"
 )
 
@@ -41,7 +41,7 @@ func (c *compiler) scope(path strictyaml.Path, written string) Scope {
 
 // hasRuns reports whether tokens say which run they are of. An issuer that is
 // not configured is reported elsewhere.
-func hasRuns(p *issuers.Preset) bool { return p == nil || p.Run != "" && p.ProjectID != "" }
+func hasRuns(p *presets.Preset) bool { return p == nil || p.Run != "" && p.ProjectID != "" }
 
 // deadMan compiles how long a lease lives without a heartbeat; 0: as long as it
 // lives at all.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/issuers/presets"
 	"github.com/brevet-dev/brevet/policies"
 	"github.com/brevet-dev/brevet/policies/strictyaml"
 )
@@ -18,29 +19,29 @@ var update = flag.Bool("update", false, "write the golden files")
 // options has three issuers: github and gitlab, each with a claim of every type
 // and both ids, and robot, which has neither ids nor triggers.
 func options() policies.Options {
-	id := issuers.Claim{Type: issuers.String, Kind: issuers.Immutable}
-	text := issuers.Claim{Type: issuers.String, Kind: issuers.Mutable}
-	optional := issuers.Claim{Type: issuers.String, Kind: issuers.Attacker, Optional: true}
+	id := presets.Claim{Type: presets.String, Kind: presets.Immutable}
+	text := presets.Claim{Type: presets.String, Kind: presets.Mutable}
+	optional := presets.Claim{Type: presets.String, Kind: presets.Attacker, Optional: true}
 	return policies.Options{
-		Issuers: map[string]*issuers.Preset{
+		Issuers: map[string]*presets.Preset{
 			"github": {
-				Claims: map[string]issuers.Claim{
+				Claims: map[string]presets.Claim{
 					"repository_id": id, "repository_owner_id": id, "repository": text,
 					"ref": text, "event_name": text, "run_id": id, "run_attempt": text, "environment": optional,
-					"attempt": {Type: issuers.Int}, "fork": {Type: issuers.Bool},
-					"groups": {Type: issuers.StringList, Optional: true},
+					"attempt": {Type: presets.Int}, "fork": {Type: presets.Bool},
+					"groups": {Type: presets.StringList, Optional: true},
 				},
 				ProjectID: "repository_id", OwnerID: "repository_owner_id", Run: "run_id", Trigger: "event_name",
-				Untrusted: []string{"pull_request", "pull_request_target"},
+				Risks: []presets.Risk{{Claim: "event_name", Values: []string{"pull_request", "pull_request_target"}}},
 			},
 			"gitlab": {
-				Claims: map[string]issuers.Claim{
+				Claims: map[string]presets.Claim{
 					"project_id": id, "namespace_id": id, "ref_protected": text, "ref": text,
-					"runner_id": {Type: issuers.Int}, "groups": {Type: issuers.StringList},
+					"runner_id": {Type: presets.Int}, "groups": {Type: presets.StringList},
 				},
 				ProjectID: "project_id", OwnerID: "namespace_id",
 			},
-			"robot": {Claims: map[string]issuers.Claim{"name": text, "vcs-origin": text}},
+			"robot": {Claims: map[string]presets.Claim{"name": text, "vcs-origin": text}},
 		},
 		Credentials: map[string]policies.Credential{
 			"deploy":    {MinTTL: 15 * time.Minute, MaxTTL: 2 * time.Hour},

@@ -65,11 +65,11 @@ func (t *test) run(p *policy) string {
 func (p *policy) why(claims map[string]any) string {
 	for _, c := range p.match {
 		if !c.holds(claims) {
-			return fmt.Sprintf("claim %s is %s, match wants %s", c.claim, said(claims, c.claim), oneOf(c.values))
+			return fmt.Sprintf("claim %s is %s, match wants %s", c.claim, said(claims, c.claim), c.wanted())
 		}
 	}
-	if !p.trusts(claims) {
-		return fmt.Sprintf("claim %s is %s, which is granted to only if match names it", p.preset.Trigger, said(claims, p.preset.Trigger))
+	if r := p.risky(claims); r != nil {
+		return fmt.Sprintf("claim %s is %s, which is granted to only if match names it", r.claim, said(claims, r.claim))
 	}
 	if holds, err := p.when.eval(claims); err != nil {
 		return fmt.Sprintf("when cannot be decided: %v", err)
@@ -88,14 +88,6 @@ func said(claims map[string]any, claim string) string {
 		return "absent"
 	}
 	return quoted(v)
-}
-
-func oneOf(values []any) string {
-	list := make([]string, len(values))
-	for i, v := range values {
-		list[i] = quoted(v)
-	}
-	return strings.Join(list, " or ")
 }
 
 func quoted(v any) string {

@@ -35,7 +35,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/issuers/presets"
 	"github.com/brevet-dev/brevet/policies/strictyaml"
 )
 
@@ -52,7 +52,7 @@ const (
 
 // Options say what policies may refer to. Both come from the configuration.
 type Options struct {
-	Issuers     map[string]*issuers.Preset // by the issuer's name
+	Issuers     map[string]*presets.Preset // by the issuer's name
 	Credentials map[string]Credential      // by the credential's name
 }
 
@@ -78,7 +78,7 @@ func (c Credential) maxTTL() time.Duration {
 type Set struct {
 	policies    []*policy // sorted by file
 	index       index
-	issuers     map[string]*issuers.Preset
+	issuers     map[string]*presets.Preset
 	credentials map[string]Credential
 	digest      string
 }

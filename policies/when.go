@@ -16,7 +16,7 @@ import (
 	"cel.dev/cel-go/common/overloads"
 	"cel.dev/cel-go/common/types"
 
-	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/issuers/presets"
 	"github.com/brevet-dev/brevet/policies/strictyaml"
 )
 
@@ -85,10 +85,10 @@ func (activation) Parent() cel.Activation { return nil }
 // There are no macros, so there are no loops: a condition costs about its length.
 type language struct {
 	env    *cel.Env
-	preset *issuers.Preset
+	preset *presets.Preset
 }
 
-func newLanguage(p *issuers.Preset) (*language, error) {
+func newLanguage(p *presets.Preset) (*language, error) {
 	registry, err := types.NewRegistry()
 	if err != nil {
 		return nil, err
@@ -272,7 +272,7 @@ func (sizes) EstimateCallCost(string, string, *cost.AstNode, []cost.AstNode) *co
 // with another type is an error at load.
 type claimTypes struct {
 	*types.Registry
-	preset *issuers.Preset
+	preset *presets.Preset
 }
 
 // FindStructType implements [types.Provider].
@@ -313,30 +313,30 @@ func (c claimTypes) FindStructFieldType(structType, field string) (*types.FieldT
 }
 
 // hasType reports whether a claim of the identity is of the declared type.
-func hasType(v any, t issuers.Type) bool {
+func hasType(v any, t presets.Type) bool {
 	var ok bool
 	switch t {
-	case issuers.String:
+	case presets.String:
 		_, ok = v.(string)
-	case issuers.Int:
+	case presets.Int:
 		_, ok = v.(int64)
-	case issuers.Bool:
+	case presets.Bool:
 		_, ok = v.(bool)
-	case issuers.StringList:
+	case presets.StringList:
 		_, ok = v.([]string)
 	}
 	return ok
 }
 
-func celType(t issuers.Type) *types.Type {
+func celType(t presets.Type) *types.Type {
 	switch t {
-	case issuers.String:
+	case presets.String:
 		return types.StringType
-	case issuers.Int:
+	case presets.Int:
 		return types.IntType
-	case issuers.Bool:
+	case presets.Bool:
 		return types.BoolType
-	case issuers.StringList:
+	case presets.StringList:
 		return types.NewListType(types.StringType)
 	}
 	return types.ErrorType // an unknown type compares with nothing

@@ -16,11 +16,12 @@ const module = "github.com/brevet-dev/brevet/"
 // has to be written down.
 var mayImport = map[string][]string{
 	"broker/api":          {},
-	"issuers":             {},
+	"issuers/presets":     {},
+	"issuers":             {"issuers/presets"},
 	"issuers/lab":         {},
 	"policies/strictyaml": {},
-	"policies":            {"issuers", "policies/strictyaml"},
-	"broker":              {"broker/api", "issuers", "policies"},
+	"policies":            {"issuers", "issuers/presets", "policies/strictyaml"},
+	"broker":              {"broker/api", "issuers", "issuers/presets", "policies"},
 	"broker/lease":        {"broker", "broker/api"},
 	"broker/audit":        {"broker", "broker/api"},
 	"broker/keys":         {"broker", "broker/api", "broker/keys/trust"},
@@ -38,7 +39,7 @@ var mayImport = map[string][]string{
 
 	"cmd/brevetd": {
 		"broker", "broker/audit", "broker/keys", "broker/keys/pkcs11", "broker/keys/tpm", "broker/keys/trust", "broker/lease", "broker/mint", "broker/server",
-		"issuers", "issuers/lab", "policies", "policies/strictyaml",
+		"issuers", "issuers/lab", "issuers/presets", "policies", "policies/strictyaml",
 	},
 }
 

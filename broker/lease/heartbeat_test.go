@@ -10,7 +10,7 @@ import (
 
 	"github.com/brevet-dev/brevet/broker"
 	"github.com/brevet-dev/brevet/broker/lease"
-	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/issuers/presets"
 	"github.com/brevet-dev/brevet/policies"
 	"github.com/brevet-dev/brevet/test/servers"
 )
@@ -19,7 +19,7 @@ import (
 // silence. It has n leases.
 func watched(t *testing.T, s *lease.Store, token string, n int, silence time.Duration) *broker.Session {
 	t.Helper()
-	u := use(issuers.Bind, token)
+	u := use(presets.Bind, token)
 	x := session(u, "key", n)
 	x.Leases[0].DeadMan = silence
 	if err := x.EncodeRecord(); err != nil {
@@ -222,7 +222,7 @@ func TestHeartbeatProofs(t *testing.T) {
 		if err := s.Heartbeat(t.Context(), id("s", 3), "p1"); !errors.Is(err, broker.ErrNotFound) {
 			t.Errorf("Heartbeat of no session = %v, want ErrNotFound", err)
 		}
-		u := use(issuers.Bind, "other")
+		u := use(presets.Bind, "other")
 		without := session(u, "key", 1)
 		mustReserve(t, s, without, u)
 		mustCommit(t, s, without)
@@ -279,7 +279,7 @@ func TestHeartbeatInAFullRedis(t *testing.T) {
 func TestEndRun(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
 		open := func(token, issuer, project, run string, scope policies.Scope) *broker.Session {
-			u := use(issuers.Bind, token)
+			u := use(presets.Bind, token)
 			x := session(u, "key", 2)
 			x.Who.Issuer, x.Who.Workload.ProjectID, x.Who.Workload.Run = issuer, project, run
 			x.Leases[1].Scope = scope

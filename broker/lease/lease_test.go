@@ -21,7 +21,7 @@ import (
 	"github.com/brevet-dev/brevet/broker"
 	"github.com/brevet-dev/brevet/broker/api"
 	"github.com/brevet-dev/brevet/broker/lease"
-	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/issuers/presets"
 	"github.com/brevet-dev/brevet/test/servers"
 )
 
@@ -66,7 +66,7 @@ func id(kind string, shard int) string {
 	return fmt.Sprintf("%s%d-%s", kind, shard, strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(b)))
 }
 
-func use(mode issuers.Replay, token string) broker.TokenUse {
+func use(mode presets.Replay, token string) broker.TokenUse {
 	return broker.TokenUse{Issuer: "lab", ReplayID: "jti:" + token, Mode: mode, Expires: time.Now().Add(5 * time.Minute)}
 }
 
@@ -123,7 +123,7 @@ func states(s *broker.Session) string {
 
 func TestSessionIsReadBackAsItWasWritten(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, _ *redis.Client) {
-		u := use(issuers.Once, "t")
+		u := use(presets.Once, "t")
 		want := session(u, "key", 2)
 		mustReserve(t, s, want, u)
 		compare := cmp.Options{
@@ -149,23 +149,23 @@ func TestReplay(t *testing.T) {
 	}
 	tests := []struct {
 		name  string
-		mode  issuers.Replay
+		mode  presets.Replay
 		steps []step
 	}{
-		{"once: a bearer token is spent", issuers.Once, []step{{}, {want: broker.ErrReplayed}}},
-		{"once: another key", issuers.Once, []step{{key: "a"}, {key: "b", want: broker.ErrReplayed}}},
-		{"once: no key after a key", issuers.Once, []step{{key: "a"}, {want: broker.ErrReplayed}}},
-		{"once: a key after no key", issuers.Once, []step{{}, {key: "a", want: broker.ErrReplayed}}},
-		{"once: the same key repeats a lost answer", issuers.Once, []step{{key: "a"}, {key: "a", replaces: true}}},
-		{"bind: the same key goes on", issuers.Bind, []step{{key: "a"}, {key: "a"}, {key: "a"}}},
-		{"bind: another key", issuers.Bind, []step{{key: "a"}, {key: "b", want: broker.ErrReplayed}}},
-		{"bind: no key", issuers.Bind, []step{{key: "a"}, {want: broker.ErrReplayed}}},
-		{"bind: used without a key is spent", issuers.Bind, []step{{}, {key: "a", want: broker.ErrReplayed}}},
-		{"bind: the same retry key repeats", issuers.Bind, []step{{key: "a", retry: "r"}, {key: "a", retry: "r", replaces: true}}},
-		{"bind: another retry key goes on", issuers.Bind, []step{{key: "a", retry: "r"}, {key: "a", retry: "q"}}},
-		{"reuse: any key", issuers.Reuse, []step{{key: "a"}, {key: "b"}}},
-		{"reuse: a retry key is its key's own", issuers.Reuse, []step{{key: "a", retry: "r"}, {key: "b", retry: "r"}}},
-		{"a proof is used once", issuers.Bind, []step{{key: "a", proof: "p"}, {key: "a", proof: "p", want: broker.ErrProofReplayed}}},
+		{"once: a bearer token is spent", presets.Once, []step{{}, {want: broker.ErrReplayed}}},
+		{"once: another key", presets.Once, []step{{key: "a"}, {key: "b", want: broker.ErrReplayed}}},
+		{"once: no key after a key", presets.Once, []step{{key: "a"}, {want: broker.ErrReplayed}}},
+		{"once: a key after no key", presets.Once, []step{{}, {key: "a", want: broker.ErrReplayed}}},
+		{"once: the same key repeats a lost answer", presets.Once, []step{{key: "a"}, {key: "a", replaces: true}}},
+		{"bind: the same key goes on", presets.Bind, []step{{key: "a"}, {key: "a"}, {key: "a"}}},
+		{"bind: another key", presets.Bind, []step{{key: "a"}, {key: "b", want: broker.ErrReplayed}}},
+		{"bind: no key", presets.Bind, []step{{key: "a"}, {want: broker.ErrReplayed}}},
+		{"bind: used without a key is spent", presets.Bind, []step{{}, {key: "a", want: broker.ErrReplayed}}},
+		{"bind: the same retry key repeats", presets.Bind, []step{{key: "a", retry: "r"}, {key: "a", retry: "r", replaces: true}}},
+		{"bind: another retry key goes on", presets.Bind, []step{{key: "a", retry: "r"}, {key: "a", retry: "q"}}},
+		{"reuse: any key", presets.Reuse, []step{{key: "a"}, {key: "b"}}},
+		{"reuse: a retry key is its key's own", presets.Reuse, []step{{key: "a", retry: "r"}, {key: "b", retry: "r"}}},
+		{"a proof is used once", presets.Bind, []step{{key: "a", proof: "p"}, {key: "a", proof: "p", want: broker.ErrProofReplayed}}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -201,7 +201,7 @@ func TestReplay(t *testing.T) {
 
 func TestSpentSessionIsNotRepeated(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, _ *redis.Client) {
-		u := use(issuers.Once, "t")
+		u := use(presets.Once, "t")
 		first := session(u, "key", 1)
 		mustReserve(t, s, first, u)
 		mustCommit(t, s, first)
@@ -217,7 +217,7 @@ func TestSpentSessionIsNotRepeated(t *testing.T) {
 // A retry by the Redis client after a lost reply repeats the script.
 func TestReserveAndCommitTwiceIsOnce(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, _ *redis.Client) {
-		u := use(issuers.Once, "t")
+		u := use(presets.Once, "t")
 		u.ProofID = "p"
 		x := session(u, "key", 1)
 		for range 2 {
@@ -234,7 +234,7 @@ func TestReserveAndCommitTwiceIsOnce(t *testing.T) {
 
 func TestPendingLeaseLapses(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, _ *redis.Client) {
-		u := use(issuers.Once, "t")
+		u := use(presets.Once, "t")
 		x := session(u, "", 1)
 		mustReserve(t, s, x, u)
 		for _, tt := range []struct {
@@ -257,12 +257,12 @@ func TestPendingLeaseLapses(t *testing.T) {
 
 func TestEnd(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
-		u := use(issuers.Once, "t")
+		u := use(presets.Once, "t")
 		x := session(u, "", 3)
 		mustReserve(t, s, x, u)
 		x.Leases[1].Handle = api.NewSecret("user-1")
 		mustCommit(t, s, x)
-		other := session(use(issuers.Once, "another token"), "", 1)
+		other := session(use(presets.Once, "another token"), "", 1)
 
 		ended, err := s.End(t.Context(), x.ID, []string{x.Leases[1].ID, other.Leases[0].ID, "l1-x"}, "revoked")
 		if err != nil || len(ended) != 1 || ended[0].Handle.Reveal() != "user-1" || ended[0].Why != "revoked" {
@@ -298,7 +298,7 @@ func TestEnd(t *testing.T) {
 // A live lease has no Redis TTL: a broker that was down for days still finds it.
 func TestLiveLeaseDoesNotVanish(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
-		u := use(issuers.Once, "t")
+		u := use(presets.Once, "t")
 		x := session(u, "", 1)
 		mustReserve(t, s, x, u)
 		mustCommit(t, s, x)
@@ -311,7 +311,7 @@ func TestLiveLeaseDoesNotVanish(t *testing.T) {
 func TestExpiredLeaseIsClaimedByOne(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, _ *redis.Client) {
 		for i := range 20 {
-			u := use(issuers.Once, fmt.Sprint(i))
+			u := use(presets.Once, fmt.Sprint(i))
 			x := session(u, "", 1)
 			mustReserve(t, s, x, u)
 			mustCommit(t, s, x)
@@ -334,7 +334,7 @@ func TestExpiredLeaseIsClaimedByOne(t *testing.T) {
 
 func TestPostponeCountsAttempts(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, _ *redis.Client) {
-		u := use(issuers.Once, "t")
+		u := use(presets.Once, "t")
 		x := session(u, "", 1)
 		mustReserve(t, s, x, u)
 		mustCommit(t, s, x)
@@ -392,7 +392,7 @@ func TestGarbageIsQuarantined(t *testing.T) {
 
 func TestScriptsComeBackAfterAFlush(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
-		u := use(issuers.Once, "t")
+		u := use(presets.Once, "t")
 		x := session(u, "", 1)
 		mustReserve(t, s, x, u)
 		if err := r.ScriptFlush(t.Context()).Err(); err != nil {
@@ -410,7 +410,7 @@ func TestRedisDownIsUnavailable(t *testing.T) {
 	client := redis.NewClient(&redis.Options{Addr: servers.FreeAddr(t), MaxRetries: -1})
 	defer client.Close()
 	s := lease.New(client, nil)
-	u := use(issuers.Once, "t")
+	u := use(presets.Once, "t")
 	x := session(u, "", 1)
 	_, sessionErr := s.Session(t.Context(), x.ID)
 	_, endErr := s.End(t.Context(), x.ID, nil, "revoked")
@@ -430,7 +430,7 @@ func TestHandleWithoutAKeyIsRefused(t *testing.T) {
 	client := redis.NewClient(&redis.Options{Addr: miniredis.RunT(t).Addr()})
 	defer client.Close()
 	s := lease.New(client, nil)
-	u := use(issuers.Once, "t")
+	u := use(presets.Once, "t")
 	x := session(u, "", 1)
 	mustReserve(t, s, x, u)
 	x.Leases[0].Handle = api.NewSecret("user-1")
@@ -444,7 +444,7 @@ func TestHandleWithoutAKeyIsRefused(t *testing.T) {
 func TestTokenAtTwoBrokers(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
 		stores := []*lease.Store{s, lease.New(r, plainSealer{})}
-		for _, mode := range []issuers.Replay{issuers.Once, issuers.Bind} {
+		for _, mode := range []presets.Replay{presets.Once, presets.Bind} {
 			for round := range 20 {
 				u := use(mode, fmt.Sprint(mode, round))
 				var granted atomic.Int32
@@ -475,7 +475,7 @@ func TestTokenAtTwoBrokers(t *testing.T) {
 // A list of leases needs no key: handles stay sealed.
 func TestAllWithoutAKey(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
-		u := use(issuers.Once, "t")
+		u := use(presets.Once, "t")
 		x := session(u, "", 1)
 		mustReserve(t, s, x, u)
 		x.Leases[0].Handle = api.NewSecret("user-1")
@@ -491,7 +491,7 @@ func TestAllWithoutAKey(t *testing.T) {
 // What Redis forgets, it forgets by durations: its clock may be another.
 func TestMemories(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
-		u := use(issuers.Bind, "t")
+		u := use(presets.Bind, "t")
 		u.ProofID, u.RetryKey = "proof", "retry"
 		x := session(u, "key", 1)
 		mustReserve(t, s, x, u)
@@ -520,7 +520,7 @@ func TestMemories(t *testing.T) {
 
 func TestTokenIsNotUsedWithoutEnd(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
-		u := use(issuers.Bind, "t")
+		u := use(presets.Bind, "t")
 		mustReserve(t, s, session(u, "key", 1), u)
 		keys, err := r.Keys(t.Context(), "brevet:*:r:*").Result()
 		if err != nil || len(keys) != 1 {
@@ -535,7 +535,7 @@ func TestTokenIsNotUsedWithoutEnd(t *testing.T) {
 
 func TestExtendAndConfirm(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, _ *redis.Client) {
-		u := use(issuers.Once, "t")
+		u := use(presets.Once, "t")
 		x := session(u, "", 2)
 		mustReserve(t, s, x, u)
 		l := x.Leases[0]
@@ -581,7 +581,7 @@ func TestExtendAndConfirm(t *testing.T) {
 
 func TestFinishedIsFinal(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, _ *redis.Client) {
-		u := use(issuers.Once, "t")
+		u := use(presets.Once, "t")
 		x := session(u, "", 1)
 		mustReserve(t, s, x, u)
 		mustCommit(t, s, x)
@@ -612,7 +612,7 @@ func TestUnsure(t *testing.T) {
 			{"replaced while active", true, func(_ *broker.Session, u broker.TokenUse) { s.Reserve(t.Context(), session(u, "key", 1), u) }},
 			{"lapsed", false, func(*broker.Session, broker.TokenUse) { s.ClaimDue(t.Context(), time.Now().Add(2*time.Minute)) }},
 		} {
-			u := use(issuers.Once, tt.name)
+			u := use(presets.Once, tt.name)
 			x := session(u, "key", 1)
 			mustReserve(t, s, x, u)
 			if tt.commit {
@@ -638,7 +638,7 @@ func TestRedisHangs(t *testing.T) {
 	client := redis.NewClient(&redis.Options{Addr: silent.Addr().String(), ContextTimeoutEnabled: true, MaxRetries: -1})
 	defer client.Close()
 	s := lease.New(client, nil)
-	u := use(issuers.Once, "t")
+	u := use(presets.Once, "t")
 	x := session(u, "", 1)
 	var waiting sync.WaitGroup
 	start := time.Now()

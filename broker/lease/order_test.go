@@ -16,6 +16,7 @@ import (
 	"github.com/brevet-dev/brevet/broker"
 	"github.com/brevet-dev/brevet/broker/lease"
 	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/issuers/presets"
 	"github.com/brevet-dev/brevet/test/servers"
 )
 
@@ -36,7 +37,7 @@ func fill(t *testing.T, s *lease.Store) []*broker.Session {
 	var out []*broker.Session
 	for repository := range 3 {
 		for run := range 4 {
-			u := use(issuers.Once, fmt.Sprint(repository, run))
+			u := use(presets.Once, fmt.Sprint(repository, run))
 			x := of(u, issuers.Workload{
 				ProjectID: fmt.Sprint(repository), OwnerID: "9", Run: fmt.Sprint(repository, "/", run), Environment: "production",
 			}, 2)
@@ -107,8 +108,8 @@ func TestSelect(t *testing.T) {
 func TestRevoke(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, _ *redis.Client) {
 		all := fill(t, s)
-		pending := of(use(issuers.Once, "pending"), issuers.Workload{ProjectID: "1"}, 1)
-		mustReserve(t, s, pending, use(issuers.Once, "pending"))
+		pending := of(use(presets.Once, "pending"), issuers.Workload{ProjectID: "1"}, 1)
+		mustReserve(t, s, pending, use(presets.Once, "pending"))
 		o := order(broker.OrderRevoke, by("repository-id", "1"))
 		ended := mustRevoke(t, s, o)
 		if len(ended) != 9 {
@@ -169,7 +170,7 @@ func TestBlock(t *testing.T) {
 			return o
 		}
 		reserve := func(repository string) error {
-			u := use(issuers.Once, id("t", 0))
+			u := use(presets.Once, id("t", 0))
 			return s.Reserve(t.Context(), of(u, issuers.Workload{ProjectID: repository}, 1), u)
 		}
 		o := block(by("repository-id", "1", "credential", "c0"), time.Hour)
@@ -244,7 +245,7 @@ func TestBlockedRenewal(t *testing.T) {
 // Unsure means no: a block that cannot be read blocks everything, and is shown.
 func TestGarbageBlock(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
-		u := use(issuers.Once, "t")
+		u := use(presets.Once, "t")
 		key := fmt.Sprintf("brevet:{%d}:blocks", u.Shard())
 		future := fmt.Sprint(time.Now().Add(time.Hour).UnixMilli())
 		for name, value := range map[string]string{"empty": "", "no end": "soon 0\n{}", "no selection": future + " x\n{}"} {
@@ -429,7 +430,7 @@ func BenchmarkRevoke10000(b *testing.B) {
 		b.StopTimer()
 		client.FlushAll(b.Context())
 		for i := range 20_000 {
-			u := use(issuers.Once, fmt.Sprint(i))
+			u := use(presets.Once, fmt.Sprint(i))
 			x := of(u, issuers.Workload{ProjectID: fmt.Sprint(i % 2), Run: fmt.Sprint(i), OwnerID: "9", Actor: "alice"}, 1)
 			if err := errors.Join(s.Reserve(b.Context(), x, u), s.Commit(b.Context(), x)); err != nil {
 				b.Fatal(err)
@@ -454,7 +455,7 @@ func TestRevokeInAFullRedis(t *testing.T) {
 	if err := client.ConfigSet(t.Context(), "maxmemory", "1").Err(); err != nil {
 		t.Fatal(err)
 	}
-	u := use(issuers.Once, "t")
+	u := use(presets.Once, "t")
 	if err := s.Reserve(t.Context(), session(u, "", 1), u); err == nil {
 		t.Fatal("Redis is not full")
 	}
@@ -474,7 +475,7 @@ func TestOrderOnASlotOnTheMove(t *testing.T) {
 	t.Parallel()
 	c := servers.Cluster(t, 2, false)
 	s, client := clusterStore(t, c)
-	u := use(issuers.Once, "t")
+	u := use(presets.Once, "t")
 	x := session(u, "key", 3)
 	mustReserve(t, s, x, u)
 	mustCommit(t, s, x)
@@ -556,9 +557,9 @@ func TestOrderWhileASlotMoves(t *testing.T) {
 func testOrderWhileASlotMoves(t *testing.T, sel broker.Selector) {
 	c := servers.Cluster(t, 2, false)
 	s, client := clusterStore(t, c)
-	shard, all := use(issuers.Once, "0").Shard(), 0
+	shard, all := use(presets.Once, "0").Shard(), 0
 	for n := 0; all < 3000; n++ {
-		u := use(issuers.Once, fmt.Sprint(n))
+		u := use(presets.Once, fmt.Sprint(n))
 		if u.Shard() != shard {
 			continue
 		}

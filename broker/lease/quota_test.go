@@ -13,7 +13,7 @@ import (
 
 	"github.com/brevet-dev/brevet/broker"
 	"github.com/brevet-dev/brevet/broker/lease"
-	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/issuers/presets"
 )
 
 // limited returns a session of n leases that counts against one quota.
@@ -51,7 +51,7 @@ func TestLiveQuota(t *testing.T) {
 		reserve := func(name string, leases int) (*broker.Session, error) {
 			later(t, r)
 			n++
-			u := use(issuers.Once, fmt.Sprint(n))
+			u := use(presets.Once, fmt.Sprint(n))
 			x := limited(u, "", name, 3, 0, leases)
 			return x, s.Reserve(t.Context(), x, u)
 		}
@@ -92,7 +92,7 @@ func TestLiveQuota(t *testing.T) {
 
 func TestRateQuota(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
-		u := use(issuers.Once, "first")
+		u := use(presets.Once, "first")
 		x := limited(u, "", "a", 0, 2, 3)
 		mustReserve(t, s, x, u)
 		for range 3 { // a replayed token takes nothing of the quota
@@ -101,9 +101,9 @@ func TestRateQuota(t *testing.T) {
 			}
 		}
 		mustReserve(t, s, x, u) // the same call again, after its answer got lost
-		u = use(issuers.Once, "second")
+		u = use(presets.Once, "second")
 		mustReserve(t, s, limited(u, "", "a", 0, 2, 1), u)
-		u = use(issuers.Once, "third")
+		u = use(presets.Once, "third")
 		err := s.Reserve(t.Context(), limited(u, "", "a", 0, 2, 1), u)
 		full, ok := errors.AsType[*broker.QuotaError](err)
 		if !ok || full.Live || full.After > time.Minute || full.After < 50*time.Second {
@@ -126,9 +126,9 @@ func TestRateQuota(t *testing.T) {
 func TestQuotaOfARepetition(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
 		for _, tt := range []struct {
-			mode  issuers.Replay
+			mode  presets.Replay
 			retry string
-		}{{issuers.Once, ""}, {issuers.Bind, "retry"}} {
+		}{{presets.Once, ""}, {presets.Bind, "retry"}} {
 			u := use(tt.mode, string(tt.mode))
 			u.RetryKey = tt.retry
 			for i := range 3 {
@@ -148,7 +148,7 @@ func TestQuotaOfARepetition(t *testing.T) {
 					}
 				}
 			}
-			other := use(issuers.Once, "other "+string(tt.mode))
+			other := use(presets.Once, "other "+string(tt.mode))
 			if err := s.Reserve(t.Context(), limited(other, "key", string(tt.mode), 1, 0, 1), other); !errors.Is(err, broker.ErrQuota) {
 				t.Errorf("%s: Reserve with another token = %v, want ErrQuota", tt.mode, err)
 			}
@@ -160,7 +160,7 @@ func TestQuotaOfARepetition(t *testing.T) {
 // counts while it may still be reserved, and no longer.
 func TestQuotaMendsItself(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
-		u := use(issuers.Once, "1")
+		u := use(presets.Once, "1")
 		x := limited(u, "", "a", 1, 0, 1)
 		mustReserve(t, s, x, u)
 		key := r.Keys(t.Context(), "brevet:*:q:*:live").Val()[0]
@@ -170,7 +170,7 @@ func TestQuotaMendsItself(t *testing.T) {
 			r.ZAdd(t.Context(), key, redis.Z{Score: float64(time.Now().Add(time.Hour).UnixMilli()), Member: fmt.Sprint(id("l", 3), " ", at.UnixMilli())})
 		}
 		left(time.Now().Add(-time.Minute))
-		u = use(issuers.Once, "2")
+		u = use(presets.Once, "2")
 		if err := s.Reserve(t.Context(), limited(u, "", "a", 1, 0, 1), u); !errors.Is(err, broker.ErrQuota) {
 			t.Errorf("Reserve = %v; what was counted a minute ago may still be reserved", err)
 		}
@@ -179,7 +179,7 @@ func TestQuotaMendsItself(t *testing.T) {
 		r.ZAdd(t.Context(), key, redis.Z{Score: 1e15, Member: "garbage"})
 		mustEndAll(t, s, mustSession(t, s, x.ID), broker.Revoked)
 		later(t, r)
-		u = use(issuers.Once, "3")
+		u = use(presets.Once, "3")
 		if err := s.Reserve(t.Context(), limited(u, "", "a", 2, 0, 1), u); err != nil {
 			t.Errorf("Reserve with garbage in the count = %v", err)
 		}
@@ -190,7 +190,7 @@ func TestQuotaMendsItself(t *testing.T) {
 func TestQuotaIsLookedAtSeldom(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, _ *redis.Client) {
 		ask := func(token string) error {
-			u := use(issuers.Once, token)
+			u := use(presets.Once, token)
 			return s.Reserve(t.Context(), limited(u, "", "a", 1, 0, 1), u)
 		}
 		if err := ask("1"); err != nil {
@@ -212,7 +212,7 @@ func TestQuotaRace(t *testing.T) {
 		var asking sync.WaitGroup
 		for i := range 50 {
 			asking.Go(func() {
-				u := use(issuers.Once, fmt.Sprint(i))
+				u := use(presets.Once, fmt.Sprint(i))
 				switch err := s.Reserve(t.Context(), limited(u, "", "a", 10, 0, 1), u); {
 				case err == nil:
 					granted.Add(1)
@@ -232,7 +232,7 @@ func TestQuotaRace(t *testing.T) {
 func TestSeveralQuotas(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
 		for i := range 4 {
-			u := use(issuers.Once, fmt.Sprint(i))
+			u := use(presets.Once, fmt.Sprint(i))
 			x := limited(u, "", "policy", 100, 100, 1)
 			x.Quotas = append(x.Quotas, &broker.Quota{Name: "workload", Of: "workload", MostLive: 2, Leases: x.Leases})
 			if err := s.Reserve(t.Context(), x, u); (err == nil) != (i < 2) {

@@ -16,7 +16,7 @@ import (
 	"github.com/brevet-dev/brevet/broker"
 	"github.com/brevet-dev/brevet/broker/api"
 	"github.com/brevet-dev/brevet/broker/lease"
-	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/issuers/presets"
 	"github.com/brevet-dev/brevet/test/servers"
 )
 
@@ -64,7 +64,7 @@ func (g *generations) KeyOf(sealed string) (string, bool, error) {
 // committed makes an active lease with a handle, alone in its session.
 func committed(t *testing.T, s *lease.Store, token string) *broker.Session {
 	t.Helper()
-	u := use(issuers.Once, token)
+	u := use(presets.Once, token)
 	x := session(u, "", 1)
 	mustReserve(t, s, x, u)
 	x.Leases[0].Handle = api.NewSecret("handle of " + token)
@@ -114,7 +114,7 @@ func TestReseal(t *testing.T) {
 		mustEnd(t, s, committed(t, s, "ended"), broker.Revoked)
 		garbage := committed(t, s, "garbage")
 		r.HSet(t.Context(), leaseKey(t, garbage), "ttl", "x")
-		mustReserve(t, s, session(use(issuers.Once, "pending"), "", 1), use(issuers.Once, "pending"))
+		mustReserve(t, s, session(use(presets.Once, "pending"), "", 1), use(presets.Once, "pending"))
 		if _, err := s.End(t.Context(), garbage.ID, nil, "revoked"); err == nil { // which quarantines it
 			t.Fatal("End of garbage succeeds")
 		}
@@ -280,7 +280,7 @@ func TestResealBesideEverything(t *testing.T) {
 
 func TestCountUse(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
-		id := session(use(issuers.Once, "t"), "", 1).Leases[0].ID
+		id := session(use(presets.Once, "t"), "", 1).Leases[0].ID
 		until := time.Now().Add(time.Hour)
 		for i, want := range []error{nil, nil, broker.ErrUsedUp, broker.ErrUsedUp} {
 			if err := s.CountUse(t.Context(), id, "dk-x:p", 2, until); !errors.Is(err, want) {
@@ -356,7 +356,7 @@ func TestDataKeysWithoutRedis(t *testing.T) {
 	client := redis.NewClient(&redis.Options{Addr: servers.FreeAddr(t), MaxRetries: -1, DialerRetries: 1})
 	defer client.Close()
 	s := lease.New(client, plainSealer{})
-	id := session(use(issuers.Once, "t"), "", 1).Leases[0].ID
+	id := session(use(presets.Once, "t"), "", 1).Leases[0].ID
 	_, leaseErr := s.Lease(t.Context(), id)
 	_, sealedErr := s.SealedBy(t.Context())
 	_, resealErr := s.Reseal(t.Context(), quiet)

@@ -13,7 +13,7 @@ import (
 
 	"github.com/brevet-dev/brevet/broker"
 	"github.com/brevet-dev/brevet/broker/lease"
-	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/issuers/presets"
 	"github.com/brevet-dev/brevet/test/servers"
 )
 
@@ -37,7 +37,7 @@ func TestOnACluster(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range sessions {
 		all.Go(func() {
-			u := use(issuers.Once, fmt.Sprint(i))
+			u := use(presets.Once, fmt.Sprint(i))
 			sessions[i] = session(u, "key", 2)
 			if err := errors.Join(s.Reserve(t.Context(), sessions[i], u), s.Commit(t.Context(), sessions[i])); err != nil {
 				t.Error(err)
@@ -91,7 +91,7 @@ func TestLeasesOfASlotOnTheMove(t *testing.T) {
 	t.Parallel()
 	c := servers.Cluster(t, 2, false)
 	s, client := clusterStore(t, c)
-	u := use(issuers.Bind, "t")
+	u := use(presets.Bind, "t")
 	u.RetryKey = "retry"
 	x := session(u, "key", 3)
 	mustReserve(t, s, x, u)
@@ -172,7 +172,7 @@ func (twice) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPi
 func TestEveryScriptMayBeRepeated(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
 		r.AddHook(twice{})
-		ctx, u := t.Context(), use(issuers.Bind, "t")
+		ctx, u := t.Context(), use(presets.Bind, "t")
 		u.ProofID, u.RetryKey = "proof", "retry"
 		first := session(u, "key", 2)
 		mustReserve(t, s, first, u) // not ErrProofReplayed, and it does not replace itself
@@ -231,7 +231,7 @@ func TestWaitReplicas(t *testing.T) {
 	t.Parallel()
 	primary := servers.StartRedis(t)
 	s := lease.New(primary.Client, plainSealer{}).WaitReplicas(1)
-	u := use(issuers.Once, "t")
+	u := use(presets.Once, "t")
 	x := session(u, "key", 1)
 	if err := s.Reserve(t.Context(), x, u); !errors.Is(err, broker.ErrUnavailable) || !strings.Contains(err.Error(), "0 replicas have it, want 1") {
 		t.Fatalf("Reserve without a replica = %v", err)
@@ -269,7 +269,7 @@ func TestWaitReplicas(t *testing.T) {
 func TestRepeatedCallWaitsForReplicas(t *testing.T) {
 	t.Parallel()
 	primary := servers.StartRedis(t)
-	u := use(issuers.Once, "t")
+	u := use(presets.Once, "t")
 	x := session(u, "key", 1)
 	alone := lease.New(primary.Client, plainSealer{})
 	mustReserve(t, alone, x, u)
@@ -293,7 +293,7 @@ func TestRedisIsFull(t *testing.T) {
 	t.Parallel()
 	server := servers.StartRedis(t)
 	s := lease.New(server.Client, plainSealer{})
-	u := use(issuers.Bind, "t")
+	u := use(presets.Bind, "t")
 	var all []*broker.Session
 	for range 3 {
 		x := session(u, "key", 1)
@@ -349,7 +349,7 @@ func TestInspect(t *testing.T) {
 	if !errors.Is(err, lease.ErrUnfit) || !strings.Contains(err.Error(), "CONFIG SET maxmemory-policy noeviction") {
 		t.Errorf("Inspect of an evicting Redis = %v", err)
 	}
-	u := use(issuers.Once, "t")
+	u := use(presets.Once, "t")
 	x := session(u, "", 1)
 	for name, err := range map[string]error{
 		"Reserve": s.Reserve(t.Context(), x, u), "Extend": s.Extend(t.Context(), x.Leases[0], time.Now()), "Check": s.Check(t.Context()),

@@ -37,6 +37,7 @@ import (
 	"github.com/brevet-dev/brevet/broker/server"
 	"github.com/brevet-dev/brevet/issuers"
 	"github.com/brevet-dev/brevet/issuers/lab"
+	"github.com/brevet-dev/brevet/issuers/presets"
 	"github.com/brevet-dev/brevet/policies"
 )
 
@@ -166,7 +167,7 @@ func (f *fixture) policies(set *issuers.Set, dir string) *policies.Set {
 	preset, _ := set.Preset("lab")
 	key := policies.Credential{DataKey: true}
 	out, err := policies.Load(folder, policies.Options{
-		Issuers:     map[string]*issuers.Preset{"lab": preset},
+		Issuers:     map[string]*presets.Preset{"lab": preset},
 		Credentials: map[string]policies.Credential{"registry": {}, "watched": {}, "shared": {}, "artifacts": key, "shredded": key, "once": key},
 	})
 	if err != nil {

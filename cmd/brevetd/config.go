@@ -15,6 +15,7 @@ import (
 	"github.com/brevet-dev/brevet/broker"
 	"github.com/brevet-dev/brevet/broker/mint"
 	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/issuers/presets"
 	"github.com/brevet-dev/brevet/policies"
 	"github.com/brevet-dev/brevet/policies/strictyaml"
 )
@@ -292,7 +293,7 @@ func (c *config) targets(s signer) (map[string]broker.Target, error) {
 
 // loadPolicies reads the policies as the server does.
 func (c *config) loadPolicies() (*policies.Set, error) {
-	o := policies.Options{Issuers: map[string]*issuers.Preset{}, Credentials: map[string]policies.Credential{}}
+	o := policies.Options{Issuers: map[string]*presets.Preset{}, Credentials: map[string]policies.Credential{}}
 	for i := range c.Issuers {
 		preset, err := c.Issuers[i].Resolve()
 		if err != nil {

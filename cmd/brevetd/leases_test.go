@@ -16,6 +16,7 @@ import (
 	"github.com/brevet-dev/brevet/broker"
 	"github.com/brevet-dev/brevet/broker/lease"
 	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/issuers/presets"
 )
 
 func scriptStore(ts *testscript.TestScript) (*lease.Store, func() error) {
@@ -40,7 +41,7 @@ func scriptLease(ts *testscript.TestScript, blocked bool, args []string) {
 	}
 	store, done := scriptStore(ts)
 	defer done()
-	use := broker.TokenUse{Issuer: "https://ci", ReplayID: rand.Text(), Mode: issuers.Once, Expires: time.Now().Add(time.Minute)}
+	use := broker.TokenUse{Issuer: "https://ci", ReplayID: rand.Text(), Mode: presets.Once, Expires: time.Now().Add(time.Minute)}
 	now := time.Now()
 	s := &broker.Session{
 		ID: newTestID("s", use.Shard()), IssuedAt: now, Expires: now.Add(time.Hour), Epoch: "epoch-1",

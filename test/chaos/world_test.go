@@ -31,6 +31,7 @@ import (
 	"github.com/brevet-dev/brevet/broker/lease"
 	"github.com/brevet-dev/brevet/issuers"
 	"github.com/brevet-dev/brevet/issuers/lab"
+	"github.com/brevet-dev/brevet/issuers/presets"
 	"github.com/brevet-dev/brevet/policies"
 	"github.com/brevet-dev/brevet/test/servers"
 )
@@ -138,7 +139,7 @@ func (w *world) policies(ttl string) *policies.Live {
 	}
 	preset, _ := w.issuers().Preset("lab")
 	set, err := policies.Load(dir, policies.Options{
-		Issuers:     map[string]*issuers.Preset{"lab": preset},
+		Issuers:     map[string]*presets.Preset{"lab": preset},
 		Credentials: map[string]policies.Credential{"database": {}, "registry": {}},
 	})
 	if err != nil {

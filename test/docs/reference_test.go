@@ -24,6 +24,7 @@ import (
 	"github.com/brevet-dev/brevet/broker/keys/trust"
 	"github.com/brevet-dev/brevet/broker/mint"
 	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/issuers/presets"
 )
 
 var update = flag.Bool("update", false, "write the generated tables into the documents")
@@ -38,7 +39,7 @@ func TestKeysAreDocumented(t *testing.T) {
 		want          []string
 	}{
 		{"configuration.md", "### Server", paths(config, "config", "")},
-		{"configuration.md", "### Issuers", append(tags[issuers.Config]("yaml"), tags[issuers.Claim]("yaml")...)},
+		{"configuration.md", "### Issuers", append(tags[issuers.Config]("yaml"), tags[presets.Claim]("yaml")...)},
 		{"configuration.md", "### Credentials", tags[mint.Config]("yaml")},
 		{"configuration.md", "## Health and metrics", metrics(t, "cmd/brevetd", "broker/server")},
 		{"policies.md", "## One policy", slices.Concat(keys(policy["document"]), keys(policy["grantEntry"]), keys(policy["limitsEntry"]), keys(policy["testEntry"]))},
@@ -156,14 +157,16 @@ func TestGeneratedTables(t *testing.T) {
 func triggerTable() string {
 	out := "| preset | claim | values that match must name |\n|---|---|---|\n"
 	for _, name := range []string{"github", "gitlab"} {
-		p := issuers.Known()[name]
-		out += fmt.Sprintf("| `%s` | `%s` | `%s` |\n", name, p.Trigger, strings.Join(p.Untrusted, "` `"))
+		p := presets.Known()[name]
+		for _, r := range p.Risks {
+			out += fmt.Sprintf("| `%s` | `%s` | `%s` |\n", name, r.Claim, strings.Join(r.Values, "` `"))
+		}
 	}
 	return out
 }
 
 func claimTable(preset string) string {
-	p := issuers.Known()[preset]
+	p := presets.Known()[preset]
 	out := "| claim | type | kind | meaning |\n|---|---|---|---|\n"
 	for _, name := range slices.Sorted(maps.Keys(p.Claims)) {
 		c, optional := p.Claims[name], ""

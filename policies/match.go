@@ -1,0 +1,257 @@
+package policies
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/brevet-dev/brevet/issuers/presets"
+	"github.com/brevet-dev/brevet/policies/strictyaml"
+)
+
+// A condition is one entry of match or names: what the claim must be. One of
+// its parts must hold. It is exact and can be reasoned about, which a CEL
+// expression cannot.
+type condition struct {
+	claim  string
+	values []any    // equal to one of these: string, int64 or bool, as the claim is declared
+	globs  []glob   // or a string that fits one of these
+	has    []string // or, for a claim that is a list, one of these in it
+}
+
+// holds reports whether the token has the claim as the condition wants it. An
+// absent claim never is.
+func (c *condition) holds(claims map[string]any) bool {
+	switch got := claims[c.claim].(type) {
+	case string:
+		return c.fits(got)
+	case int64, bool:
+		return slices.Contains(c.values, got)
+	case []string:
+		return slices.ContainsFunc(got, func(item string) bool { return slices.Contains(c.has, item) })
+	}
+	return false
+}
+
+func (c *condition) fits(got string) bool {
+	for _, v := range c.values {
+		if v == any(got) {
+			return true
+		}
+	}
+	for _, g := range c.globs {
+		if g.fits(got) {
+			return true
+		}
+	}
+	return false
+}
+
+// wanted says what the condition wants, for people.
+func (c *condition) wanted() string {
+	var list []string
+	for _, v := range c.values {
+		list = append(list, quoted(v))
+	}
+	for _, g := range c.globs {
+		list = append(list, "like "+quoted(string(g)))
+	}
+	for _, h := range c.has {
+		list = append(list, "a list with "+quoted(h))
+	}
+	return strings.Join(list, " or ")
+}
+
+// A glob is a pattern for names and refs. * stands for any text within one
+// segment, also for none; segments end at a slash or colon, and none is empty.
+// Everything else stands for itself.
+type glob string
+
+// fits reports whether s is one of the texts that g stands for. It takes time
+// in proportion to the product of their lengths at most, and no memory.
+func (g glob) fits(s string) bool {
+	pattern := string(g)
+	for {
+		one, restOfPattern, more := cutSegment(pattern)
+		other, rest, moreText := cutSegment(s)
+		if other == "" || more != moreText || !fitsSegment(one, other) {
+			return false
+		}
+		if more == 0 {
+			return true
+		}
+		pattern, s = restOfPattern, rest
+	}
+}
+
+// cutSegment cuts s after its first segment; end is what ended it, 0 at the end
+// of s.
+func cutSegment(s string) (segment, rest string, end byte) {
+	i := strings.IndexAny(s, "/:")
+	if i < 0 {
+		return s, "", 0
+	}
+	return s[:i], s[i+1:], s[i]
+}
+
+// fitsSegment matches one segment: * is tried with the shortest text first, and
+// only the last * ever has to be tried again.
+func fitsSegment(pattern, s string) bool {
+	star, from := -1, 0
+	i, j := 0, 0
+	for j < len(s) {
+		switch {
+		case i < len(pattern) && pattern[i] == '*':
+			star, from = i, j
+			i++
+		case i < len(pattern) && pattern[i] == s[j]:
+			i, j = i+1, j+1
+		case star >= 0:
+			from++
+			i, j = star+1, from
+		default:
+			return false
+		}
+	}
+	return strings.Trim(pattern[i:], "*") == ""
+}
+
+// A risk is a risk of the preset, with what the policy says of it.
+type risk struct {
+	condition           // the values that a stranger's runs have
+	named     condition // of these, those that match names
+}
+
+// risks compiles what the preset distrusts. A value counts as named if it
+// stands in match, and a pattern if all that it stands for is distrusted.
+func risks(p *policy) []risk {
+	var list []risk
+	for _, r := range p.preset.Risks {
+		made := risk{condition: riskCondition(r), named: condition{claim: r.Claim}}
+		if pin := p.pin(r.Claim); pin != nil {
+			for _, v := range pin.values {
+				if made.holds(map[string]any{r.Claim: v}) {
+					made.named.values = append(made.named.values, v)
+				}
+			}
+			for _, g := range pin.globs {
+				if made.fits(strings.ReplaceAll(string(g), "*", "x")) {
+					made.named.globs = append(made.named.globs, g)
+				}
+			}
+		}
+		list = append(list, made)
+	}
+	return list
+}
+
+func riskCondition(r presets.Risk) condition {
+	c := condition{claim: r.Claim}
+	for _, v := range r.Values {
+		switch {
+		case strings.Contains(v, "*"):
+			c.globs = append(c.globs, glob(v))
+		case v == "true":
+			c.values = append(c.values, v, true)
+		default:
+			c.values = append(c.values, v)
+		}
+	}
+	return c
+}
+
+// risky returns the first risk that the token is and match does not name; nil
+// if there is none. A token that does not say may be one.
+func (p *policy) risky(claims map[string]any) *risk {
+	for i := range p.risks {
+		r := &p.risks[i]
+		if _, said := claims[r.claim]; (!said || r.holds(claims)) && !r.named.holds(claims) {
+			return r
+		}
+	}
+	return nil
+}
+
+// A matcher is one part of an entry of match.
+func (c *compiler) condition(p *presets.Preset, claim string) (condition, bool) {
+	path := strictyaml.Path{"match", claim}
+	decl, ok := c.claim(p, path)
+	if !ok {
+		return condition{}, false
+	}
+	cond := condition{claim: claim}
+	list, isList := c.in.Match[claim].([]any)
+	if !isList {
+		c.matcher(&cond, path, decl, c.in.Match[claim])
+	}
+	for i, v := range list {
+		c.matcher(&cond, path.With(i), decl, v)
+	}
+	if isList && len(list) == 0 {
+		c.fail(path, "%s has no values, so the policy can never hold; remove the policy instead", claim)
+	}
+	return cond, true
+}
+
+// matcher adds one part of a match entry to cond: a value, or a map with the
+// one key glob or contains.
+func (c *compiler) matcher(cond *condition, path strictyaml.Path, decl presets.Claim, v any) {
+	form, isMap := v.(map[string]any)
+	if !isMap {
+		c.value(cond, path, decl, v)
+		return
+	}
+	pattern, isGlob := form["glob"].(string)
+	item, isItem := form["contains"].(string)
+	switch {
+	case len(form) != 1 || !isGlob && !isItem:
+		c.fail(path, "%s must be a value, {glob: pattern} or {contains: value}, not a map of %s",
+			path, strings.Join(slices.Sorted(maps.Keys(form)), ", "))
+	case isGlob:
+		c.glob(cond, path.With("glob"), decl, pattern)
+	case decl.Type != presets.StringList:
+		c.fail(path, "contains is for claims that are lists, and %s is none; write the value", cond.claim)
+	case item == "":
+		c.fail(path.With("contains"), "contains is empty")
+	case slices.Contains(cond.has, item):
+		c.fail(path, "%s is a value twice", path)
+	default:
+		cond.has = append(cond.has, item)
+	}
+}
+
+func (c *compiler) value(cond *condition, path strictyaml.Path, decl presets.Claim, v any) {
+	if decl.Type == presets.StringList {
+		c.fail(path, "%s is a list; write {contains: value}", cond.claim)
+		return
+	}
+	v, ok := c.typed(path, decl, v)
+	switch {
+	case !ok:
+	case v == "" && decl.Kind == presets.Immutable:
+		c.fail(path, "%s is empty: no id is", path)
+	case slices.Contains(cond.values, v):
+		c.fail(path, "%s is a value twice", path)
+	default:
+		cond.values = append(cond.values, v)
+	}
+}
+
+// glob adds a pattern. Ids are compared as a whole: part of one says nothing.
+func (c *compiler) glob(cond *condition, path strictyaml.Path, decl presets.Claim, pattern string) {
+	segments := strings.FieldsFunc(pattern, func(r rune) bool { return r == '/' || r == ':' })
+	switch {
+	case decl.Type != presets.String || decl.Kind == presets.Immutable:
+		c.fail(path, "a glob is for names and refs, and %s is none; write its values", cond.claim)
+	case !strings.Contains(pattern, "*"):
+		c.fail(path, "the glob has no *; write the value itself")
+	case len(segments) != 1+strings.Count(pattern, "/")+strings.Count(pattern, ":"):
+		c.fail(path, "the glob has an empty segment, which fits nothing")
+	case strings.Contains(pattern, "**") || strings.ContainsAny(pattern, "?[]{}\\"):
+		c.fail(path, "a glob has * only, which stays within one segment; list the patterns that you need")
+	case slices.Contains(cond.globs, glob(pattern)):
+		c.fail(path, "%s is there twice", path)
+	default:
+		cond.globs = append(cond.globs, glob(pattern))
+	}
+}
