@@ -1,11 +1,14 @@
 package issuers_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"maps"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/goccy/go-yaml"
 
 	"github.com/brevet-dev/brevet/issuers"
 	"github.com/brevet-dev/brevet/issuers/lab"
@@ -124,6 +127,41 @@ func TestExamplesFitTheirIssuers(t *testing.T) {
 			if life := exp - iat; life <= 0 || life > p.MaxLifetime || p.MaxAge > p.MaxLifetime {
 				t.Errorf("%s %s: lives %v, the preset allows %v at an age of %v", name, variant, life, p.MaxLifetime, p.MaxAge)
 			}
+		}
+	}
+}
+
+// The entry that docs/issuers.md shows for a platform takes the example.
+func TestGuides(t *testing.T) {
+	for name, p := range presets.Known() {
+		if name == "generic" {
+			continue
+		}
+		var configs []issuers.Config
+		if err := yaml.UnmarshalWithOptions([]byte(p.Guide.Config), &configs, yaml.Strict()); err != nil || len(configs) != 1 {
+			t.Fatalf("%s: %v", name, err)
+		}
+		c := configs[0]
+		c.Audience = cmp.Or(c.Audience, audience)
+		newSet(t, c)
+		example, err := presets.Example(name, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if url := cmp.Or(c.URL, p.DefaultURL()); example["iss"] != any(url) {
+			t.Errorf("%s: the guide has %s, the example %v", name, url, example["iss"])
+		}
+		list, isList := example["aud"].([]any)
+		if !isList {
+			list = []any{example["aud"]}
+		}
+		for _, aud := range list {
+			if text, _ := aud.(string); text != c.Audience && !slices.Contains(c.ExtraAudiences, text) {
+				t.Errorf("%s: the example is for %v, which the guide does not take", name, aud)
+			}
+		}
+		if !slices.Contains(list, any(c.Audience)) {
+			t.Errorf("%s: the example is for %v, the guide for %s", name, list, c.Audience)
 		}
 	}
 }
