@@ -1,6 +1,11 @@
 package issuers
 
-import "net/netip"
+import (
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+)
 
 // What the fuzz targets and tables reach without a server in between.
 
@@ -15,10 +20,25 @@ func ParseJWKS(document []byte, algorithms ...string) (map[string]string, error)
 	}
 	names := make(map[string]string)
 	for kid, key := range keys {
-		names[kid] = key.alg
+		names[kid] = strings.Join(key.algorithms, " ")
 	}
 	return names, nil
 }
 
 // Public reports whether an issuer may live at addr.
 func Public(addr netip.Addr) bool { return public(addr) }
+
+// Dial asks c's rule about an address with its port.
+func Dial(c Config, address string) error {
+	rule, err := c.addressRule()
+	if err != nil {
+		return err
+	}
+	return rule.control("tcp", address, nil)
+}
+
+// ParseDiscovery returns jwks_uri.
+func ParseDiscovery(text []byte, issuer string) (string, error) { return parseDiscovery(text, issuer) }
+
+// CacheTime reads Cache-Control.
+func CacheTime(header http.Header) time.Duration { return cacheTime(header) }

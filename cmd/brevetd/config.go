@@ -175,7 +175,7 @@ func (c *config) validateIssuers(p *place) {
 	seen := map[string]bool{}
 	for i := range c.Issuers {
 		iss := &c.Issuers[i]
-		iss.Audience, iss.CAFile = c.URL, c.path(iss.CAFile)
+		iss.Audience, iss.CAFile, iss.JWKSFile = c.URL, c.path(iss.CAFile), c.path(iss.JWKSFile)
 		for _, err := range iss.Validate() {
 			field, message, _ := strings.Cut(err.Error(), ": ")
 			if field != "audience" { // it is url, which has its own problem

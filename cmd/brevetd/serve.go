@@ -262,7 +262,7 @@ func (d *daemon) start(ctx context.Context) {
 	ctx, d.stop = context.WithCancel(context.WithoutCancel(ctx))
 	d.loops.Go(func() { d.ring.Run(ctx) })
 	d.loops.Go(func() { d.epochs.Run(ctx) })
-	d.loops.Go(func() { d.issuers.Run(ctx) })
+	d.loops.Go(func() { d.issuers.Run(ctx, d.log) })
 	d.loops.Go(func() { d.watchRedis(ctx) })
 	d.loops.Go(func() { d.broker.Sweep(ctx, func(err error) { d.log.Error("sweeping leases", "error", err) }) })
 	d.loops.Go(func() { d.reconcile(ctx) })
