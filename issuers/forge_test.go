@@ -34,15 +34,15 @@ type forge struct {
 	ec      map[string]*ecdsa.PrivateKey
 	ed      ed25519.PrivateKey
 	keys    []map[string]any
-	asked   atomic.Int64 // requests of any kind
+	instead atomic.Pointer[[]map[string]any] // published in the place of keys
+	asked   atomic.Int64                     // requests of any kind
 }
 
-// newForge starts one that publishes its own keys and extra.
-func newForge(t testing.TB, extra ...map[string]any) *forge {
+func newForge(t testing.TB) *forge {
 	t.Helper()
 	f := &forge{ec: map[string]*ecdsa.PrivateKey{}}
 	f.generate(t)
-	f.keys = append(f.publicKeys(t), extra...)
+	f.keys = f.publicKeys(t)
 	server := httptest.NewServer(f)
 	t.Cleanup(server.Close)
 	f.url = server.URL
@@ -101,9 +101,16 @@ func ecJWK(t testing.TB, key *ecdsa.PublicKey) map[string]any {
 	}
 }
 
+func (f *forge) published() []map[string]any {
+	if others := f.instead.Load(); others != nil {
+		return *others
+	}
+	return f.keys
+}
+
 func (f *forge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.asked.Add(1)
-	answer := map[string]any{"keys": f.keys}
+	answer := map[string]any{"keys": f.published()}
 	if strings.HasSuffix(r.URL.Path, "/openid-configuration") {
 		answer = map[string]any{"issuer": f.url, "jwks_uri": f.url + "/keys", "id_token_signing_alg_values_supported": issuers.Algorithms()}
 	}
