@@ -1,6 +1,7 @@
 package issuers
 
 import (
+	"encoding/base64"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -40,5 +41,19 @@ func Dial(c Config, address string) error {
 // ParseDiscovery returns jwks_uri.
 func ParseDiscovery(text []byte, issuer string) (string, error) { return parseDiscovery(text, issuer) }
 
+// CheckJWKSURI holds uri to the issuer's host.
+func CheckJWKSURI(issuer, uri string) error { return (&site{url: issuer}).checkJWKSURI(uri) }
+
 // CacheTime reads Cache-Control.
 func CacheTime(header http.Header) time.Duration { return cacheTime(header) }
+
+// ParseToken reads a token as text.
+func ParseToken(raw string) (header, claims map[string]any, segments []string, err error) {
+	t, err := parseToken(raw)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	head, _, _ := strings.Cut(t.signed, ".")
+	encode := base64.RawURLEncoding.EncodeToString
+	return t.header, t.claims, []string{head, encode(t.payload), encode(t.signature)}, nil
+}
