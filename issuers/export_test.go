@@ -57,3 +57,12 @@ func ParseToken(raw string) (header, claims map[string]any, segments []string, e
 	encode := base64.RawURLEncoding.EncodeToString
 	return t.header, t.claims, []string{head, encode(t.payload), encode(t.signature)}, nil
 }
+
+// ParseOnly is the pre-parse alone; it returns iss.
+func ParseOnly(raw string) (string, error) {
+	t, err := parseToken(raw)
+	if err != nil {
+		return "", err
+	}
+	return t.issuer, nil
+}

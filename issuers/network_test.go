@@ -38,6 +38,8 @@ func (p *proxy) requests() []string {
 }
 
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p.open.Add(1) // the server does not wait for connections that it gave away
+	defer p.open.Done()
 	p.mu.Lock()
 	p.asked = append(p.asked, r.Method+" "+r.Host)
 	p.mu.Unlock()
@@ -56,8 +58,10 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	io.WriteString(here, "HTTP/1.1 200 Connection established\r\n\r\n")
-	p.open.Go(func() { defer there.Close(); defer here.Close(); io.Copy(there, here) })
-	p.open.Go(func() { defer there.Close(); defer here.Close(); io.Copy(here, there) })
+	var both sync.WaitGroup
+	both.Go(func() { defer there.Close(); io.Copy(there, here) })
+	both.Go(func() { defer here.Close(); io.Copy(here, there) })
+	both.Wait()
 }
 
 // behindProxy configures an issuer whose name only the proxy resolves. The
