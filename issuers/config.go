@@ -114,7 +114,8 @@ type Config struct {
 const maxMaxAge = 7 * 24 * time.Hour
 
 // Validate returns every problem of c at once, sorted, each with the field's
-// name and the way out; nil if there is none. It reads CAFile and touches no network.
+// name and the way out; nil if there is none. It reads CAFile and JWKSFile, and
+// touches no network.
 func (c *Config) Validate() []error {
 	v := &validation{}
 	v.check(c.Name != "", "name: missing; give the issuer the name that policies use")

@@ -129,20 +129,29 @@ func TestAllowedJWKSHost(t *testing.T) {
 }
 
 // The token's caller waits for a slow issuer no longer than it wants to, and
-// the broker no longer than five seconds.
+// the broker no longer than five seconds: for the answer, and for its end.
 func TestSlowIssuer(t *testing.T) {
 	t.Parallel()
-	p := start(t, lab.Options{})
-	p.Break(lab.Slow)
-	set, raw := newSet(t, p.config("github")), p.mint(t, nil)
+	silent, slow := start(t, lab.Options{}), start(t, lab.Options{Preset: "gitlab"})
+	silent.Break(lab.Slow)
+	slow.replace.Store(&replacement{jwksPath, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		io.WriteString(w, `{"keys":[`)
+		http.NewResponseController(w).Flush() // what fails here, the client sees
+		<-r.Context().Done()
+	}})
+	set := newSet(t, silent.config("github"), slow.config("gitlab"))
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	id, err := set.Verify(gone, raw)
+	id, err := set.Verify(gone, silent.mint(t, nil))
 	if got := reason(t, id, err); got != "unavailable" {
 		t.Errorf("Verify with a cancelled context = %v", err)
 	}
 	began := time.Now()
-	check(t, set, raw, "unavailable")
+	var both sync.WaitGroup
+	both.Go(func() { check(t, set, silent.mint(t, nil), "unavailable") })
+	both.Go(func() { check(t, set, slow.mint(t, nil), "unavailable") })
+	both.Wait()
 	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("a slow issuer held Verify up for %v", took)
 	}
@@ -245,6 +254,29 @@ func TestKidFlood(t *testing.T) {
 		p.expect(t, 0, func() { check(t, set, strange("again"), issuers.ReasonUnknownKey) })
 		time.Sleep(31 * time.Second)
 		p.expect(t, 1, func() { check(t, set, strange("again"), issuers.ReasonUnknownKey) })
+	})
+}
+
+// While the issuer is down a flood of kids causes no more requests than when it
+// is up, and the keys at hand go on.
+func TestKidFloodWhileDown(t *testing.T) {
+	p := start(t, lab.Options{})
+	synctest.Test(t, func(t *testing.T) {
+		set := newSet(t, p.config("github"))
+		check(t, set, p.mint(t, nil), "")
+		p.replace.Store(&replacement{jwksPath, func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "down", http.StatusBadGateway)
+		}})
+		strange := p.strange(t)
+		for range 3 {
+			time.Sleep(31 * time.Second)
+			p.expect(t, 1, func() {
+				for range 200 {
+					check(t, set, strange(rand.Text()), "unavailable")
+				}
+			})
+			check(t, set, p.mint(t, nil), "")
+		}
 	})
 }
 
