@@ -41,7 +41,7 @@ func (r addressRule) allows(addr netip.Addr) bool {
 	if never(addr) {
 		return false
 	}
-	return public(addr) || r.private && within(embedded(addr), privateUse()) ||
+	return public(addr) || r.private && inNetworks(embedded(addr), privateUse()) ||
 		slices.ContainsFunc(r.networks, func(n netip.Prefix) bool { return n.Contains(addr) })
 }
 
@@ -64,15 +64,15 @@ func public(addr netip.Addr) bool {
 	if addr.Is6() && !netip.MustParsePrefix("2000::/3").Contains(addr) {
 		return false
 	}
-	return !within(addr, notPublic()) && !never(addr)
+	return !inNetworks(addr, notPublic()) && !never(addr)
 }
 
 // never reports whether addr is where no configuration lets the broker connect
 // to: a cloud's metadata service answers there with credentials, or a name that
 // resolves to it is a mistake or an attack.
-func never(addr netip.Addr) bool { return within(embedded(addr), neverReached()) }
+func never(addr netip.Addr) bool { return inNetworks(embedded(addr), neverReached()) }
 
-func within(addr netip.Addr, cidrs []string) bool {
+func inNetworks(addr netip.Addr, cidrs []string) bool {
 	return slices.ContainsFunc(cidrs, func(cidr string) bool { return netip.MustParsePrefix(cidr).Contains(addr) })
 }
 
