@@ -1,26 +1,51 @@
 package issuers_test
 
 import (
-	"encoding/base64"
 	"strings"
 	"testing"
 
 	"github.com/golang-jwt/jwt/v5"
 
+	"github.com/brevet-dev/brevet/issuers"
 	"github.com/brevet-dev/brevet/issuers/lab"
 )
 
-// BenchmarkVerify is the whole way of a good token; compare BenchmarkRS256, the
-// one signature in it.
+// BenchmarkVerify is the whole way of a good token; compare BenchmarkSignature,
+// the one signature in it, and BenchmarkParse, what a stranger without a key
+// can make the broker do.
 func BenchmarkVerify(b *testing.B) {
 	for _, preset := range []string{"github", "gitlab"} {
-		b.Run(preset, func(b *testing.B) {
-			p := start(b, lab.Options{Preset: preset})
-			set, raw := newSet(b, p.config(preset)), p.mint(b, nil)
-			check(b, set, raw, "")
+		p := start(b, lab.Options{Preset: preset})
+		benchmarkVerify(b, preset, newSet(b, p.config(preset)), p.mint(b, nil))
+	}
+	f := newForge(b)
+	for _, alg := range []string{"RS256", "PS256", "ES256", "ES384", "EdDSA"} {
+		benchmarkVerify(b, "generic/"+alg, newSet(b, f.config()), f.token(b, alg, nil, nil))
+	}
+}
+
+func benchmarkVerify(b *testing.B, name string, set *issuers.Set, raw string) {
+	check(b, set, raw, "")
+	b.Run(name, func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := set.Verify(b.Context(), raw); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// BenchmarkSignature is the floor under BenchmarkVerify.
+func BenchmarkSignature(b *testing.B) {
+	f := newForge(b)
+	for _, alg := range []string{"RS256", "PS256", "ES256", "ES384", "EdDSA"} {
+		raw := f.token(b, alg, nil, nil)
+		text, signature, public := raw[:strings.LastIndexByte(raw, '.')], signatureOf(b, raw), f.private(alg).Public()
+		b.Run(alg, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := set.Verify(b.Context(), raw); err != nil {
+				if err := jwt.GetSigningMethod(alg).Verify(text, signature, public); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -28,19 +53,20 @@ func BenchmarkVerify(b *testing.B) {
 	}
 }
 
-// BenchmarkRS256 is the floor under BenchmarkVerify.
-func BenchmarkRS256(b *testing.B) {
-	p := start(b, lab.Options{})
-	raw := p.mint(b, nil)
-	dot := strings.LastIndexByte(raw, '.')
-	signature, err := base64.RawURLEncoding.DecodeString(raw[dot+1:])
-	if err != nil {
-		b.Fatal(err)
-	}
-	for b.Loop() {
-		if err := jwt.SigningMethodRS256.Verify(raw[:dot], signature, p.PublicKey()); err != nil {
-			b.Fatal(err)
-		}
+// BenchmarkParse is the reading of a good token as text, before anything is
+// looked up.
+func BenchmarkParse(b *testing.B) {
+	for _, preset := range []string{"github", "gitlab"} {
+		raw := start(b, lab.Options{Preset: preset}).mint(b, nil)
+		b.Run(preset, func(b *testing.B) {
+			b.SetBytes(int64(len(raw)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := issuers.ParseOnly(raw); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 

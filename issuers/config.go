@@ -72,7 +72,8 @@ type Config struct {
 
 	// The rest is for the preset generic only.
 
-	// Algorithms lists the accepted "alg" values. Default: RS256.
+	// Algorithms lists the accepted "alg" values, of [Algorithms]. Default:
+	// RS256.
 	Algorithms []string `yaml:"algorithms"`
 
 	// Replay says how often a token may be shown: once, bind or reuse.
@@ -97,6 +98,29 @@ type Config struct {
 	// Untrusted lists the values of the claim Trigger whose runs a stranger may
 	// have started or written; a policy grants to them only by name.
 	Untrusted []string `yaml:"untrusted"`
+
+	// The network and the keys, of any preset (network.go, keyfile.go, keys.go).
+
+	// AllowPrivate allows an issuer, or a proxy, in a network for private use:
+	// RFC 1918, RFC 6598 and RFC 4193. Neither this nor AllowPrivateCIDRs allows
+	// link-local, multicast and the clouds' metadata addresses.
+	AllowPrivate bool `yaml:"allow_private"`
+
+	// Proxy is http://host:port or https://host:port: what is asked for a
+	// connection (CONNECT) to the issuer. Then the rules about addresses are for
+	// the proxy's, and where it connects to is for the proxy to decide. TLS is
+	// with the issuer all the same. Default: none; the environment's variables
+	// are not looked at.
+	Proxy string `yaml:"proxy"`
+
+	// JWKSFile is a file with the issuer's JWK Set, read every five seconds.
+	// Nothing is connected to then. Whoever writes it can make any token.
+	JWKSFile string `yaml:"jwks_file"`
+
+	// StaleKeys is for how long keys are believed when they should be refreshed
+	// and cannot be: from 1m to 24h. Default: 1h. A key that the issuer withdraws
+	// meanwhile is believed for as long.
+	StaleKeys *time.Duration `yaml:"stale_keys"`
 }
 
 // maxMaxAge bounds max_age. The longest job that GitHub lets run, on one's own
@@ -114,7 +138,8 @@ const (
 const maxExtraAudiences = 10
 
 // Validate returns every problem of c at once, sorted, each with the field's
-// name and the way out; nil if there is none. It reads CAFile and touches no network.
+// name and the way out; nil if there is none. It reads CAFile and JWKSFile, and
+// touches no network.
 func (c *Config) Validate() []error {
 	v := &validation{}
 	v.check(c.Name != "", "name: missing; give the issuer the name that policies use")
@@ -249,7 +274,7 @@ func (c *Config) validateGeneric(v *validation) {
 		return
 	}
 	for _, alg := range c.Algorithms {
-		v.check(slices.Contains(algorithms(), alg), "algorithms: %q is not supported; use one of %s", alg, strings.Join(algorithms(), ", "))
+		v.check(slices.Contains(Algorithms(), alg), "algorithms: %q is not supported; use %s", alg, strings.Join(Algorithms(), ", "))
 	}
 	v.check(slices.Contains([]presets.Replay{"", presets.Once, presets.Bind, presets.Reuse}, c.Replay), "replay: %q is unknown; use once, bind or reuse", c.Replay)
 	v.check(len(c.Claims) > 0, "claims: missing; declare the claims that policies match, such as sub: {type: string, kind: mutable}")
@@ -270,12 +295,6 @@ func (c *Config) validateNotGeneric(v *validation) {
 	} {
 		v.check(!set, "%s: the preset %s sets it; remove it or use the preset generic", field, c.Preset)
 	}
-}
-
-// algorithms are the signatures that the broker can check (RFC 7518, section 3;
-// RFC 8037).
-func algorithms() []string {
-	return []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 }
 
 // validateClaims checks the claims that c adds to those of p.

@@ -15,6 +15,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/issuers/lab"
 	"github.com/brevet-dev/brevet/issuers/presets"
 )
 
@@ -69,6 +70,7 @@ func TestValidate(t *testing.T) {
 	if err := os.WriteFile(notPEM, []byte("no certificate"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	keyFile := writeKeys(t, jwks(t, firstKey(t, start(t, lab.Options{}))))
 	generic := func(change func(*issuers.Config)) func(*issuers.Config) {
 		return func(c *issuers.Config) {
 			*c = issuers.Config{Name: "x", Preset: "generic", URL: "https://x.example.com", Audience: audience,
@@ -115,7 +117,33 @@ func TestValidate(t *testing.T) {
 		{func(c *issuers.Config) { c.CAFile = notPEM }, "ca_file: no certificate"},
 		{func(c *issuers.Config) { c.CAFile = notPEM + "x" }, "ca_file: reading the PEM bundle"},
 		{func(c *issuers.Config) { c.AllowPrivateCIDRs = []string{"10.0.0.1"} }, "allow_private_cidrs: "},
-		{func(c *issuers.Config) { c.AllowPrivateCIDRs = []string{"0.0.0.0/0"} }, "allow_private_cidrs: "},
+		{func(c *issuers.Config) { c.AllowPrivateCIDRs = []string{"0.0.0.0/0"} }, "allow_private_cidrs: \"0.0.0.0/0\" is every"},
+		{func(c *issuers.Config) { c.AllowPrivateCIDRs = []string{"169.254.0.0/16"} }, "allow_private_cidrs: \"169.254.0.0/16\" is link-local"},
+		{func(c *issuers.Config) { c.AllowPrivateCIDRs = []string{"fd00:ec2::254/128"} }, "allow_private_cidrs: "},
+		{func(c *issuers.Config) { c.AllowPrivateCIDRs = []string{"fd00::/8"} }, ""},
+		{func(c *issuers.Config) { c.AllowPrivate = true }, ""},
+		{func(c *issuers.Config) { c.URL, c.InsecureHTTP, c.AllowPrivate = "http://127.0.0.1:9000", true, true }, "allow_private: means nothing"},
+		{func(c *issuers.Config) { c.Proxy = "http://proxy.example.com:3128" }, ""},
+		{func(c *issuers.Config) { c.Proxy = "https://proxy.example.com" }, ""},
+		{func(c *issuers.Config) { c.Proxy = "proxy.example.com:3128" }, "proxy: must be"},
+		{func(c *issuers.Config) { c.Proxy = "socks5://proxy.example.com" }, "proxy: must be"},
+		{func(c *issuers.Config) { c.Proxy = "http://u:p@proxy.example.com" }, "proxy: must be"},
+		{func(c *issuers.Config) { c.Proxy = "http://proxy.example.com/" }, "proxy: must be"},
+		{func(c *issuers.Config) { c.Proxy = "http://" }, "proxy: must be"},
+		{func(c *issuers.Config) {
+			c.URL, c.InsecureHTTP, c.Proxy = "http://127.0.0.1:9000", true, "http://127.0.0.1"
+		}, "proxy: means nothing"},
+		{func(c *issuers.Config) { c.StaleKeys = new(time.Duration) }, "stale_keys: must be between"},
+		{func(c *issuers.Config) { c.StaleKeys = new(25 * time.Hour) }, "stale_keys: must be between"},
+		{func(c *issuers.Config) { c.StaleKeys = new(time.Minute) }, ""},
+		{func(c *issuers.Config) { c.JWKSFile = notPEM + "x" }, "jwks_file: reading the keys"},
+		{func(c *issuers.Config) { c.JWKSFile = notPEM }, "jwks_file: reading the JWK Set"},
+		{func(c *issuers.Config) { c.JWKSFile = filepath.Dir(notPEM) }, "jwks_file: not a file"},
+		{func(c *issuers.Config) { c.JWKSFile = keyFile }, ""},
+		{func(c *issuers.Config) { c.JWKSFile, c.AllowPrivate = keyFile, true }, "allow_private: means nothing with jwks_file"},
+		{func(c *issuers.Config) { c.JWKSFile, c.Proxy = keyFile, "http://proxy.example.com" }, "proxy: means nothing with jwks_file"},
+		{func(c *issuers.Config) { c.JWKSFile, c.AllowedJWKSHosts = keyFile, []string{"keys.example.com"} }, "allowed_jwks_hosts: means nothing with jwks_file"},
+		{func(c *issuers.Config) { c.JWKSFile, c.AllowPrivateCIDRs = keyFile, []string{"10.0.0.0/8"} }, "allow_private_cidrs: means nothing with jwks_file"},
 		{func(c *issuers.Config) { c.AllowedJWKSHosts = []string{"https://keys.example.com"} }, "allowed_jwks_hosts: "},
 		{func(c *issuers.Config) { c.AllowedJWKSHosts = []string{"Keys.example.com"} }, "allowed_jwks_hosts: "},
 		{func(c *issuers.Config) { c.AllowedJWKSHosts = []string{""} }, "allowed_jwks_hosts: "},
@@ -134,6 +162,8 @@ func TestValidate(t *testing.T) {
 		{generic(func(c *issuers.Config) { c.Replay = "twice" }), "replay: "},
 		{generic(func(c *issuers.Config) { c.Algorithms = []string{"none"} }), "algorithms: "},
 		{generic(func(c *issuers.Config) { c.Algorithms = []string{"HS256"} }), "algorithms: "},
+		{generic(func(c *issuers.Config) { c.Algorithms = issuers.Algorithms() }), ""},
+		{generic(func(c *issuers.Config) { c.Algorithms, c.JWKSFile = []string{"ES256"}, keyFile }), "jwks_file: the JWK Set has no usable key"},
 		{generic(func(c *issuers.Config) { c.Owner = "owner" }), "owner: must name a declared claim"},
 		{generic(func(c *issuers.Config) {
 			c.Claims["x"] = presets.Claim{Type: presets.Bool, Kind: presets.Mutable}
@@ -168,6 +198,49 @@ func TestNewReportsEverything(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("New = %v, want %q in it", err, want)
 		}
+	}
+}
+
+// Each address, under each rule.
+func TestAllowedAddresses(t *testing.T) {
+	for _, test := range []struct {
+		addr                               string
+		public, private, listed, insecured bool
+	}{
+		{addr: "140.82.112.3", public: true, private: true, listed: true},
+		{addr: "10.1.2.3", private: true, listed: true},
+		{addr: "10.2.0.1", private: true},
+		{addr: "172.31.0.1", private: true},
+		{addr: "192.168.1.1", private: true},
+		{addr: "100.64.0.1", private: true},
+		{addr: "fd12::1", private: true, listed: true},
+		{addr: "64:ff9b::10.2.0.1", private: true},
+		{addr: "127.0.0.1", listed: true, insecured: true},
+		{addr: "127.8.0.1", insecured: true},
+		{addr: "::1", insecured: true},
+		{addr: "192.0.2.1"}, {addr: "198.18.0.1"}, {addr: "2001:db8::1"},
+		{addr: "169.254.169.254"}, {addr: "169.254.170.2"}, {addr: "::ffff:169.254.169.254"}, {addr: "64:ff9b::a9fe:a9fe"},
+		{addr: "fe80::1"}, {addr: "fe80::a9fe:a9fe%eth0"}, {addr: "fd00:ec2::254"}, {addr: "fd20:ce::254"},
+		{addr: "100.100.100.200"}, {addr: "168.63.129.16"}, {addr: "192.0.0.192"},
+		{addr: "224.0.0.1"}, {addr: "255.255.255.255"}, {addr: "0.0.0.0"}, {addr: "::"}, {addr: "ff02::1"},
+	} {
+		for name, rule := range map[string]struct {
+			config issuers.Config
+			want   bool
+		}{
+			"the default":         {issuers.Config{}, test.public},
+			"allow_private":       {issuers.Config{AllowPrivate: true}, test.private},
+			"allow_private_cidrs": {issuers.Config{AllowPrivateCIDRs: []string{"10.1.0.0/16", "fd00::/8", "127.0.0.0/16", "100.96.0.0/11"}}, test.listed},
+			"insecure_http":       {issuers.Config{InsecureHTTP: true}, test.insecured},
+		} {
+			err := issuers.Dial(rule.config, netip.AddrPortFrom(netip.MustParseAddr(test.addr), 443).String())
+			if (err == nil) != rule.want {
+				t.Errorf("%s with %s: %v, want allowed: %v", test.addr, name, err, rule.want)
+			}
+		}
+	}
+	if err := issuers.Dial(issuers.Config{}, "example.com:443"); err == nil {
+		t.Error("a name was allowed in the place of an address")
 	}
 }
 

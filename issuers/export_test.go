@@ -20,7 +20,7 @@ func ParseJWKS(document []byte, algorithms ...string) (map[string]string, error)
 	}
 	names := make(map[string]string)
 	for kid, key := range keys {
-		names[kid] = key.alg
+		names[kid] = key.names()
 	}
 	return names, nil
 }

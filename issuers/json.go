@@ -130,7 +130,7 @@ func (r *jsonReader) sequence(end byte, item func() error) error {
 
 func (r *jsonReader) object() (map[string]any, error) {
 	object := make(map[string]any)
-	folded := make(map[string]bool) // of the names that are not their own fold
+	var folded map[string]bool // of the names that are not their own fold; mostly there are none
 	err := r.sequence('}', func() error {
 		if r.left.members--; r.left.members < 0 {
 			return r.fail("too many members")
@@ -144,7 +144,7 @@ func (r *jsonReader) object() (map[string]any, error) {
 			return r.fail("the same name twice")
 		}
 		if key != name {
-			folded[key] = true
+			folded = with(folded, key)
 		}
 		r.space()
 		if !r.accept(':') {
@@ -158,6 +158,15 @@ func (r *jsonReader) object() (map[string]any, error) {
 		return nil, err
 	}
 	return object, nil
+}
+
+// with adds key to set, which is made if it is nil.
+func with(set map[string]bool, key string) map[string]bool {
+	if set == nil {
+		set = make(map[string]bool)
+	}
+	set[key] = true
+	return set
 }
 
 func (r *jsonReader) array() ([]any, error) {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/big"
 	"slices"
+	"strings"
 )
 
 // maxKeys bounds one JWK Set. Platforms publish one to six keys; Google and
@@ -20,11 +21,23 @@ const maxKeys = 100
 // with certificates in lists.
 func jwksLimits() jsonLimits { return jsonLimits{depth: 8, members: maxKeys*16 + 16} }
 
-// A verificationKey is a public key with the one algorithm that it may verify:
-// RS256 with a *rsa.PublicKey, ES256 with a *ecdsa.PublicKey on P-256.
+// Algorithms returns every "alg" that tokens may be signed with (RFC 7518,
+// section 3.1; RFC 8037, of whose curves only Ed25519). All of them verify with
+// a public key: none and the HS family are not there to be chosen.
+func Algorithms() []string { return slices.Concat(rsaAlgorithms(), ecAlgorithms(), edAlgorithms()) }
+
+func rsaAlgorithms() []string {
+	return []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}
+}
+func ecAlgorithms() []string { return []string{"ES256", "ES384", "ES512"} }
+func edAlgorithms() []string { return []string{"EdDSA"} }
+
+// A verificationKey is a public key with the algorithms that it may verify: a
+// *rsa.PublicKey, a *ecdsa.PublicKey on the one curve of its algorithm, or an
+// [ed25519.PublicKey].
 type verificationKey struct {
-	alg    string
-	public crypto.PublicKey
+	algorithms []string
+	public     crypto.PublicKey
 }
 
 // parseJWKS reads a JWK Set (RFC 7517, section 5) and returns the keys in it
@@ -52,7 +65,7 @@ func parseJWKS(document []byte, algorithms []string) (map[string]verificationKey
 			return nil, errors.New("two keys of the JWK Set have one kid")
 		}
 		seen[kid] = true
-		if key, ok := parseJWK(jwk); ok && slices.Contains(algorithms, key.alg) {
+		if key, ok := parseJWK(jwk, algorithms); ok {
 			usable[kid] = key
 		}
 	}
@@ -63,23 +76,27 @@ func parseJWKS(document []byte, algorithms []string) (map[string]verificationKey
 }
 
 // parseJWK returns the key if it is a public key for signatures, of a kind and
-// size that we take.
-func parseJWK(jwk map[string]any) (key verificationKey, ok bool) {
+// size that we take, and can verify one of algorithms. A key that names no
+// algorithm may verify each of them that is for its type and curve.
+func parseJWK(jwk map[string]any, algorithms []string) (key verificationKey, ok bool) {
 	if _, private := jwk["d"]; private || !forSignatures(jwk) {
 		return key, false
 	}
 	switch jwk["kty"] {
 	case "RSA":
-		key.alg = "RS256"
+		key.algorithms = rsaAlgorithms()
 		key.public, ok = rsaKey(jwk)
 	case "EC":
-		key.alg = "ES256"
-		key.public, ok = p256Key(jwk)
+		key.algorithms, key.public, ok = ecKey(jwk)
+	case "OKP":
+		key.algorithms = edAlgorithms()
+		key.public, ok = ed25519Key(jwk)
 	}
-	if alg, present := jwk["alg"]; present && alg != key.alg {
-		return key, false
-	}
-	return key, ok
+	alg, named := jwk["alg"]
+	key.algorithms = slices.DeleteFunc(key.algorithms, func(fits string) bool {
+		return named && alg != any(fits) || !slices.Contains(algorithms, fits)
+	})
+	return key, ok && len(key.algorithms) > 0
 }
 
 // forSignatures checks use and key_ops (RFC 7517, sections 4.2 and 4.3), both
@@ -109,21 +126,35 @@ func rsaKey(jwk map[string]any) (*rsa.PublicKey, bool) {
 	return &rsa.PublicKey{N: n, E: int(e.Int64())}, true
 }
 
-// p256Key takes points on P-256 in full length (RFC 7518, section 6.2.1.2).
-func p256Key(jwk map[string]any) (*ecdsa.PublicKey, bool) {
-	x, y := octets(jwk["x"]), octets(jwk["y"])
-	if jwk["crv"] != "P-256" || len(x) != 32 || len(y) != 32 {
-		return nil, false
+// ecKey takes points on a curve of RFC 7518, section 6.2.1, with coordinates of
+// full length. The curve decides about the algorithm (section 3.4), which
+// golang-jwt does not compare.
+func ecKey(jwk map[string]any) ([]string, *ecdsa.PublicKey, bool) {
+	var curve elliptic.Curve
+	var alg string
+	switch jwk["crv"] {
+	case "P-256":
+		curve, alg = elliptic.P256(), "ES256"
+	case "P-384":
+		curve, alg = elliptic.P384(), "ES384"
+	case "P-521":
+		curve, alg = elliptic.P521(), "ES512"
+	default:
+		return nil, nil, false
 	}
-	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), slices.Concat([]byte{4}, x, y))
-	return key, err == nil
+	x, y, size := octets(jwk["x"]), octets(jwk["y"]), (curve.Params().BitSize+7)/8
+	if len(x) != size || len(y) != size {
+		return nil, nil, false
+	}
+	key, err := ecdsa.ParseUncompressedPublicKey(curve, slices.Concat([]byte{4}, x, y))
+	return []string{alg}, key, err == nil
 }
 
-// octets decodes base64url; nil if value is not that.
+// octets decodes canonical base64url without padding; nil if value is not that.
 func octets(value any) []byte {
 	text, ok := value.(string)
-	decoded, err := base64.RawURLEncoding.DecodeString(text)
-	if !ok || err != nil {
+	decoded, err := base64.RawURLEncoding.Strict().DecodeString(text)
+	if !ok || err != nil || strings.ContainsAny(text, "\r\n") {
 		return nil
 	}
 	return decoded

@@ -2,10 +2,11 @@ package issuers
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
-	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -13,26 +14,39 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// When keys are fetched. An issuer rotates its keys within days and announces
-// them before it uses them; a flood of tokens must not turn into a flood of
-// requests to it.
+// A pace says when keys are asked for. What it asks may be far away and used by
+// many: a flood of tokens must not turn into a flood of requests to it.
+type pace struct {
+	least, most time.Duration // between refreshes that go well, whatever the issuer lets be cached
+	retry       time.Duration // after a refresh that did not
+	kid         time.Duration // least time between fetches that unknown kids cause
+	first       time.Duration // the same while there are no keys to believe
+}
+
+// networkPace fits issuers, which rotate their keys within days and announce
+// them before they use them. most is also how long a withdrawn key can live on.
+func networkPace() pace {
+	return pace{least: 5 * time.Minute, most: time.Hour, retry: time.Minute, kid: 30 * time.Second, first: 5 * time.Second}
+}
+
 const (
-	minRefresh  = 5 * time.Minute  // even if the issuer allows no caching
-	maxRefresh  = time.Hour        // so long a withdrawn key may live on
-	retryAfter  = time.Minute      // between failed refreshes in the background
-	maxStale    = 24 * time.Hour   // keys older than this are not believed
-	newKidPause = 30 * time.Second // between fetches that unknown kids cause
-	firstPause  = 5 * time.Second  // the same while there are no keys at all
-	unknownFor  = time.Minute      // how long a kid stays known as unknown
-	maxUnknown  = 1024             // such kids per issuer, 256 bytes each
+	defaultStale = time.Hour
+	maxStale     = 24 * time.Hour
+	unknownFor   = time.Minute // how long a kid stays known as unknown
+	maxUnknown   = 1024        // such kids per issuer, 256 bytes each
 )
 
 // A keyring holds the keys of one issuer.
+//
+// A set of keys is believed until its next refresh is due, and if that does not
+// work, for the time stale after that: an issuer that cannot be reached can
+// neither withdraw a key.
 type keyring struct {
-	url        string
+	name       string // the issuer's, for the log
 	algorithms []string
-	jwksHosts  []string // hosts, besides the url's, that may serve the keys
-	client     *http.Client
+	fetch      func(context.Context) (document, error)
+	pace       pace
+	stale      time.Duration
 	flight     singleflight.Group
 
 	mu      sync.Mutex
@@ -42,11 +56,37 @@ type keyring struct {
 	unknown map[string]time.Time // kid → when a good set did not have it
 }
 
+// A document is a JWK Set as it came.
+type document struct {
+	text    []byte
+	refresh time.Duration // how long the issuer lets it be cached
+}
+
 // A keySet is what one fetch brought. It is never changed.
 type keySet struct {
 	keys    map[string]verificationKey // by kid
 	fetched time.Time
-	refresh time.Duration // how long the issuer lets it be cached
+	due     time.Duration     // from fetched until the next refresh
+	digest  [sha256.Size]byte // of the document
+	version uint64            // 1, and one more whenever the document is another
+}
+
+// newKeyring makes the keyring of c, which must be valid.
+func newKeyring(c *Config, algorithms []string) (*keyring, error) {
+	k := &keyring{
+		name: c.Name, algorithms: algorithms, stale: c.staleKeys(), unknown: make(map[string]time.Time),
+	}
+	if c.JWKSFile != "" {
+		k.fetch, k.pace = keyFile(c.JWKSFile).fetch, filePace()
+		return k, nil
+	}
+	client, err := c.client()
+	if err != nil {
+		return nil, err
+	}
+	site := &site{url: c.issuerURL(), jwksHosts: c.AllowedJWKSHosts, client: client}
+	k.fetch, k.pace = site.fetch, networkPace()
+	return k, nil
 }
 
 // errFetch is look's answer when only a fetch can tell.
@@ -91,7 +131,7 @@ func (k *keyring) missingLocked(kid string, now time.Time) bool {
 	if now.Sub(k.unknown[kid]) < unknownFor {
 		return true
 	}
-	if now.Sub(k.current.fetched) >= newKidPause {
+	if now.Sub(k.current.fetched) >= k.pace.kid {
 		return false
 	}
 	if len(k.unknown) >= maxUnknown {
@@ -103,14 +143,20 @@ func (k *keyring) missingLocked(kid string, now time.Time) bool {
 
 // usableLocked reports whether the current keys may still be believed.
 func (k *keyring) usableLocked(now time.Time) bool {
-	return k.current != nil && now.Sub(k.current.fetched) <= maxStale
+	return k.current != nil && now.Before(k.untilLocked())
+}
+
+// untilLocked returns the moment after which the current keys, which must be
+// there, are not believed any more.
+func (k *keyring) untilLocked() time.Time {
+	return k.current.fetched.Add(k.current.due + k.stale)
 }
 
 // dueLocked reports whether the last try is long enough ago for another.
 func (k *keyring) dueLocked(now time.Time) bool {
-	pause := newKidPause
+	pause := k.pace.kid
 	if !k.usableLocked(now) {
-		pause = firstPause
+		pause = k.pace.first
 	}
 	return now.Sub(k.tried) >= pause
 }
@@ -137,24 +183,57 @@ func (k *keyring) load(ctx context.Context) error {
 	if !due {
 		return last
 	}
-	set, err := k.fetch(ctx)
+	set, err := k.fetchSet(ctx)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.tried, k.err = time.Now(), err
 	if err == nil {
+		set.version = k.nextVersionLocked(set)
 		k.current, k.tried = set, set.fetched
 	}
 	return err
 }
 
-// run refreshes the keys until ctx ends.
-func (k *keyring) run(ctx context.Context) {
+func (k *keyring) fetchSet(ctx context.Context) (*keySet, error) {
+	document, err := k.fetch(ctx)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := parseJWKS(document.text, k.algorithms)
+	if err != nil {
+		return nil, err
+	}
+	due := max(k.pace.least, min(document.refresh, k.pace.most))
+	return &keySet{keys: keys, fetched: time.Now(), due: due, digest: sha256.Sum256(document.text)}, nil
+}
+
+// nextVersionLocked returns the version that set gets in the current one's
+// place.
+func (k *keyring) nextVersionLocked(set *keySet) uint64 {
+	switch {
+	case k.current == nil:
+		return 1
+	case k.current.digest == set.digest:
+		return k.current.version
+	}
+	return k.current.version + 1
+}
+
+// run refreshes the keys until ctx ends, and logs when that stops working,
+// when the keys are lost over it, and when it works again.
+func (k *keyring) run(ctx context.Context, log *slog.Logger) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	before := fresh
 	for {
 		select {
 		case <-timer.C:
-			timer.Reset(k.nextRefresh(k.refresh(ctx)))
+			err := k.refresh(ctx)
+			if ctx.Err() != nil {
+				return
+			}
+			before = k.status(time.Now()).report(log, before)
+			timer.Reset(k.nextRefresh(err))
 		case <-ctx.Done():
 			return
 		}
@@ -164,21 +243,23 @@ func (k *keyring) run(ctx context.Context) {
 // nextRefresh returns when to refresh again after a refresh that gave err. It
 // varies by a tenth so that many brokers do not ask at the same moment.
 func (k *keyring) nextRefresh(err error) time.Duration {
-	pause := retryAfter
-	if err == nil {
-		k.mu.Lock()
-		pause = max(minRefresh, min(k.current.refresh, maxRefresh))
-		k.mu.Unlock()
-	}
-	return pause - rand.N(pause/10)
-}
-
-func (k *keyring) status() Status {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	status := Status{Err: k.err}
+	if err == nil {
+		return k.current.due - rand.N(k.current.due/10)
+	}
+	return k.pace.retry - rand.N(k.pace.retry/10)
+}
+
+func (k *keyring) status(now time.Time) Status {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	status := Status{Issuer: k.name, Err: k.err}
 	if k.current != nil {
-		status.Keys, status.Fetched = len(k.current.keys), k.current.fetched
+		status.Fetched, status.Until = k.current.fetched, k.untilLocked()
+	}
+	if k.usableLocked(now) {
+		status.Keys, status.Version = len(k.current.keys), k.current.version
 	}
 	return status
 }

@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -125,20 +129,29 @@ func TestAllowedJWKSHost(t *testing.T) {
 }
 
 // The token's caller waits for a slow issuer no longer than it wants to, and
-// the broker no longer than five seconds.
+// the broker no longer than five seconds: for the answer, and for its end.
 func TestSlowIssuer(t *testing.T) {
 	t.Parallel()
-	p := start(t, lab.Options{})
-	p.Break(lab.Slow)
-	set, raw := newSet(t, p.config("github")), p.mint(t, nil)
+	silent, slow := start(t, lab.Options{}), start(t, lab.Options{Preset: "gitlab"})
+	silent.Break(lab.Slow)
+	slow.replace.Store(&replacement{jwksPath, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		io.WriteString(w, `{"keys":[`)
+		http.NewResponseController(w).Flush() // what fails here, the client sees
+		<-r.Context().Done()
+	}})
+	set := newSet(t, silent.config("github"), slow.config("gitlab"))
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	id, err := set.Verify(gone, raw)
+	id, err := set.Verify(gone, silent.mint(t, nil))
 	if got := reason(t, id, err); got != "unavailable" {
 		t.Errorf("Verify with a cancelled context = %v", err)
 	}
 	began := time.Now()
-	check(t, set, raw, "unavailable")
+	var both sync.WaitGroup
+	both.Go(func() { check(t, set, silent.mint(t, nil), "unavailable") })
+	both.Go(func() { check(t, set, slow.mint(t, nil), "unavailable") })
+	both.Wait()
 	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("a slow issuer held Verify up for %v", took)
 	}
@@ -151,7 +164,7 @@ func secure(t *testing.T) (*platform, issuers.Config) {
 	server.Config.ErrorLog = log.New(io.Discard, "", 0) // refused handshakes are the test
 	server.StartTLS()
 	t.Cleanup(server.Close)
-	l, err := lab.New(lab.Options{URL: server.URL + "/_services/token"})
+	l, err := lab.New(lab.Options{Preset: "gitlab", URL: server.URL})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +175,7 @@ func secure(t *testing.T) (*platform, issuers.Config) {
 		t.Fatal(err)
 	}
 	return p, issuers.Config{
-		Name: "github", Preset: "github", URL: l.URL, Audience: audience,
+		Name: "gitlab", Preset: "gitlab", URL: server.URL, Audience: audience,
 		CAFile: ca, AllowPrivateCIDRs: []string{"127.0.0.0/8"},
 	}
 }
@@ -244,6 +257,29 @@ func TestKidFlood(t *testing.T) {
 	})
 }
 
+// While the issuer is down a flood of kids causes no more requests than when it
+// is up, and the keys at hand go on.
+func TestKidFloodWhileDown(t *testing.T) {
+	p := start(t, lab.Options{})
+	synctest.Test(t, func(t *testing.T) {
+		set := newSet(t, p.config("github"))
+		check(t, set, p.mint(t, nil), "")
+		p.replace.Store(&replacement{jwksPath, func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "down", http.StatusBadGateway)
+		}})
+		strange := p.strange(t)
+		for range 3 {
+			time.Sleep(31 * time.Second)
+			p.expect(t, 1, func() {
+				for range 200 {
+					check(t, set, strange(rand.Text()), "unavailable")
+				}
+			})
+			check(t, set, p.mint(t, nil), "")
+		}
+	})
+}
+
 // A wrong signature under a known kid never causes a fetch.
 func TestBadSignatureFetchesNothing(t *testing.T) {
 	p := start(t, lab.Options{})
@@ -275,13 +311,15 @@ func TestRotation(t *testing.T) {
 	})
 }
 
-// running runs the set in the background until the end of the test.
-func running(t *testing.T, set *issuers.Set) {
+// running runs the set in the background until the end of the test and returns
+// its log, which may be read when everything waits.
+func running(t *testing.T, set *issuers.Set) *bytes.Buffer {
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() { defer close(done); set.Run(ctx) }()
+	done, text := make(chan struct{}), &bytes.Buffer{}
+	go func() { defer close(done); set.Run(ctx, slog.New(slog.NewTextHandler(text, nil))) }()
 	t.Cleanup(func() { cancel(); <-done })
 	synctest.Wait()
+	return text
 }
 
 func TestRunWithdrawsKeys(t *testing.T) {
@@ -313,6 +351,8 @@ func TestCacheControl(t *testing.T) {
 		"public, Max-Age=1200, private": 3,
 		"max-age=0":                     12,
 		"max-age=-1":                    12,
+		"no-store":                      12,
+		"max-age=86400, no-cache":       12,
 	} {
 		p.replace.Store(&replacement{jwksPath, func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Cache-Control", header)
@@ -331,24 +371,100 @@ func TestCacheControl(t *testing.T) {
 	}
 }
 
+// Keys are believed until the refresh that is due, an hour after the last one,
+// and stale_keys after that.
 func TestStaleKeys(t *testing.T) {
+	p := start(t, lab.Options{})
+	for _, test := range []struct {
+		stale *time.Duration
+		until time.Duration
+	}{{nil, 2 * time.Hour}, {new(time.Minute), 61 * time.Minute}, {new(24 * time.Hour), 25 * time.Hour}} {
+		synctest.Test(t, func(t *testing.T) {
+			p.Break(lab.Healthy)
+			config := p.config("github")
+			config.StaleKeys = test.stale
+			set, fetched := newSet(t, config), time.Now()
+			log := running(t, set)
+			time.Sleep(time.Second)
+			p.Break(lab.Down)
+			time.Sleep(test.until - 2*time.Second)
+			check(t, set, p.mint(t, nil), "")
+			check(t, set, p.strange(t)("new"), "unavailable") // it may be a new key's
+			status := set.Status()[0]
+			if until := fetched.Add(test.until); status.Err == nil || status.Keys != 1 || !status.Until.Equal(until) || !status.Fetched.Equal(fetched) {
+				t.Errorf("Status = %+v, want old keys until %v and an error", status, until)
+			}
+			time.Sleep(2 * time.Second)
+			check(t, set, p.mint(t, nil), "unavailable")
+			if status := set.Status()[0]; status.Keys != 0 || status.Version != 0 || set.KeysVersion("github") != 0 {
+				t.Errorf("Status = %+v, want no keys", status)
+			}
+			time.Sleep(time.Minute)
+			p.Break(lab.Healthy)
+			time.Sleep(time.Minute)
+			check(t, set, p.mint(t, nil), "")
+			synctest.Wait()
+			expectLog(t, log, "level=WARN", "level=ERROR", "level=INFO")
+		})
+	}
+}
+
+// expectLog fails unless the log has exactly one line with each of want, in
+// this order.
+func expectLog(t *testing.T, log *bytes.Buffer, want ...string) {
+	t.Helper()
+	lines := strings.Split(strings.TrimSpace(log.String()), "\n")
+	ok := len(lines) == len(want)
+	for i := range min(len(lines), len(want)) {
+		ok = ok && strings.Contains(lines[i], want[i]) && strings.Contains(lines[i], "issuer=")
+	}
+	if !ok {
+		t.Errorf("the log is\n%s\nwant lines with %q", log, want)
+	}
+}
+
+// Without Run, keys that are not believed any more are fetched when a token
+// needs them.
+func TestWithoutRun(t *testing.T) {
+	p := start(t, lab.Options{})
+	synctest.Test(t, func(t *testing.T) {
+		set, raw := newSet(t, p.config("github")), func() string { return p.mint(t, nil) }
+		p.expect(t, 1, func() { check(t, set, raw(), "") })
+		time.Sleep(2*time.Hour - time.Second)
+		p.expect(t, 0, func() { check(t, set, raw(), "") })
+		time.Sleep(time.Second)
+		p.expect(t, 1, func() { check(t, set, raw(), "") })
+	})
+}
+
+// The version grows with each change of the keys, and only then.
+func TestKeysVersion(t *testing.T) {
 	p := start(t, lab.Options{})
 	synctest.Test(t, func(t *testing.T) {
 		set := newSet(t, p.config("github"))
+		want := func(version uint64) {
+			t.Helper()
+			if got := set.KeysVersion("github"); got != version {
+				t.Errorf("KeysVersion = %d, want %d", got, version)
+			}
+		}
+		want(0)
 		running(t, set)
 		time.Sleep(time.Second)
-		p.Break(lab.Down)
-		time.Sleep(23 * time.Hour)
-		check(t, set, p.mint(t, nil), "")
-		check(t, set, p.strange(t)("new"), "unavailable") // it may be a new key's
-		if status := set.Status(); status[0].Err == nil || status[0].Keys != 1 || time.Since(status[0].Fetched) < 22*time.Hour {
-			t.Errorf("Status = %+v, want old keys and an error", status)
+		want(1)
+		time.Sleep(time.Hour)
+		want(1)
+		if err := p.Rotate(); err != nil {
+			t.Fatal(err)
 		}
-		time.Sleep(2 * time.Hour)
-		check(t, set, p.mint(t, nil), "unavailable")
-		p.Break(lab.Healthy)
-		time.Sleep(time.Minute)
-		check(t, set, p.mint(t, nil), "")
+		time.Sleep(time.Hour)
+		want(2)
+		p.Withdraw()
+		time.Sleep(time.Hour)
+		want(3)
+		if set.KeysVersion("other") != 0 {
+			t.Error("an issuer that is not configured has keys")
+		}
 	})
 }
 
@@ -375,7 +491,7 @@ func TestDownAtStart(t *testing.T) {
 
 func TestParseJWKS(t *testing.T) {
 	p, ec := start(t, lab.Options{}), start(t, lab.Options{Preset: "generic", Algorithm: "ES256"})
-	good, point := firstKey(t, p), firstKey(t, ec)
+	good, point, edwards := firstKey(t, p), firstKey(t, ec), ed25519JWK(t)
 	// with returns key with changes; nil removes a member.
 	with := func(key map[string]any, changes map[string]any) map[string]any {
 		changed := map[string]any{}
@@ -395,6 +511,14 @@ func TestParseJWKS(t *testing.T) {
 		"key_ops sign":           with(good, map[string]any{"key_ops": []string{"sign"}}),
 		"key_ops is a string":    with(good, map[string]any{"key_ops": "verify"}),
 		"for another algorithm":  with(good, map[string]any{"alg": "RS512"}),
+		"alg of another type":    with(good, map[string]any{"alg": "ES256"}),
+		"alg of another curve":   with(point, map[string]any{"alg": "ES384"}),
+		"alg in lower case":      with(good, map[string]any{"alg": "rs256"}),
+		"alg none":               with(good, map[string]any{"alg": "none"}),
+		"alg HS256":              with(good, map[string]any{"alg": "HS256"}),
+		"alg null":               with(good, map[string]any{"alg": json.RawMessage("null")}),
+		"alg is a list":          with(good, map[string]any{"alg": []string{"RS256"}}),
+		"key_ops null":           with(good, map[string]any{"key_ops": json.RawMessage("null")}),
 		"alg is a number":        with(good, map[string]any{"alg": 256}),
 		"private":                with(good, map[string]any{"d": "AQAB"}),
 		"symmetric":              {"kty": "oct", "kid": "x", "k": "c2VjcmV0"},
@@ -402,6 +526,9 @@ func TestParseJWKS(t *testing.T) {
 		"no kid":                 with(good, map[string]any{"kid": nil}),
 		"empty kid":              with(good, map[string]any{"kid": ""}),
 		"long kid":               with(good, map[string]any{"kid": strings.Repeat("k", 257)}),
+		"exponent 1":             with(good, map[string]any{"e": "AQ"}),
+		"exponent 0":             with(good, map[string]any{"e": "AA"}),
+		"no exponent":            with(good, map[string]any{"e": nil}),
 		"exponent 3":             with(good, map[string]any{"e": "Aw"}),
 		"even exponent":          with(good, map[string]any{"e": "AQAC"}),
 		"huge exponent":          with(good, map[string]any{"e": "AQAAAAAAAAAB"}),
@@ -412,11 +539,25 @@ func TestParseJWKS(t *testing.T) {
 		"modulus is a number":    with(good, map[string]any{"n": 1}),
 		"point not on the curve": with(point, map[string]any{"x": point["y"], "y": point["x"]}),
 		"short point":            with(point, map[string]any{"x": "AQAB"}),
+		"point at infinity":      with(point, map[string]any{"x": strings.Repeat("A", 43), "y": strings.Repeat("A", 43)}),
+		"coordinate above p":     with(point, map[string]any{"x": strings.Repeat("_", 42) + "8"}),
+		"padded coordinate":      with(point, map[string]any{"x": "AA" + point["x"].(string)}),
+		"line break in it":       with(point, map[string]any{"x": point["x"].(string) + "\n"}),
+		"loose base64":           with(point, map[string]any{"x": loosened(point["x"].(string))}),
 		"another curve":          with(point, map[string]any{"crv": "P-384"}),
+		"curve in lower case":    with(point, map[string]any{"crv": "p-256"}),
+		"curve secp256k1":        with(point, map[string]any{"crv": "secp256k1"}),
+		"no curve":               with(point, map[string]any{"crv": nil}),
+		"EC as OKP":              with(point, map[string]any{"kty": "OKP"}),
+		"Ed448":                  with(edwards, map[string]any{"crv": "Ed448"}),
+		"X25519":                 with(edwards, map[string]any{"crv": "X25519"}),
+		"Ed25519 for ES256":      with(edwards, map[string]any{"alg": "ES256"}),
+		"Ed25519 with d":         with(edwards, map[string]any{"d": edwards["x"]}),
+		"Ed25519, short":         with(edwards, map[string]any{"x": "AQAB"}),
 		"ES256 not wanted":       point,
 	}
 	for name, odd := range skipped {
-		algorithms := []string{"RS256", "ES256"}
+		algorithms := []string{"RS256", "ES256", "EdDSA"}
 		if name == "ES256 not wanted" {
 			algorithms = algorithms[:1]
 		}
@@ -456,6 +597,90 @@ func TestParseJWKS(t *testing.T) {
 	if _, err := issuers.ParseJWKS(jwks(t, many[:100]...), "RS256"); err != nil {
 		t.Errorf("100 keys: %v", err)
 	}
+}
+
+// Keys without alg may verify what is for their type and curve and is the
+// issuer's; keys with it, that alone.
+func TestKeyAlgorithms(t *testing.T) {
+	rsaKey, point := firstKey(t, start(t, lab.Options{})), firstKey(t, start(t, lab.Options{Preset: "generic", Algorithm: "ES256"}))
+	for _, test := range []struct {
+		key    map[string]any
+		alg    any
+		issuer []string
+		want   string
+	}{
+		{rsaKey, "RS256", issuers.Algorithms(), "RS256"},
+		{rsaKey, "PS512", issuers.Algorithms(), "PS512"},
+		{rsaKey, nil, issuers.Algorithms(), "RS256 RS384 RS512 PS256 PS384 PS512"},
+		{rsaKey, nil, []string{"ES256", "RS256"}, "RS256"},
+		{rsaKey, "RS384", []string{"RS256"}, ""},
+		{rsaKey, nil, []string{"ES256"}, ""},
+		{point, nil, issuers.Algorithms(), "ES256"},
+		{point, nil, []string{"ES384"}, ""},
+		{ed25519JWK(t), nil, issuers.Algorithms(), "EdDSA"},
+		{ed25519JWK(t), "EdDSA", issuers.Algorithms(), "EdDSA"},
+	} {
+		key := maps.Clone(test.key)
+		key["alg"], key["kid"] = test.alg, "k"
+		if test.alg == nil {
+			delete(key, "alg")
+		}
+		keys, err := issuers.ParseJWKS(jwks(t, key), test.issuer...)
+		if keys["k"] != test.want || (err == nil) != (test.want != "") {
+			t.Errorf("ParseJWKS of a %v key with alg %v for %q = %v, %v, want %q", key["kty"], test.alg, test.issuer, keys, err, test.want)
+		}
+	}
+}
+
+// Under a point of low order, a signature of zeros and the point itself
+// verifies every message, or one in a few.
+func TestEd25519Points(t *testing.T) {
+	for range 20 {
+		if _, err := issuers.ParseJWKS(jwks(t, ed25519JWK(t)), "EdDSA"); err != nil {
+			t.Fatalf("a good key: %v", err)
+		}
+	}
+	for name, point := range map[string]string{
+		"order 1":           "01" + strings.Repeat("00", 31),
+		"order 1, signed":   "01" + strings.Repeat("00", 30) + "80",
+		"order 2":           "ec" + strings.Repeat("ff", 30) + "7f",
+		"order 2, signed":   "ec" + strings.Repeat("ff", 31),
+		"order 4":           strings.Repeat("00", 32),
+		"order 4, negative": strings.Repeat("00", 31) + "80",
+		"order 8":           "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+		"order 8, another":  "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+		"order 8, negative": "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
+		"p for 0":           "ed" + strings.Repeat("ff", 30) + "7f",
+		"p + 1 for 1":       "ee" + strings.Repeat("ff", 30) + "7f",
+		"above p":           strings.Repeat("ff", 31) + "7f",
+		"not on the curve":  "02" + strings.Repeat("00", 31),
+	} {
+		x, err := hex.DecodeString(point)
+		if err != nil {
+			t.Fatal(err)
+		}
+		jwk := map[string]any{"kty": "OKP", "crv": "Ed25519", "kid": "k", "x": encode(string(x))}
+		if keys, err := issuers.ParseJWKS(jwks(t, jwk), "EdDSA"); err == nil {
+			t.Errorf("%s: ParseJWKS took %v", name, keys)
+		}
+	}
+}
+
+func ed25519JWK(t testing.TB) map[string]any {
+	t.Helper()
+	public, _, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[string]any{"kty": "OKP", "crv": "Ed25519", "kid": "ed", "x": encode(string(public))}
+}
+
+// loosened returns another base64 text of the same 32 bytes: 2 bits of the last
+// character mean nothing.
+func loosened(text string) string {
+	const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	last := len(text) - 1
+	return text[:last] + string(digits[strings.IndexByte(digits, text[last])+1])
 }
 
 func jwks(t testing.TB, keys ...map[string]any) []byte {

@@ -18,8 +18,12 @@ package issuers
 
 import (
 	"context"
+	"crypto"
+	"crypto/rsa"
 	"errors"
 	"fmt"
+	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -99,35 +103,37 @@ func (s *Set) Preset(issuer string) (*presets.Preset, bool) {
 	return is.preset, true
 }
 
-// Run keeps the keys of all issuers fresh until ctx ends, then returns. Without
-// it keys are fetched when a token first needs them and kept for a day.
-func (s *Set) Run(ctx context.Context) {
+// Run keeps the keys of all issuers fresh until ctx ends, then returns, and
+// logs when an issuer cannot be reached and when it can again. Without it keys
+// are fetched when a token first needs them, and again when they are not
+// believed any more.
+func (s *Set) Run(ctx context.Context, log *slog.Logger) {
 	var refreshers sync.WaitGroup
 	for _, is := range s.order {
-		refreshers.Go(func() { is.keys.run(ctx) })
+		refreshers.Go(func() { is.keys.run(ctx, log) })
 	}
 	refreshers.Wait()
 }
 
-// A Status says how one issuer's keys are.
-type Status struct {
-	Issuer  string    // its name
-	Keys    int       // usable keys at hand
-	Fetched time.Time // when they were fetched; zero: never
-	Err     error     // of the last fetch, nil if it worked
-}
-
 // Status returns the state of every issuer's keys, in the configuration's
-// order. Keys that grow older than two hours mean that the issuer cannot be
-// reached; after a day its tokens are no longer accepted.
+// order.
 func (s *Set) Status() []Status {
 	var all []Status
 	for _, is := range s.order {
-		status := is.keys.status()
-		status.Issuer = is.name
-		all = append(all, status)
+		all = append(all, is.keys.status(time.Now()))
 	}
 	return all
+}
+
+// KeysVersion returns a number that grows whenever the keys of the issuer with
+// that name change, and 0 while there are none to believe: what was verified
+// under one version is still verified under the same one.
+func (s *Set) KeysVersion(issuer string) uint64 {
+	is, ok := s.byName[issuer]
+	if !ok {
+		return 0
+	}
+	return is.keys.status(time.Now()).Version
 }
 
 // Verify authenticates a subject token: whoever shows raw is the workload that
@@ -162,10 +168,10 @@ func (is *issuer) verify(ctx context.Context, t *token, now time.Time) (*Identit
 	if err != nil {
 		return nil, err
 	}
-	if key.alg != alg {
+	if !slices.Contains(key.algorithms, alg) {
 		return nil, refuse(ReasonAlgorithm, "alg does not fit the key")
 	}
-	signature := &signature{token: t, key: key}
+	signature := &signature{token: t, key: key.public, method: method(alg)}
 	config := &oidc.Config{
 		ClientID:             is.audience,
 		SupportedSigningAlgs: is.preset.Algorithms,
@@ -189,23 +195,36 @@ func (is *issuer) verify(ctx context.Context, t *token, now time.Time) (*Identit
 // A signature is the [oidc.KeySet] for one token and the one key that its
 // header names.
 type signature struct {
-	token *token
-	key   verificationKey
-	valid bool
+	token  *token
+	key    crypto.PublicKey
+	method jwt.SigningMethod // the token's alg, which was found to be the key's
+	valid  bool
 }
 
 // VerifySignature implements [oidc.KeySet]. It is the only place where a
-// subject token's signature is verified. It takes the method from the key, not
-// from the token, and does without golang-jwt's parser, which would read once
-// more what parseToken read more strictly.
+// subject token's signature is verified. It does without golang-jwt's parser,
+// which would read once more what parseToken read more strictly.
 func (s *signature) VerifySignature(_ context.Context, raw string) ([]byte, error) {
 	if raw != s.token.raw {
 		return nil, errors.New("not the token that was read")
 	}
-	method := jwt.GetSigningMethod(s.key.alg)
-	if err := method.Verify(s.token.signed, s.token.signature, s.key.public); err != nil {
+	if err := s.method.Verify(s.token.signed, s.token.signature, s.key); err != nil {
 		return nil, fmt.Errorf("verifying the signature: %w", err)
 	}
 	s.valid = true
 	return s.token.payload, nil
+}
+
+// method returns how alg, one of [Algorithms], verifies. golang-jwt would take
+// a PSS salt of any length; RFC 7518, section 3.5, wants the hash's.
+func method(alg string) jwt.SigningMethod {
+	m := jwt.GetSigningMethod(alg)
+	pss, ok := m.(*jwt.SigningMethodRSAPSS)
+	if !ok {
+		return m
+	}
+	return &jwt.SigningMethodRSAPSS{
+		SigningMethodRSA: pss.SigningMethodRSA,
+		VerifyOptions:    &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash},
+	}
 }

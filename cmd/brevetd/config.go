@@ -175,7 +175,8 @@ func (c *config) validateIssuers(p *place) {
 	seen := map[string]bool{}
 	for i := range c.Issuers {
 		iss := &c.Issuers[i]
-		iss.Audience, iss.CAFile = cmp.Or(iss.Audience, c.URL), c.path(iss.CAFile)
+		iss.Audience = cmp.Or(iss.Audience, c.URL)
+		iss.CAFile, iss.JWKSFile = c.path(iss.CAFile), c.path(iss.JWKSFile)
 		for _, err := range iss.Validate() {
 			field, message, _ := strings.Cut(err.Error(), ": ")
 			if iss.Audience != "" || field != "audience" { // else it is url, which has its own problem

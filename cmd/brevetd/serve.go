@@ -213,6 +213,7 @@ func (d *daemon) newMetrics() *server.Metrics {
 	m.Gauge("brevet_audit_unsealed_lines", "Lines of the audit log after its last checkpoint.", nil, func() float64 { return float64(d.audit.Status().Unsealed) })
 	for _, status := range d.issuers.Status() {
 		m.Gauge("brevet_issuer_keys_age_seconds", "Seconds since the issuer's keys were fetched; -1: never.", map[string]string{"issuer": status.Issuer}, d.keysAge(status.Issuer))
+		m.Gauge("brevet_issuer_keys_seconds_left", "Seconds for which the issuer's keys are believed if they cannot be fetched again; 0: its tokens are refused.", map[string]string{"issuer": status.Issuer}, d.keysLeft(status.Issuer))
 	}
 	m.Gauge("brevet_leases_stuck", "Leases whose credential could not be ended at its target; -1: Redis does not answer.", nil, d.stuck)
 	m.Gauge("brevet_blocks", "Blocks that operators have set; -1: Redis does not answer.", nil, d.blocks)
@@ -227,13 +228,29 @@ func (d *daemon) newMetrics() *server.Metrics {
 
 func (d *daemon) keysAge(issuer string) func() float64 {
 	return func() float64 {
-		for _, status := range d.issuers.Status() {
-			if status.Issuer == issuer && !status.Fetched.IsZero() {
-				return time.Since(status.Fetched).Seconds()
-			}
+		if fetched := d.keysStatus(issuer).Fetched; !fetched.IsZero() {
+			return time.Since(fetched).Seconds()
 		}
 		return -1
 	}
+}
+
+func (d *daemon) keysLeft(issuer string) func() float64 {
+	return func() float64 {
+		if until := d.keysStatus(issuer).Until; !until.IsZero() {
+			return max(0, time.Until(until).Seconds())
+		}
+		return 0
+	}
+}
+
+func (d *daemon) keysStatus(issuer string) issuers.Status {
+	for _, status := range d.issuers.Status() {
+		if status.Issuer == issuer {
+			return status
+		}
+	}
+	return issuers.Status{}
 }
 
 func truth(b bool) float64 {
@@ -262,7 +279,7 @@ func (d *daemon) start(ctx context.Context) {
 	ctx, d.stop = context.WithCancel(context.WithoutCancel(ctx))
 	d.loops.Go(func() { d.ring.Run(ctx) })
 	d.loops.Go(func() { d.epochs.Run(ctx) })
-	d.loops.Go(func() { d.issuers.Run(ctx) })
+	d.loops.Go(func() { d.issuers.Run(ctx, d.log) })
 	d.loops.Go(func() { d.watchRedis(ctx) })
 	d.loops.Go(func() { d.broker.Sweep(ctx, func(err error) { d.log.Error("sweeping leases", "error", err) }) })
 	d.loops.Go(func() { d.reconcile(ctx) })

@@ -1,0 +1,51 @@
+package issuers
+
+import (
+	"encoding/base64"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// What the tests of keys and of the network reach.
+
+// names returns the algorithms that k may verify, in one text.
+func (k verificationKey) names() string { return strings.Join(k.algorithms, " ") }
+
+// Dial asks c's rule about an address with its port.
+func Dial(c Config, address string) error {
+	rule, err := c.addressRule()
+	if err != nil {
+		return err
+	}
+	return rule.control("tcp", address, nil)
+}
+
+// ParseDiscovery returns jwks_uri.
+func ParseDiscovery(text []byte, issuer string) (string, error) { return parseDiscovery(text, issuer) }
+
+// CheckJWKSURI holds uri to the issuer's host.
+func CheckJWKSURI(issuer, uri string) error { return (&site{url: issuer}).checkJWKSURI(uri) }
+
+// CacheTime reads Cache-Control.
+func CacheTime(header http.Header) time.Duration { return cacheTime(header) }
+
+// ParseToken reads a token as text.
+func ParseToken(raw string) (header, claims map[string]any, segments []string, err error) {
+	t, err := parseToken(raw)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	head, _, _ := strings.Cut(t.signed, ".")
+	encode := base64.RawURLEncoding.EncodeToString
+	return t.header, t.claims, []string{head, encode(t.payload), encode(t.signature)}, nil
+}
+
+// ParseOnly is the pre-parse alone; it returns iss.
+func ParseOnly(raw string) (string, error) {
+	t, err := parseToken(raw)
+	if err != nil {
+		return "", err
+	}
+	return t.issuer, nil
+}
