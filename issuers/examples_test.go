@@ -32,6 +32,23 @@ func TestExamples(t *testing.T) {
 	}
 }
 
+// Tokens of every algorithm that a preset lists verify, and of others not.
+func TestAlgorithmsOfPresets(t *testing.T) {
+	for name, known := range presets.Known() {
+		if name == "generic" {
+			continue
+		}
+		for _, alg := range append(known.Algorithms, "ES512", "EdDSA") {
+			want := ""
+			if !slices.Contains(known.Algorithms, alg) {
+				want = issuers.ReasonAlgorithm
+			}
+			p := start(t, lab.Options{Preset: name, Algorithm: alg})
+			check(t, newSet(t, p.config(name)), p.mint(t, nil), want)
+		}
+	}
+}
+
 func verifyExample(t *testing.T, p *platform, set *issuers.Set, preset, variant string) {
 	t.Helper()
 	example, err := presets.Example(preset, variant)
