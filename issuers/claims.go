@@ -201,9 +201,12 @@ func replayID(t *token, requireJTI bool) (string, error) {
 func ReadClaims(p *presets.Preset, payload map[string]any) (map[string]any, error) {
 	found := make(map[string]any, len(p.Claims))
 	for name, claim := range p.Claims {
-		value, present, err := locate(payload, location(name, claim))
-		if err != nil {
-			return nil, err
+		value, present := payload[name]
+		if len(claim.Path) > 0 {
+			var err error
+			if value, present, err = locate(payload, claim.Path); err != nil {
+				return nil, err
+			}
 		}
 		if present {
 			found[name] = value

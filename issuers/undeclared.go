@@ -18,12 +18,17 @@ const (
 // only, as JSON: of the token's members in the order of their names as many as
 // fit. Of an object in which p declares something, the rest is kept.
 func undeclared(claims map[string]any, p *presets.Preset) map[string]json.RawMessage {
-	rest := maps.Clone(claims)
-	for _, name := range append(checkedClaims(), "sub") {
-		delete(rest, name)
+	rest := make(map[string]any)
+	for name, value := range claims {
+		declared, known := p.Claims[name]
+		if !slices.Contains(checkedClaims(), name) && name != "sub" && !(known && len(declared.Path) == 0) {
+			rest[name] = value
+		}
 	}
-	for name, claim := range p.Claims {
-		remove(rest, location(name, claim))
+	for _, claim := range p.Claims {
+		if len(claim.Path) > 0 {
+			remove(rest, claim.Path)
+		}
 	}
 	kept, size := make(map[string]json.RawMessage), 0
 	for _, name := range slices.Sorted(maps.Keys(rest)) {
