@@ -113,7 +113,7 @@ func platform(t *testing.T, p *presets.Preset) string {
 	for _, r := range p.Risks {
 		line("| risk | `%s` %s: %s |", r.Claim, code(r.Values), r.Why)
 	}
-	line("\nWhat else to know:\n")
+	line("\nWhat its tokens do not tell, and what else to know:\n")
 	for _, blind := range p.Guide.Blind {
 		line("%s", wrap("- "+blind, "  "))
 	}
