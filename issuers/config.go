@@ -109,8 +109,8 @@ type Config struct {
 	// Proxy is http://host:port or https://host:port: what is asked for a
 	// connection (CONNECT) to the issuer. Then the rules about addresses are for
 	// the proxy's, and where it connects to is for the proxy to decide. TLS is
-	// with the issuer all the same. Default: none; the environment's variables
-	// are not looked at.
+	// with the issuer all the same; an https proxy is certified by the same
+	// authorities. Default: none; the environment's variables are not looked at.
 	Proxy string `yaml:"proxy"`
 
 	// JWKSFile is a file with the issuer's JWK Set, read every five seconds.

@@ -26,6 +26,9 @@ preset: generic
 url: https://ci.example.com/oidc
 allow_private_cidrs: [10.1.0.0/16]
 allowed_jwks_hosts: [keys.example.com:8443]
+allow_private: true
+proxy: http://proxy.example.com:3128
+stale_keys: 30m
 max_age: 2h
 algorithms: [ES256]
 claims:
@@ -48,6 +51,9 @@ untrusted: [pull_request]
 	if p.MaxAge != 2*time.Hour || p.MaxLifetime != 2*time.Hour || p.Replay != presets.Bind || p.ProjectID != "project" ||
 		!slices.Equal(p.Algorithms, []string{"ES256"}) || !slices.Equal(p.Risks[0].Values, []string{"pull_request"}) {
 		t.Errorf("Resolve = %+v", p)
+	}
+	if !c.AllowPrivate || c.Proxy != "http://proxy.example.com:3128" || c.StaleKeys == nil || *c.StaleKeys != 30*time.Minute {
+		t.Errorf("the network is %+v", c)
 	}
 	if want := (presets.Claim{Type: presets.String, Kind: presets.Attacker, Optional: true}); !reflect.DeepEqual(p.Claims["cause"], want) {
 		t.Errorf("claim cause = %+v, want %+v", p.Claims["cause"], want)

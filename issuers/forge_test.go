@@ -38,14 +38,22 @@ type forge struct {
 	asked   atomic.Int64                     // requests of any kind
 }
 
+// newForge starts one on loopback, without TLS.
 func newForge(t testing.TB) *forge {
+	t.Helper()
+	f := unserved(t)
+	server := httptest.NewServer(f)
+	t.Cleanup(server.Close)
+	f.url = server.URL
+	return f
+}
+
+// unserved returns a forge without an address.
+func unserved(t testing.TB) *forge {
 	t.Helper()
 	f := &forge{ec: map[string]*ecdsa.PrivateKey{}}
 	f.generate(t)
 	f.keys = f.publicKeys(t)
-	server := httptest.NewServer(f)
-	t.Cleanup(server.Close)
-	f.url = server.URL
 	return f
 }
 

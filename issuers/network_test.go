@@ -1,10 +1,14 @@
 package issuers_test
 
 import (
+	"encoding/pem"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -64,20 +68,29 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	both.Wait()
 }
 
-// behindProxy configures an issuer whose name only the proxy resolves. The
-// test server's certificate is for example.com, too.
-func behindProxy(t *testing.T) (*platform, *proxy, issuers.Config) {
-	p, config := secure(t)
-	proxy := startProxy(t, strings.TrimPrefix(p.URL, "https://"))
-	config.URL, config.Proxy = "https://example.com", proxy.url
-	p.replace.Store(&replacement{discoveryPath, body(`{"issuer":"https://example.com","jwks_uri":"https://example.com/.well-known/jwks"}`)})
-	return p, proxy, config
+// behindProxy configures an issuer whose name only the proxy resolves: the test
+// server's certificate is for example.com, too.
+func behindProxy(t *testing.T) (*forge, *proxy, issuers.Config) {
+	f := unserved(t)
+	f.url = "https://example.com"
+	server := httptest.NewUnstartedServer(f)
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // refused handshakes are the test
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	proxy := startProxy(t, server.Listener.Addr().String())
+	config := f.config()
+	config.InsecureHTTP, config.AllowPrivateCIDRs, config.Proxy = false, []string{"127.0.0.0/8"}, proxy.url
+	config.CAFile = filepath.Join(t.TempDir(), "ca.pem")
+	bundle := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	if err := os.WriteFile(config.CAFile, bundle, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return f, proxy, config
 }
 
 func TestProxy(t *testing.T) {
-	p, proxy, config := behindProxy(t)
-	raw := p.mint(t, map[string]any{"iss": config.URL})
-	check(t, newSet(t, config), raw, "")
+	f, proxy, config := behindProxy(t)
+	check(t, newSet(t, config), f.token(t, "ES256", nil, nil), "")
 	if got := strings.Join(proxy.requests(), ", "); got != "CONNECT example.com:443, CONNECT example.com:443" {
 		t.Errorf("the proxy was asked for %s", got)
 	}
@@ -86,26 +99,26 @@ func TestProxy(t *testing.T) {
 // The rule about addresses is for the proxy's, and the certificate still has to
 // be the issuer's: a proxy that connects to somebody else is found out.
 func TestProxyIsChecked(t *testing.T) {
-	p, proxy, config := behindProxy(t)
-	raw := p.mint(t, map[string]any{"iss": config.URL})
-	private := config
-	private.AllowPrivateCIDRs = nil
-	check(t, newSet(t, private), raw, "unavailable")
+	f, proxy, config := behindProxy(t)
+	for _, allow := range []bool{false, true} { // loopback is not private use
+		private := config
+		private.AllowPrivateCIDRs, private.AllowPrivate = nil, allow
+		check(t, newSet(t, private), f.token(t, "ES256", nil, nil), "unavailable")
+	}
 	if asked := proxy.requests(); len(asked) != 0 {
 		t.Errorf("the proxy was asked for %q at an address that is not allowed", asked)
 	}
-	stranger := config
-	stranger.URL = "https://issuer.example.net" // not in the certificate
-	_, err := newSet(t, stranger).Verify(t.Context(), p.mint(t, map[string]any{"iss": stranger.URL}))
+	config.URL = "https://issuer.example.net" // not in the certificate
+	_, err := newSet(t, config).Verify(t.Context(), f.token(t, "ES256", nil, map[string]any{"iss": config.URL}))
 	if err == nil || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("Verify through a proxy that connects to somebody else = %v", err)
 	}
 }
 
 func TestProxyRefuses(t *testing.T) {
-	p, proxy, config := behindProxy(t)
+	f, proxy, config := behindProxy(t)
 	proxy.refuse = true
-	_, err := newSet(t, config).Verify(t.Context(), p.mint(t, map[string]any{"iss": config.URL}))
+	_, err := newSet(t, config).Verify(t.Context(), f.token(t, "ES256", nil, nil))
 	if reason(t, nil, err) != "unavailable" || !strings.Contains(err.Error(), "the proxy answered with status 407") || strings.Contains(err.Error(), canary) {
 		t.Errorf("Verify = %v, want the proxy's status and not its words", err)
 	}
@@ -115,13 +128,12 @@ func TestProxyRefuses(t *testing.T) {
 // does not get to see its connections by that. The address is one that is not
 // connected to, and for which Go would ask a proxy.
 func TestProxyOfTheEnvironment(t *testing.T) {
-	p, config := secure(t)
-	proxy := startProxy(t, strings.TrimPrefix(p.URL, "https://"))
+	f, proxy, config := behindProxy(t)
 	for _, name := range []string{"HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY"} {
 		t.Setenv(name, proxy.url)
 	}
-	config.URL = "https://10.255.255.1"
-	_, err := newSet(t, config).Verify(t.Context(), p.mint(t, map[string]any{"iss": config.URL}))
+	config.URL, config.Proxy = "https://10.255.255.1", ""
+	_, err := newSet(t, config).Verify(t.Context(), f.token(t, "ES256", nil, map[string]any{"iss": config.URL}))
 	if err == nil || !strings.Contains(err.Error(), "10.255.255.1 is not public") {
 		t.Errorf("Verify = %v, want the address refused", err)
 	}
