@@ -185,7 +185,7 @@ func declaredClaims(claims map[string]any, p *presets.Preset) (map[string]any, e
 	return declared, nil
 }
 
-// convert returns a value of readJSONObject as the Go type of t. It does not
+// convert returns a value of strictjson as the Go type of t. It does not
 // cast: the digits "1" are no Int.
 func convert(value any, t presets.Type) (any, bool) {
 	switch t {
