@@ -337,7 +337,7 @@ func status(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, topic := range []string{"", "exec", "get", "revoke", "mask", "encrypt", "decrypt", "verify-trust", "exit-codes"} {
+	for _, topic := range []string{"", "exec", "get", "revoke", "mask", "encrypt", "decrypt", "verify-trust", "claims", "exit-codes"} {
 		var stdout, stderr bytes.Buffer
 		args := strings.Fields("help " + topic)
 		if got := run(context.Background(), args, nil, &stdout, &stderr, nil); got != 0 || stderr.Len() > 0 {
