@@ -67,15 +67,15 @@ const (
 // New returns the draft for a token with these members, as package strictjson
 // reads them.
 func New(token map[string]any, o Options) *Draft {
-	fits, certainty := presets.Fits(token)
-	d := &Draft{Preset: fits[0].Preset, Certainty: certainty, token: token, claims: fits[0].Claims, options: o}
+	guesses, certainty := presets.Guesses(token)
+	d := &Draft{Preset: guesses[0].Preset, Certainty: certainty, token: token, claims: guesses[0].Claims, options: o}
 	if certainty == presets.Unknown {
 		d.declare()
 	}
-	for _, other := range fits[1:] {
+	for _, other := range guesses[1:] {
 		d.Others = append(d.Others, other.Preset.Name)
 	}
-	d.warnings(fits[0])
+	d.warnings(guesses[0])
 	d.Claims = d.list()
 	d.Issuer = d.issuer()
 	p := d.plan()
@@ -88,7 +88,7 @@ func (d *Draft) warn(format string, args ...any) {
 	d.Warnings = append(d.Warnings, fmt.Sprintf(format, args...))
 }
 
-func (d *Draft) warnings(best presets.Fit) {
+func (d *Draft) warnings(best presets.Guess) {
 	switch d.Certainty {
 	case presets.Unknown:
 		d.warn("no preset fits: the claims are declared below with the kind attacker, which is the safe guess; write who decides about each")

@@ -23,7 +23,7 @@ func (d *Draft) issuer() string {
 	if strings.HasPrefix(iss, "http://") {
 		w.noted("    insecure_http: true", "for development, on this machine only")
 	}
-	d.audience(&w)
+	d.audience(&w, iss)
 	if d.Preset.Name == "generic" {
 		w.line("    claims:")
 		for _, name := range slices.Sorted(maps.Keys(d.Preset.Claims)) {
@@ -40,7 +40,7 @@ func (d *Draft) issuer() string {
 
 // audience writes which audience to accept, if the token is not for the broker
 // alone, and warns.
-func (d *Draft) audience(w *writer) {
+func (d *Draft) audience(w *writer, iss string) {
 	aud := d.audiences()
 	switch {
 	case d.options.Asked != "" && slices.Equal(aud, []string{d.options.Asked}): // what an exchange asks for is the broker's url
@@ -51,7 +51,7 @@ func (d *Draft) audience(w *writer) {
 		d.warn("the token has %d audiences: each of them can show it to the broker, which refuses it", len(aud))
 	case !writable(aud[0]):
 		d.warn("aud has characters that no configuration can hold")
-	case d.Preset.FitAudience(aud[0]):
+	case d.Preset.FitAudience(aud[0], iss):
 		d.warn("the token's audience is the platform's default: whoever else gets such tokens can show them to the broker; have the job ask for the broker's url if the platform lets it")
 		w.comment("    ", "better: have the job ask for the broker's url, and leave these two out")
 		w.line("    audience: %s", scalar(aud[0]))
