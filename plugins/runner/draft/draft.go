@@ -117,6 +117,9 @@ func (d *Draft) declare() {
 		}
 		d.Preset.Claims[name] = presets.Claim{Type: t, Kind: presets.Attacker, Doc: "who decides about it: the platform, or whoever pushes?", Optional: name != "sub"}
 	}
+	if len(d.Preset.Claims) == 0 { // the configuration needs one, and so does a policy
+		d.Preset.Claims["sub"] = presets.Claim{Type: presets.String, Kind: presets.Attacker, Doc: "whom the token is about"}
+	}
 	d.claims, _ = d.Preset.Read(d.token)
 }
 

@@ -370,7 +370,11 @@ func with(claims map[string]any, name string, v any) map[string]any {
 
 func (p *plan) test(w *writer, name, expect string, claims map[string]any) {
 	w.line("  - name: %s", scalar(name))
-	w.line("    claims:")
+	if len(claims) == 0 {
+		w.line("    claims: {}")
+	} else {
+		w.line("    claims:")
+	}
 	for _, claim := range slices.Sorted(maps.Keys(claims)) {
 		w.line("      %s: %s", key(claim), value(claims[claim]))
 	}
