@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/brevet-dev/brevet/plugins/runner"
 	"github.com/brevet-dev/brevet/plugins/runner/draft"
@@ -27,6 +28,10 @@ func (p *program) claims(ctx context.Context, args []string) (int, error) {
 	}
 	if len(names) == 0 {
 		w.Credentials = splitNames(p.env.Get("BREVET_CREDENTIALS"))
+	}
+	if slices.ContainsFunc(w.Credentials, func(name string) bool { return !draft.Writable(name) }) {
+		err := usagef("claims: a credential's name that no policy can hold")
+		return statusOf(err), err
 	}
 	token, err := runner.ReadClaims(ctx, w, p.env)
 	if err != nil {

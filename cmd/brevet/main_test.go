@@ -174,7 +174,7 @@ func TestScripts(t *testing.T) {
 			return os.WriteFile(filepath.Join(e.WorkDir, "token"), []byte(runnertest.Token("file")+"\n"), 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"broker": configure, "counts": counts, "status": status, "flip": flip,
+			"broker": configure, "counts": counts, "status": status, "flip": flip, "mint": mint, "mintenv": mintEnv, "leaks": leaks,
 		},
 	})
 }

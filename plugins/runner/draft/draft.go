@@ -24,7 +24,7 @@ type Options struct {
 	Broker      string   // the broker's url; "": not known
 	Asked       string   // the audience that the platform was asked for; "": a job cannot ask
 	IssuerURL   string   // the url in the broker's configuration, to compare; "": not known
-	Credentials []string // that the policy is to grant; none: a name to replace
+	Credentials []string // that the policy is to grant, each [Writable]; none: a name to replace
 }
 
 // A Draft is what can be said of one token.

@@ -15,7 +15,7 @@ func (d *Draft) issuer() string {
 	iss, _ := d.token["iss"].(string)
 	switch {
 	case iss == "" || iss == d.Preset.DefaultURL():
-	case !writable(iss):
+	case !Writable(iss):
 		d.warn("iss has characters that no configuration can hold")
 	default:
 		w.noted("    url: "+scalar(iss), "the exact iss")
@@ -49,7 +49,7 @@ func (d *Draft) audience(w *writer, iss string) {
 		d.warn("the token has no audience: the broker refuses it")
 	case len(aud) > 1:
 		d.warn("the token has %d audiences: each of them can show it to the broker, which refuses it", len(aud))
-	case !writable(aud[0]):
+	case !Writable(aud[0]):
 		d.warn("aud has characters that no configuration can hold")
 	case d.Preset.FitAudience(aud[0], iss):
 		d.warn("the token's audience is the platform's default: whoever else gets such tokens can show them to the broker; have the job ask for the broker's url if the platform lets it")

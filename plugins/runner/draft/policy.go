@@ -66,9 +66,9 @@ func (p *plan) warn(format string, args ...any) {
 func (p *plan) has(claim string) (any, bool) {
 	switch v := p.claims[claim].(type) {
 	case string:
-		return v, v != "" && writable(v)
+		return v, v != "" && Writable(v)
 	case []string:
-		return v, len(v) > 0 && !slices.ContainsFunc(v, func(s string) bool { return s == "" || !writable(s) })
+		return v, len(v) > 0 && !slices.ContainsFunc(v, func(s string) bool { return s == "" || !Writable(s) })
 	case nil:
 		return nil, false
 	default:

@@ -94,7 +94,7 @@ func asciiJSON(v any) string {
 }
 
 // asciiOnly escapes, in JSON, what is not printable ASCII, and the second of two
-// number signs; see writable. Both can only be within strings.
+// number signs; see [Writable]. Both can only be within strings.
 func asciiOnly(text string) string {
 	var b strings.Builder
 	for i, r := range text {

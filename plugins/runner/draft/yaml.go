@@ -6,22 +6,23 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
-// writable reports whether a policy can hold s: package strictjson lets through
+// Writable reports whether a policy can hold s: package strictjson lets through
 // what package strictyaml refuses, since it does not look like what it is. Two
 // number signs begin a command to the runners of GitHub and Azure DevOps
 // wherever they stand in a line of a job's log, and YAML has no way to write them
 // that every reader takes.
-func writable(s string) bool {
-	return !strings.Contains(s, "##") && !strings.ContainsFunc(s, hidden)
+func Writable(s string) bool {
+	return utf8.ValidString(s) && !strings.Contains(s, "##") && !strings.ContainsFunc(s, hidden)
 }
 
 func hidden(r rune) bool { return r != '\n' && r != '\t' && !unicode.IsPrint(r) }
 
 // scalar writes s as a YAML scalar on one line: plain if nobody can take it for
 // anything but a string, else in double quotes, with no escapes but those that
-// JSON has too. What is not writable is written for people only.
+// JSON has too. What is not [Writable] is written for people only.
 func scalar(s string) string {
 	if isPlain(s) {
 		return s
