@@ -75,6 +75,9 @@ const (
 func (p *Preset) guess(token map[string]any) Guess {
 	g := Guess{Preset: p}
 	g.Claims, g.Wrong = p.Read(token)
+	if sub, _ := token["sub"].(string); !p.fitSubject(sub) {
+		g.Wrong = append(g.Wrong, "sub is not of a form that the platform has")
+	}
 	iss, _ := token["iss"].(string)
 	if isLocal(iss) {
 		g.place = ownHost
@@ -103,6 +106,13 @@ func (g Guess) at(pattern string) Guess {
 		g.place = ownHost
 	}
 	return g
+}
+
+func (p *Preset) fitSubject(sub string) bool {
+	return len(p.Subjects) == 0 || slices.ContainsFunc(p.Subjects, func(pattern string) bool {
+		_, ok := Fit(pattern, sub)
+		return ok
+	})
 }
 
 // isLocal reports whether an issuer is at a port of this machine, where the URLs

@@ -2,23 +2,17 @@ package presets_test
 
 import (
 	"encoding/json"
-	"os"
 	"reflect"
 	"slices"
 	"testing"
 
 	"github.com/brevet-dev/brevet/issuers/presets"
-	"github.com/brevet-dev/brevet/issuers/strictjson"
 )
 
 // example returns the recorded claims of a platform with changes; nil removes one.
 func example(t *testing.T, name string, changes map[string]any) map[string]any {
 	t.Helper()
-	text, err := os.ReadFile("../testdata/" + name + ".json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	token, err := strictjson.Object(string(text), strictjson.Limits{Depth: 16, Members: 200})
+	token, err := presets.Example(name, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,11 +29,10 @@ func read(t testing.TB, text string) map[string]any {
 // example returns the recorded claims of a platform with changes; nil removes one.
 func example(t testing.TB, name string, changes map[string]any) map[string]any {
 	t.Helper()
-	text, err := os.ReadFile("../../../issuers/testdata/" + name + ".json")
+	token, err := presets.Example(name, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	token := read(t, string(text))
 	for claim, v := range changes {
 		token[claim] = v
 		if v == nil {

@@ -1,0 +1,120 @@
+// Package claims holds the drafts of brevet claims against what brevetd takes.
+package claims
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/issuers/presets"
+	"github.com/brevet-dev/brevet/plugins/runner/draft"
+	"github.com/brevet-dev/brevet/policies"
+	"github.com/brevet-dev/brevet/policies/strictyaml"
+)
+
+const broker = "https://broker.example.com"
+
+// TestDrafts pastes what is drafted for every recorded token of every preset: the
+// issuer's entry must be valid, the policy must load, its tests must pass, and
+// the broker must decide about the token as the test "this run" says.
+func TestDrafts(t *testing.T) {
+	for name := range presets.Known() {
+		for _, variant := range append(presets.Variants(name), "") {
+			t.Run(name+"/"+variant, func(t *testing.T) {
+				token, err := presets.Example(name, variant)
+				if err != nil {
+					t.Fatal(err)
+				}
+				d := draft.New(token, draft.Options{Broker: broker, Asked: broker, Credentials: []string{"registry"}})
+				if d.Preset.Name != name {
+					t.Errorf("the draft is for preset %s, not %s", d.Preset.Name, name)
+				}
+				preset := checkIssuer(t, d)
+				set := load(t, d, preset)
+				claims, err := issuers.ReadClaims(preset, token)
+				if err != nil {
+					if !strings.Contains(strings.Join(d.Warnings, "\n"), "the broker would refuse this token") {
+						t.Errorf("the broker refuses the token, and no warning says so: %v", err)
+					}
+					return
+				}
+				_, err = set.Decide(&issuers.Identity{Issuer: name, Preset: preset, Claims: claims}, "registry")
+				if promised := strings.Contains(d.Policy, "  - name: this run\n"); promised != (err == nil) {
+					t.Errorf("the policy's test promises %v, and the broker decides %v:\n%s", promised, err, d.Policy)
+				}
+			})
+		}
+	}
+}
+
+// checkIssuer checks the issuer's entry and returns the preset that it makes.
+func checkIssuer(t *testing.T, d *draft.Draft) *presets.Preset {
+	t.Helper()
+	var config struct {
+		Issuers []issuers.Config `yaml:"issuers"`
+	}
+	if err := strictyaml.Decode("brevetd.yaml", []byte(d.Issuer), &config); err != nil {
+		t.Fatalf("%v:\n%s", err, d.Issuer)
+	}
+	is := &config.Issuers[0]
+	if is.Audience == "" {
+		is.Audience = broker
+	}
+	preset, err := is.Resolve()
+	if err != nil {
+		t.Fatalf("%v:\n%s", err, d.Issuer)
+	}
+	return preset
+}
+
+// load loads the policy and runs its tests. Only where the policy says that it
+// must be is its credential of class read.
+func load(t *testing.T, d *draft.Draft, preset *presets.Preset) *policies.Set {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, d.Name+".yaml"), []byte(d.Policy), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	read := strings.Contains(d.Policy, "must be of class: read")
+	set, err := policies.Load(dir, policies.Options{
+		Issuers:     map[string]*presets.Preset{d.Preset.Name: preset},
+		Credentials: map[string]policies.Credential{"registry": {MaxTTL: 15 * time.Minute, Read: read}},
+	})
+	if err != nil {
+		t.Fatalf("%v:\n%s", err, d.Policy)
+	}
+	results := set.Test()
+	if len(results) < 2 {
+		t.Errorf("the policy has %d tests, want one that allows and one that denies", len(results))
+	}
+	for _, r := range results {
+		if !r.Passed {
+			t.Errorf("test %q: %s\n%s", r.Name, r.Message, d.Policy)
+		}
+	}
+	if warnings := set.Warnings(); len(warnings) > 0 {
+		t.Errorf("the policy has warnings: %v", warnings)
+	}
+	return set
+}
+
+// TestReadAsTheBroker checks that a job reads claims as the broker does.
+func TestReadAsTheBroker(t *testing.T) {
+	for name, preset := range presets.Known() {
+		for _, variant := range append(presets.Variants(name), "") {
+			token, err := presets.Example(name, variant)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, refused := issuers.ReadClaims(preset, token)
+			got, wrong := preset.Read(token)
+			if (refused != nil) != (len(wrong) > 0) || refused == nil && !reflect.DeepEqual(got, want) {
+				t.Errorf("%s %s: Read = %v, %q; the broker reads %v, %v", name, variant, got, wrong, want, refused)
+			}
+		}
+	}
+}
