@@ -60,6 +60,35 @@ func TestGuesses(t *testing.T) {
 	}
 }
 
+// TestGuessesAmbiguous makes a token that has as many claims of two platforms,
+// and an issuer that says nothing.
+func TestGuessesAmbiguous(t *testing.T) {
+	token := map[string]any{"iss": "http://127.0.0.1:8000", "sub": "x"}
+	github, gitlab := presets.Known()["github"], presets.Known()["gitlab"]
+	fill := func(p, other *presets.Preset, optional bool, most int) {
+		for name, c := range p.Claims {
+			if _, shared := other.Claims[name]; c.Optional != optional || optional && (shared || c.Type != presets.String) || most == 0 {
+				continue
+			}
+			token[name] = "1"
+			if c.Type == presets.Int {
+				token[name] = json.Number("1")
+			}
+			most--
+		}
+	}
+	fill(github, gitlab, false, -1)
+	fill(gitlab, github, false, -1)
+	one, _ := github.Read(token)
+	two, _ := gitlab.Read(token)
+	fill(github, gitlab, true, max(0, len(two)-len(one)))
+	fill(gitlab, github, true, max(0, len(one)-len(two)))
+	guesses, certainty := presets.Guesses(token)
+	if certainty != presets.Ambiguous || guesses[0].Preset.Name != "github" || guesses[1].Preset.Name != "gitlab" {
+		t.Errorf("Guesses = %s, the first %s and %s", certainty, guesses[0].Preset.Name, guesses[1].Preset.Name)
+	}
+}
+
 func TestReadTypes(t *testing.T) {
 	p := &presets.Preset{Claims: map[string]presets.Claim{
 		"s": {Type: presets.String}, "i": {Type: presets.Int}, "b": {Type: presets.Bool}, "l": {Type: presets.StringList},

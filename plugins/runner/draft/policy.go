@@ -43,6 +43,9 @@ func (d *Draft) plan() *plan {
 	for _, claim := range []string{d.Preset.ProjectID, d.Preset.OwnerID, d.Preset.Ref, d.Preset.Environment, d.Preset.Trigger} {
 		p.pin(claim)
 	}
+	if project := d.Preset.Project; d.Preset.Claims[project].Kind != presets.Mutable {
+		p.pin(project) // no name of the project itself: CircleCI's is that of the code, which may be a fork's
+	}
 	for _, r := range d.Preset.Risks {
 		p.risk(r)
 	}
@@ -100,18 +103,26 @@ func (p *plan) cost(gate presets.Gate) (cost int) {
 func (p *plan) hold(h presets.Hold, why string) {
 	v, ok := p.has(h.Claim)
 	c := p.Preset.Claims[h.Claim]
-	met := ok && (h.Value == "" || fmt.Sprint(v) == h.Value)
-	note := c.Doc
-	switch {
-	case met:
-	case h.Value != "":
-		v, note = typed(h.Value, c.Type), "not so in this run"
-	default:
-		v, note = typed(replace, c.Type), "this run has none that a policy can hold: write it"
+	if ok && (h.Value == "" || fmt.Sprint(v) == h.Value) {
+		p.add(entry{h.Claim, v, c.Doc})
+		return
 	}
-	if p.add(entry{h.Claim, v, note}) && !met {
+	note := "not so in this run"
+	v = typed(cmp.Or(h.Value, replace), c.Type)
+	if h.Value == "" {
+		note = "this run has none that a policy can hold: write it"
+	}
+	if p.add(entry{h.Claim, v, note}) {
 		p.unmet = append(p.unmet, h.Claim)
+		p.unheld(h.Claim)
 		p.warn("this run does not have %s: %s, which stands for %s; the policy does not grant to it", h.Claim, value(v), why)
+	}
+}
+
+// unheld warns if the token has a value that no policy can hold.
+func (p *plan) unheld(claim string) {
+	if s, _ := p.claims[claim].(string); !Writable(s) {
+		p.warn("%s has characters that no policy can hold: %s", claim, clip(scalar(s)))
 	}
 }
 
@@ -132,8 +143,8 @@ func typed(text string, t presets.Type) any {
 func (p *plan) pin(claim string) {
 	if v, ok := p.has(claim); ok {
 		p.add(entry{claim, v, p.Preset.Claims[claim].Doc})
-	} else if s, _ := p.claims[claim].(string); s != "" {
-		p.warn("%s has characters that no policy can hold: %s", claim, clip(scalar(s)))
+	} else if !slices.Contains(p.unmet, claim) {
+		p.unheld(claim)
 	}
 }
 
@@ -183,6 +194,9 @@ func (p *plan) called() {
 		v, ok := p.has(claim)
 		name, isName := v.(string)
 		inMatch := slices.ContainsFunc(p.match, func(e entry) bool { return e.claim == claim })
+		if c.Kind == presets.Mutable {
+			p.unheld(claim)
+		}
 		if ok && isName && !inMatch && c.Kind == presets.Mutable && !p.named(name) {
 			p.names = append(p.names, entry{claim, name, ""})
 		}
