@@ -10,8 +10,6 @@ import (
 	"fmt"
 	"math/big"
 	"slices"
-
-	"github.com/brevet-dev/brevet/issuers/strictjson"
 )
 
 // maxKeys bounds one JWK Set. Platforms publish one to six keys; Google and
@@ -20,7 +18,7 @@ const maxKeys = 100
 
 // jwksLimits bounds the JSON of a JWK Set: maxKeys keys of a dozen members,
 // with certificates in lists.
-func jwksLimits() strictjson.Limits { return strictjson.Limits{Depth: 8, Members: maxKeys*16 + 16} }
+func jwksLimits() jsonLimits { return jsonLimits{depth: 8, members: maxKeys*16 + 16} }
 
 // A verificationKey is a public key with the one algorithm that it may verify:
 // RS256 with a *rsa.PublicKey, ES256 with a *ecdsa.PublicKey on P-256.
@@ -34,7 +32,7 @@ type verificationKey struct {
 // for something else is passed over, as the RFC asks; two keys with one kid,
 // too many keys, or no usable key are errors.
 func parseJWKS(document []byte, algorithms []string) (map[string]verificationKey, error) {
-	object, err := strictjson.Object(string(document), jwksLimits())
+	object, err := readJSONObject(string(document), jwksLimits())
 	if err != nil {
 		return nil, fmt.Errorf("reading the JWK Set: %w", err)
 	}
