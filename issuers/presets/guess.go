@@ -83,29 +83,26 @@ func (p *Preset) guess(token map[string]any) Guess {
 		g.place = ownHost
 		return g
 	}
+	disagrees := false
 	for _, pattern := range p.URLs {
 		parts, ok := Fit(pattern, iss)
-		if !ok {
+		if !ok || placeOf(pattern) <= g.place {
 			continue
 		}
-		if g.URL = pattern; agree(parts, p, g.Claims) {
-			return g.at(pattern)
-		}
+		g.URL, g.place, disagrees = pattern, placeOf(pattern), !agree(parts, p, g.Claims)
 	}
-	if g.URL == "" {
-		return g
-	}
-	g.Wrong = append(g.Wrong, "a claim is not what iss says")
-	return g.at(g.URL)
-}
-
-// at returns g with the place that the issuer's URL fits.
-func (g Guess) at(pattern string) Guess {
-	g.place = public
-	if strings.Contains(pattern, "://{") {
-		g.place = ownHost
+	if disagrees {
+		g.Wrong = append(g.Wrong, "a claim is not what iss says")
 	}
 	return g
+}
+
+// placeOf returns the place of an issuer whose URL fits pattern.
+func placeOf(pattern string) place {
+	if strings.Contains(pattern, "://{host}") {
+		return ownHost
+	}
+	return public
 }
 
 func (p *Preset) fitSubject(sub string) bool {

@@ -189,7 +189,7 @@ func TestWidth(t *testing.T) {
 }
 
 func FuzzNew(f *testing.F) {
-	for _, name := range []string{"github", "gitlab"} {
+	for name := range presets.Known() {
 		for _, token := range []map[string]any{example(f, name, nil), example(f, name, hostile())} {
 			text, err := json.Marshal(token)
 			if err != nil {

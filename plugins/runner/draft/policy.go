@@ -201,9 +201,19 @@ func (p *plan) called() {
 			p.names = append(p.names, entry{claim, name, ""})
 		}
 	}
-	project, _ := p.claims[p.Preset.Project].(string)
-	environment, _ := p.claims[p.Preset.Environment].(string)
-	p.name = cmp.Or(slug(project+"-"+environment), p.Preset.Name)
+	p.name = cmp.Or(slug(p.short(p.Preset.Project)+" "+p.short(p.Preset.Environment)), p.Preset.Name)
+}
+
+// short returns what of a claim's value makes a good part of a name: its last two
+// segments, without what stands behind an at sign; nothing of an id.
+func (p *plan) short(claim string) string {
+	s, _ := p.claims[claim].(string)
+	if p.Preset.Claims[claim].Kind == presets.Immutable {
+		return ""
+	}
+	s, _, _ = strings.Cut(s, "@")
+	segments := strings.Split(s, "/")
+	return strings.Join(segments[max(0, len(segments)-2):], "/")
 }
 
 // named reports whether a name that is there begins with name, as that of a
