@@ -2,9 +2,11 @@
 package claims
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -49,6 +51,56 @@ func TestDrafts(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestHostileDrafts puts what a stranger might choose in the place of every claim
+// that a policy speaks of, one by one: the draft must still load and mean what it
+// says.
+func TestHostileDrafts(t *testing.T) {
+	values := []any{
+		"x: {\n  grant: [all]}", `"; }, {credential: root`, "##[x]", "\u200b", "", "\x1b[2J", "*", "null", "~",
+		strings.Repeat("é\"", 3000), []any{"x: {", "'"}, slices.Repeat([]any{"1"}, 2000), json.Number("1e400"), true, nil,
+	}
+	for name, preset := range presets.Known() {
+		spoken := draft.New(example(t, name), draft.Options{}).Policy
+		for claim, c := range preset.Claims {
+			if !strings.Contains(spoken, " "+claim+": ") {
+				continue
+			}
+			for _, v := range values {
+				token := example(t, name)
+				set(token, claim, c, v)
+				d := draft.New(token, draft.Options{Broker: broker, Asked: broker, Credentials: []string{"registry"}})
+				load(t, d, checkIssuer(t, d))
+			}
+		}
+	}
+}
+
+func example(t *testing.T, name string) map[string]any {
+	t.Helper()
+	token, err := presets.Example(name, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+// set puts v where the claim is in a token.
+func set(token map[string]any, claim string, c presets.Claim, v any) {
+	path := append(slices.Clone(c.Path), claim)
+	if len(c.Path) > 0 {
+		path = c.Path
+	}
+	for _, step := range path[:len(path)-1] {
+		inner, ok := token[step].(map[string]any)
+		if !ok {
+			inner = map[string]any{}
+			token[step] = inner
+		}
+		token = inner
+	}
+	token[path[len(path)-1]] = v
 }
 
 // checkIssuer checks the issuer's entry and returns the preset that it makes.

@@ -161,7 +161,7 @@ func checkPolicy(t *testing.T, d *draft.Draft) {
 		}
 		want := got[name]
 		if list, ok := want.([]string); ok {
-			want = strings.Join(list, "\x00")
+			want = strings.Join(list[:min(8, len(list))], "\x00")
 		}
 		if v != want {
 			t.Errorf("claim %s is %q in the test and %q in the token", name, v, want)

@@ -16,7 +16,7 @@ func (d *Draft) issuer() string {
 	switch {
 	case iss == "" || iss == d.Preset.DefaultURL():
 	case !Writable(iss):
-		d.warn("iss has characters that no configuration can hold")
+		d.warn("iss is too long for a configuration, or has characters that none can hold")
 	default:
 		w.noted("    url: "+scalar(iss), "the exact iss")
 	}
@@ -50,7 +50,7 @@ func (d *Draft) audience(w *writer, iss string) {
 	case len(aud) > 1:
 		d.warn("the token has %d audiences: each of them can show it to the broker, which refuses it", len(aud))
 	case !Writable(aud[0]):
-		d.warn("aud has characters that no configuration can hold")
+		d.warn("aud is too long for a configuration, or has characters that none can hold")
 	case d.Preset.FitAudience(aud[0], iss):
 		d.warn("the token's audience is the platform's default: whoever else gets such tokens can show them to the broker; have the job ask for the broker's url if the platform lets it")
 		w.comment("    ", "better: have the job ask for the broker's url, and leave these two out")

@@ -122,7 +122,7 @@ func (p *plan) hold(h presets.Hold, why string) {
 // unheld warns if the token has a value that no policy can hold.
 func (p *plan) unheld(claim string) {
 	if s, _ := p.claims[claim].(string); !Writable(s) {
-		p.warn("%s has characters that no policy can hold: %s", claim, clip(scalar(s)))
+		p.warn("%s is too long for a policy, or has characters that none can hold: %s", claim, clip(scalar(s)))
 	}
 }
 
@@ -329,6 +329,9 @@ func (p *plan) fitting(w *writer, claims map[string]any) {
 	p.test(w, "a run that has it", "allow", claims)
 }
 
+// maxItems is how much of a list a test has. match looks for the first.
+const maxItems = 8
+
 // testClaims are the token's claims that a policy of this kind speaks of. The
 // others, as the e-mail address of whoever started the run, are nothing to keep.
 func (p *plan) testClaims() map[string]any {
@@ -342,7 +345,11 @@ func (p *plan) testClaims() map[string]any {
 	}
 	claims := map[string]any{}
 	for _, claim := range wanted {
-		if v, ok := p.has(claim); ok {
+		v, ok := p.has(claim)
+		if list, isList := v.([]string); isList {
+			v = list[:min(maxItems, len(list))]
+		}
+		if ok {
 			claims[claim] = v
 		}
 	}

@@ -9,13 +9,18 @@ import (
 	"unicode/utf8"
 )
 
+// maxValue is the longest value that a draft writes into a policy, in bytes, so
+// that no token makes one that is too large to load. GitHub's longest ref has
+// about 250.
+const maxValue = 1 << 10
+
 // Writable reports whether a policy can hold s: package strictjson lets through
 // what package strictyaml refuses, since it does not look like what it is. Two
 // number signs begin a command to the runners of GitHub and Azure DevOps
 // wherever they stand in a line of a job's log, and YAML has no way to write them
-// that every reader takes.
+// that every reader takes. A star would look like a pattern.
 func Writable(s string) bool {
-	return utf8.ValidString(s) && !strings.Contains(s, "##") && !strings.ContainsFunc(s, hidden)
+	return len(s) <= maxValue && utf8.ValidString(s) && !strings.Contains(s, "##") && !strings.Contains(s, "*") && !strings.ContainsFunc(s, hidden)
 }
 
 func hidden(r rune) bool { return r != '\n' && r != '\t' && !unicode.IsPrint(r) }
