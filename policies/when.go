@@ -49,7 +49,11 @@ const (
 )
 
 // A when is a compiled condition. A nil one always holds.
-type when struct{ program cel.Program }
+type when struct {
+	program cel.Program
+	source  string   // as it is written
+	root    ast.Expr // what was parsed and checked, for those who explain it
+}
 
 // holds reports whether the condition is true. An error, such as a claim that
 // the token does not have, is not true.
@@ -164,7 +168,7 @@ func (l *language) compile(source string) (*when, []flaw) {
 	if err != nil {
 		return nil, []flaw{{1, 1, err.Error()}}
 	}
-	return &when{program}, nil
+	return &when{program, source, tree.NativeRep().Expr()}, nil
 }
 
 func (l *language) flaws(issues *cel.Issues) []flaw {
@@ -182,7 +186,7 @@ func (l *language) flaws(issues *cel.Issues) []flaw {
 // lint refuses what compiles and still does not say what its author meant.
 func (l *language) lint(tree *ast.AST) []flaw {
 	root := ast.NavigateAST(tree)
-	if len(l.claimsIn(root)) == 0 {
+	if len(claimsIn(root)) == 0 {
 		return []flaw{{1, 1, "the condition does not look at any claim"}}
 	}
 	var flaws []flaw
@@ -198,7 +202,7 @@ func (l *language) lint(tree *ast.AST) []flaw {
 func (l *language) lintCall(call ast.NavigableExpr) string {
 	switch name := call.AsCall().FunctionName(); name {
 	case operators.NotEquals, operators.LogicalNot:
-		for _, claim := range l.claimsIn(call) {
+		for _, claim := range claimsIn(call) {
 			if l.preset.Claims[claim].Optional {
 				return fmt.Sprintf("claim %q may be absent, and then this is an error, not true; say which values are allowed instead", claim)
 			}
@@ -210,17 +214,6 @@ func (l *language) lintCall(call ast.NavigableExpr) string {
 		}
 	}
 	return ""
-}
-
-// claimsIn returns the claims that occur in e, sorted.
-func (l *language) claimsIn(e ast.NavigableExpr) []string {
-	found := map[string]bool{}
-	for _, s := range ast.MatchDescendants(e, ast.KindMatcher(ast.SelectKind)) {
-		if of := s.AsSelect().Operand(); of.Kind() == ast.IdentKind && of.AsIdent() == variable {
-			found[s.AsSelect().FieldName()] = true
-		}
-	}
-	return slices.Sorted(maps.Keys(found))
 }
 
 // checkRegexp refuses a pattern that may match a part of the claim only.
