@@ -151,6 +151,7 @@ type policy struct {
 	expires time.Time // from then on it does not hold; zero: it has no end
 	guards  []*guard  // of all guardrails that are for it
 	tests   []test
+	written *written // nil unless it was to be kept
 }
 
 func (p *policy) grant(credential string) *Grant {

@@ -33,7 +33,7 @@ func (w *when) literals() *literals {
 	if w == nil {
 		return l
 	}
-	l.visit(w.root)
+	l.visit(w.tree.Expr())
 	for claim, p := range l.parts {
 		l.claims[claim] = append(p.texts(), l.claims[claim]...)
 	}

@@ -10,16 +10,6 @@ import (
 // condition has. What a policy holds for as a whole, with its condition in CEL,
 // is in witness.go, which does not reason but looks for a token and tries it.
 
-// anyText stands for the text of a * while globs are compared. No glob and no
-// claim has it: it is in no UTF-8 text. A glob that fits it has a * there, and
-// so fits every other text in its place; that makes comparing exact.
-const anyText = "\xff"
-
-// within reports whether every text that g fits, other fits too.
-func (g glob) within(other glob) bool {
-	return other.fits(g.with(anyText))
-}
-
 // with returns g with text for each *. It fits g if text has no / and no :, and
 // if no segment becomes empty.
 func (g glob) with(text string) string {
@@ -85,24 +75,11 @@ func longer(a, b string) string {
 
 // admits reports whether c holds for a token whose claim is v.
 func (c *condition) admits(v any) bool {
-	switch v := v.(type) {
-	case string:
-		return c.fits(v)
-	case int64, bool:
-		return slices.Contains(c.values, v)
-	case []string:
-		return slices.ContainsFunc(v, func(item string) bool { return slices.Contains(c.has, item) })
+	list, isList := v.([]string)
+	if !isList {
+		return v != nil && c.takes(v)
 	}
-	return false
-}
-
-// within reports whether other, which is of the same claim, holds for every
-// token that c holds for.
-func (c *condition) within(other *condition) bool {
-	beyond := func(v any) bool { return !other.admits(v) }
-	beyondAll := func(g glob) bool { return !slices.ContainsFunc(other.globs, g.within) }
-	beyondItem := func(item string) bool { return !slices.Contains(other.has, item) }
-	return !slices.ContainsFunc(c.values, beyond) && !slices.ContainsFunc(c.globs, beyondAll) && !slices.ContainsFunc(c.has, beyondItem)
+	return slices.ContainsFunc(list, func(item string) bool { return slices.Contains(c.has, item) })
 }
 
 // maxPairs bounds how many pairs of globs are looked at for a common value. Two
@@ -206,16 +183,36 @@ func (p *policy) conditions() []condition {
 // certain; it is false where that hangs on two conditions in CEL that are not
 // the same text.
 func (p *policy) within(q *policy) bool {
-	sameRisks := len(p.risks) == len(q.risks) && !slices.ContainsFunc(p.risks, func(r risk) bool { return !q.tolerates(r) })
-	return p.issuer == q.issuer && sameRisks && q.when.impliedBy(p.when) && blockWithin(p.conditions(), q.conditions())
+	refuses := func(r risk) bool { return !q.tolerates(r) }
+	lets := func(d *deny) bool { return !p.denies(d) }
+	return p.issuer == q.issuer && len(p.risks) == len(q.risks) && !slices.ContainsFunc(p.risks, refuses) &&
+		!slices.ContainsFunc(q.denyRules(), lets) && q.when.impliedBy(p.when) && blockWithin(p.conditions(), q.conditions())
+}
+
+// denyRules returns the rules by which guardrails deny what p would grant.
+func (p *policy) denyRules() []*deny {
+	var list []*deny
+	for _, g := range p.guards {
+		for i := range g.denies {
+			list = append(list, &g.denies[i])
+		}
+	}
+	return list
+}
+
+// denies reports whether all that d denies is denied to p, by one rule.
+func (p *policy) denies(d *deny) bool {
+	return slices.ContainsFunc(p.denyRules(), func(other *deny) bool { return blockWithin(d.match, other.match) })
 }
 
 // tolerates reports whether q names all values of the risk that r names.
 func (q *policy) tolerates(r risk) bool {
 	return slices.ContainsFunc(q.risks, func(other risk) bool {
-		return other.claim == r.claim && r.named.within(&other.named)
+		return other.claim == r.claim && (r.named.isEmpty() || r.named.within(&other.named))
 	})
 }
+
+func (c *condition) isEmpty() bool { return len(c.values)+len(c.globs)+len(c.has) == 0 }
 
 // impliedBy reports whether w is true wherever other is. True is certain.
 func (w *when) impliedBy(other *when) bool {

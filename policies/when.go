@@ -52,7 +52,7 @@ const (
 type when struct {
 	program cel.Program
 	source  string   // as it is written
-	root    ast.Expr // what was parsed and checked, for those who explain it
+	tree    *ast.AST // what was parsed and checked, for those who explain it
 }
 
 // holds reports whether the condition is true. An error, such as a claim that
@@ -168,7 +168,7 @@ func (l *language) compile(source string) (*when, []flaw) {
 	if err != nil {
 		return nil, []flaw{{1, 1, err.Error()}}
 	}
-	return &when{program, source, tree.NativeRep().Expr()}, nil
+	return &when{program, source, tree.NativeRep()}, nil
 }
 
 func (l *language) flaws(issues *cel.Issues) []flaw {

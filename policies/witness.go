@@ -21,9 +21,10 @@ const maxTries = 4_000
 // absent is the candidate that stands for a claim that the token does not have.
 type absent struct{}
 
-// gives reports whether p grants what it grants to a token with these claims.
+// gives reports whether p grants to a token with these claims, or would if it
+// were not in mode shadow.
 func (p *policy) gives(claims map[string]any) bool {
-	return p.holds(claims) && len(p.drift(claims)) == 0
+	return !p.expired() && p.holds(claims) && len(p.drift(claims)) == 0
 }
 
 // witness returns the claims of a token to which p grants; nil if none was
@@ -66,6 +67,11 @@ func newHunt(p *policy, others ...*policy) *hunt {
 	}
 	for _, r := range p.risks {
 		all = append(all, r.condition)
+	}
+	for _, q := range slices.Concat(others, []*policy{p}) {
+		for _, d := range q.denyRules() {
+			all = append(all, d.match...)
+		}
 	}
 	for _, c := range all {
 		h.lists[c.claim] = nil
