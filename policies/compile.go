@@ -40,13 +40,6 @@ type grantEntry struct {
 	Context map[string]string `yaml:"context"`
 }
 
-type testEntry struct {
-	Name   string         `yaml:"name"`
-	Claims map[string]any `yaml:"claims"` // all claims of the token that the test plays
-	Allow  []string       `yaml:"allow"`  // credentials that this policy must grant to it
-	Deny   []string       `yaml:"deny"`   // credentials that it must not
-}
-
 // A compiler turns one document into a policy and notes what is wrong with it.
 // It goes on after a problem, so the policy is of use only if there is none.
 type compiler struct {
@@ -81,6 +74,7 @@ func (c *compiler) compile() *policy {
 	p.when = c.when(p.preset)
 	p.risks = risks(p)
 	p.tests = c.tests(p)
+	p.source, p.file, p.spots = c.in.When, c.doc.Problem(nil, "").File, c.spots(p)
 	return p
 }
 

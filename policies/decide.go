@@ -142,6 +142,9 @@ type policy struct {
 	grants []Grant
 	shadow bool
 	tests  []test
+	source string // of when
+	file   string
+	spots  []spot // where its parts stand in file
 }
 
 func (p *policy) grant(credential string) *Grant {

@@ -1,11 +1,13 @@
 package policies
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 
+	"github.com/brevet-dev/brevet/issuers/presets"
 	"github.com/brevet-dev/brevet/policies/strictyaml"
 )
 
@@ -35,25 +37,35 @@ func (s *Set) Test() []TestResult {
 	return results
 }
 
-// A test plays one token to one policy.
+// A test plays one token.
 type test struct {
 	name, place string
 	claims      map[string]any
 	allow, deny []string
 }
 
-// run returns what is wrong, or "".
+// run returns what is wrong with the answer of the one policy p, or "".
 func (t *test) run(p *policy) string {
 	why := p.why(t.claims)
+	return t.compare(func(credential string) string {
+		if why == "" && p.grant(credential) == nil {
+			return "no grant"
+		}
+		return why
+	})
+}
+
+// compare returns what is wrong with answers, or "". refused says why a
+// credential is not granted; "" if it is.
+func (t *test) compare(refused func(credential string) string) string {
 	var wrong []string
-	if why != "" {
-		for _, credential := range t.allow {
+	for _, credential := range t.allow {
+		if why := refused(credential); why != "" {
 			wrong = append(wrong, fmt.Sprintf("%s is not granted: %s", credential, why))
 		}
-		return strings.Join(wrong, "; ")
 	}
 	for _, credential := range t.deny {
-		if p.grant(credential) != nil {
+		if refused(credential) == "" {
 			wrong = append(wrong, credential+" is granted")
 		}
 	}
@@ -91,32 +103,51 @@ func said(claims map[string]any, claim string) string {
 }
 
 func quoted(v any) string {
-	if s, ok := v.(string); ok {
-		return fmt.Sprintf("%q", s)
+	switch v.(type) {
+	case string, []string:
+		return fmt.Sprintf("%q", v)
 	}
 	return fmt.Sprint(v)
 }
 
+// A testEntry is a test as it is written.
+type testEntry struct {
+	Name    string         `yaml:"name"`
+	Claims  map[string]any `yaml:"claims"`  // all claims of the token that the test plays
+	Fixture string         `yaml:"fixture"` // or: those of a token that the platform's preset has as an example,
+	With    map[string]any `yaml:"with"`    // with other values,
+	Without []string       `yaml:"without"` // and without these
+	Allow   []string       `yaml:"allow"`   // credentials that must be granted to it
+	Deny    []string       `yaml:"deny"`    // credentials that must not
+}
+
 func (c *compiler) tests(p *policy) []test {
 	var list []test
-	for i, entry := range c.in.Tests {
-		path := strictyaml.Path{"tests", i}
-		if entry.Name == "" {
-			c.fail(path.With("name"), "the test has no name")
+	for i := range c.in.Tests {
+		path, entry := strictyaml.Path{"tests", i}, &c.in.Tests[i]
+		list = append(list, c.test(path, entry, p.preset))
+		for j, name := range entry.Allow {
+			if p.grant(name) == nil && c.loader.knows(name) {
+				c.fail(path.With("allow", j), "the policy does not grant %q", name)
+			}
 		}
-		if len(entry.Allow)+len(entry.Deny) == 0 {
-			c.fail(path, "the test expects nothing; give it a credential to allow or to deny")
-		}
-		c.expected(path, entry, p)
-		list = append(list, test{
-			name:   entry.Name,
-			place:  c.place(path),
-			claims: c.testClaims(path, entry, p),
-			allow:  entry.Allow,
-			deny:   entry.Deny,
-		})
 	}
 	return list
+}
+
+// test compiles one test.
+func (c *compiler) test(path strictyaml.Path, entry *testEntry, p *presets.Preset) test {
+	if entry.Name == "" {
+		c.fail(path.With("name"), "the test has no name")
+	}
+	if len(entry.Allow)+len(entry.Deny) == 0 {
+		c.fail(path, "the test expects nothing; give it a credential to allow or to deny")
+	}
+	c.expected(path, entry)
+	return test{
+		name: entry.Name, place: c.place(path), claims: c.token(path, entry, p),
+		allow: entry.Allow, deny: entry.Deny,
+	}
 }
 
 func (c *compiler) place(path strictyaml.Path) string {
@@ -124,16 +155,12 @@ func (c *compiler) place(path strictyaml.Path) string {
 	return fmt.Sprintf("%s:%d", p.File, p.Line)
 }
 
-// expected checks the credentials that a test names: one that the policy does
-// not grant can never be allowed, and a misspelt one would be denied for ever.
-func (c *compiler) expected(path strictyaml.Path, entry testEntry, p *policy) {
+// expected checks the credentials that a test names: a misspelt one would be
+// denied for ever.
+func (c *compiler) expected(path strictyaml.Path, entry *testEntry) {
 	for i, name := range entry.Allow {
 		at := path.With("allow", i)
-		switch {
-		case !c.credential(at, name):
-		case p.grant(name) == nil:
-			c.fail(at, "the policy does not grant %q", name)
-		case slices.Contains(entry.Deny, name):
+		if c.credential(at, name) && slices.Contains(entry.Deny, name) {
 			c.fail(at, "%q is in allow and in deny", name)
 		}
 	}
@@ -142,15 +169,82 @@ func (c *compiler) expected(path strictyaml.Path, entry testEntry, p *policy) {
 	}
 }
 
-func (c *compiler) testClaims(path strictyaml.Path, entry testEntry, p *policy) map[string]any {
+// knows reports whether there is a credential of that name.
+func (l *loader) knows(credential string) bool {
+	_, ok := l.options.Credentials[credential]
+	return ok
+}
+
+// token returns the claims that a test plays: those it lists, or those of a
+// fixture with its changes.
+func (c *compiler) token(path strictyaml.Path, entry *testEntry, p *presets.Preset) map[string]any {
+	switch at := path.With("fixture"); {
+	case !c.doc.Has(at):
+		c.onlyWithFixture(path)
+		return c.claims(path.With("claims"), entry.Claims, p)
+	case c.doc.Has(path.With("claims")):
+		c.fail(at, "give claims or a fixture; with changes claims of a fixture")
+	}
+	claims := c.fixture(path.With("fixture"), entry.Fixture, p)
+	if claims == nil {
+		return nil
+	}
+	maps.Copy(claims, c.claims(path.With("with"), entry.With, p))
+	c.remove(claims, path.With("without"), entry, p)
+	return claims
+}
+
+func (c *compiler) onlyWithFixture(path strictyaml.Path) {
+	for _, key := range []string{"with", "without"} {
+		if c.doc.Has(path.With(key)) {
+			c.failKey(path.With(key), "%s changes a fixture, and there is none", key)
+		}
+	}
+}
+
+// fixture returns the claims of a preset's example, nil if there is none of
+// that name.
+func (c *compiler) fixture(path strictyaml.Path, variant string, p *presets.Preset) map[string]any {
+	known := Fixtures(p)
+	if !slices.Contains(known, variant) {
+		c.fail(path, "preset %s has no fixture %q%s; it has: %s", p.Name, variant,
+			strictyaml.DidYouMean(variant, known), cmp.Or(strings.Join(known, ", "), "none"))
+		return nil
+	}
+	claims, err := Fixture(p, variant)
+	if err != nil {
+		c.fail(path, "reading the fixture %s of preset %s: %v", variant, p.Name, err)
+	}
+	return claims
+}
+
+// remove takes away the claims that a test wants absent.
+func (c *compiler) remove(claims map[string]any, path strictyaml.Path, entry *testEntry, p *presets.Preset) {
+	for i, name := range entry.Without {
+		at := path.With(i)
+		_, declared := p.Claims[name]
+		_, changed := entry.With[name]
+		switch {
+		case !declared:
+			c.fail(at, "tokens of issuer %q have no claim %q%s", c.in.Issuer, name,
+				strictyaml.DidYouMean(name, slices.Collect(maps.Keys(p.Claims))))
+		case changed:
+			c.fail(at, "%q is in with and in without", name)
+		}
+		delete(claims, name)
+	}
+}
+
+// claims checks claims that a test gives.
+func (c *compiler) claims(path strictyaml.Path, in map[string]any, p *presets.Preset) map[string]any {
 	claims := map[string]any{}
-	for _, name := range slices.Sorted(maps.Keys(entry.Claims)) {
-		at := path.With("claims", name)
-		decl, ok := c.claim(p.preset, at)
+	for _, name := range slices.Sorted(maps.Keys(in)) {
+		at := path.With(name)
+		decl, ok := c.claim(p, at)
 		if !ok {
 			continue
 		}
-		if v, ok := c.typed(at, decl, entry.Claims[name]); ok {
+		if v, ok := c.typed(at, decl, in[name]); ok {
 			claims[name] = v
 		}
 	}

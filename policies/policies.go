@@ -95,7 +95,9 @@ func Load(dir string, o Options) (*Set, error) {
 	l := loader{dir: dir, options: o, named: map[string]string{}, languages: map[string]*language{}}
 	fsys := os.DirFS(dir)
 	for _, name := range l.find(fsys) {
-		l.load(fsys, name)
+		if !isTestFile(name) {
+			l.load(fsys, name)
+		}
 	}
 	if len(l.problems) == 0 && len(l.policies) == 0 {
 		l.report(".", "the folder holds no policy (a file ending in .yaml or .yml)")
