@@ -47,9 +47,9 @@ type testList struct {
 }
 
 type fileCase struct {
-	Policy    string `yaml:"policy"` // that it is about, for its issuer and for what is said if it fails
-	Issuer    string `yaml:"issuer"` // or: the issuer of the token
-	testEntry `yaml:",inline"`
+	Policy string    `yaml:"policy"` // that it is about, for its issuer and for what is said if it fails
+	Issuer string    `yaml:"issuer"` // or: the issuer of the token
+	Entry  testEntry `yaml:",inline"`
 }
 
 // LoadTests reads the tests of s, and those in every file below dir whose name
@@ -135,7 +135,7 @@ func (l *suiteLoader) add(c *compiler, path strictyaml.Path, entry *fileCase) {
 		return
 	}
 	c.in.Issuer = t.issuer
-	t.test = c.test(path, &entry.testEntry, preset)
+	t.test = c.test(path, &entry.Entry, preset)
 	l.suite.cases = append(l.suite.cases, t)
 }
 

@@ -72,7 +72,7 @@ func check(file string) *report {
 		set, err := c.loadPolicies()
 		r.add(err)
 		if err == nil {
-			r.run(set)
+			r.run(c, set)
 		}
 	}
 	r.OK = len(r.Problems) == 0 && len(r.FailedIDs) == 0
@@ -91,14 +91,26 @@ func (r *report) add(err error) {
 	}
 }
 
-func (r *report) run(set *policies.Set) {
+func (r *report) run(c *config, set *policies.Set) {
 	r.Policies, r.Digest = set.Len(), set.Digest()
-	for _, t := range set.Test() {
+	suite, err := c.loadTests(set)
+	if err != nil {
+		r.add(err)
+		return
+	}
+	for _, t := range suite.Run() {
 		r.Tests++
 		if !t.Passed {
-			r.FailedIDs = append(r.FailedIDs, fmt.Sprintf("%s: policy %s: test %q: %s", t.Pos, t.Policy, t.Name, t.Message))
+			r.FailedIDs = append(r.FailedIDs, failedTest(t))
 		}
 	}
+}
+
+func failedTest(t policies.TestResult) string {
+	if t.Policy == "" {
+		return fmt.Sprintf("%s: test %q: %s", t.Pos, t.Name, t.Message)
+	}
+	return fmt.Sprintf("%s: policy %s: test %q: %s", t.Pos, t.Policy, t.Name, t.Message)
 }
 
 func (r *report) print(w io.Writer) {
