@@ -6,8 +6,9 @@ import (
 )
 
 // Coverage says what tests have seen of the policies. Every entry of match and
-// names, every value of a list, every risk and every part of a condition can
-// go two ways, hold and not; tests should have seen both.
+// names, every value of a list, every risk, every part of a condition and every
+// rule by which guardrails deny can go two ways, hold and not; tests should
+// have seen both. Rules of guardrails count once, whatever they are for.
 type Coverage struct {
 	Ways     int              `json:"ways"`
 	Seen     int              `json:"seen"`
@@ -15,17 +16,17 @@ type Coverage struct {
 	Unseen   []Unseen         `json:"unseen"`   // in the order of files and policies
 }
 
-// PolicyCoverage is the coverage of one policy.
+// PolicyCoverage is the coverage of one policy, or of one guardrails document.
 type PolicyCoverage struct {
-	Policy string `json:"policy"`
-	Tests  int    `json:"tests"` // that had anything to do with it
+	Policy string `json:"policy"` // its name, or "guardrails" and theirs
+	Tests  int    `json:"tests"`  // that had anything to do with it
 	Ways   int    `json:"ways"`
 	Seen   int    `json:"seen"`
 }
 
 // An Unseen is a part of a policy that no test has seen both ways.
 type Unseen struct {
-	Policy string `json:"policy"`
+	Policy string `json:"policy"` // as of PolicyCoverage
 	Place  string `json:"place"`
 	Path   string `json:"path"`
 	Want   string `json:"want"`
@@ -44,59 +45,60 @@ func Percent(seen, ways int) int {
 // Coverage plays all tests again and notes what they see. A test that stands
 // in a policy sees that one; one of a file sees its policy and all that the
 // index finds for its token.
-func (t *Suite) Coverage() *Coverage {
-	w := watcher{judge: newJudge(), seen: map[*policy]*sight{}}
-	for _, p := range t.set.policies {
+func (s *Set) Coverage() *Coverage {
+	w := watcher{judge: newJudge(), sights: map[string]*sight{}}
+	for _, p := range s.policies {
+		w.expect(p)
+	}
+	for _, p := range s.policies {
 		for i := range p.tests {
-			w.watch(p, p.tests[i].claims)
+			w.play([]*policy{p}, p.tests[i].claims)
 		}
 	}
-	for i := range t.cases {
-		c := &t.cases[i]
-		touched := t.set.relevant(c.identity(), "")
+	for i := range s.cases {
+		c := &s.cases[i]
+		touched := s.relevant(c.identity(), "")
 		if c.policy != nil && !slices.Contains(touched, c.policy) {
 			touched = append(touched, c.policy)
 		}
-		for _, p := range touched {
-			w.watch(p, c.claims)
-		}
+		w.play(touched, c.claims)
 	}
-	return w.coverage(t.set.policies)
+	return w.coverage()
 }
 
 // A watcher notes what tests see.
 type watcher struct {
-	judge *judge
-	seen  map[*policy]*sight
+	judge  *judge
+	sights map[string]*sight // by owner
+	owners []string          // in the order of files
+	tests  int               // played so far
 }
 
-// A sight is what tests have seen of one policy.
+// A sight is what there is to see of one policy or guardrails, and what of it
+// tests have seen.
 type sight struct {
-	tests        int
-	held, failed map[string]bool // by what unit.key says
+	units []*Unseen
+	byKey map[string]*Unseen
+	tests int
+	last  int // the test that was counted last
 }
 
-func (w *watcher) watch(p *policy, claims map[string]any) {
-	s := w.sight(p)
-	s.tests++
-	for _, part := range flatten(w.judge.parts(p, claims)) {
-		if part.Holds {
-			s.held[part.key()] = true
-		} else {
-			s.failed[part.key()] = true
-		}
+// owner names what a part belongs to.
+func (p *Part) owner(of *policy) string {
+	if p.Kind == PartGuardrails {
+		return p.Path
 	}
+	return of.name
 }
 
-func (w *watcher) sight(p *policy) *sight {
-	if w.seen[p] == nil {
-		w.seen[p] = &sight{held: map[string]bool{}, failed: map[string]bool{}}
-	}
-	return w.seen[p]
-}
+// key tells the parts of one owner apart. Two that say the same are one.
+func (p *Part) key() string { return p.Path + "\x00" + p.Want }
 
-// key tells the parts of one policy apart. Two that say the same are one.
-func (p *Part) key() string { return p.Kind + "\x00" + p.Path + "\x00" + p.Want }
+// watched returns the parts of p that tests can see both ways: time they
+// cannot change.
+func (w *watcher) watched(p *policy, claims map[string]any) []Part {
+	return slices.DeleteFunc(flatten(w.judge.parts(p, claims)), func(part Part) bool { return part.Kind == PartExpires })
+}
 
 // flatten returns parts and those within them.
 func flatten(parts []Part) []Part {
@@ -107,39 +109,62 @@ func flatten(parts []Part) []Part {
 	return list
 }
 
-func (w *watcher) coverage(all []*policy) *Coverage {
+// expect notes what there is to see of p.
+func (w *watcher) expect(p *policy) {
+	for _, part := range w.watched(p, nil) {
+		owner, key := part.owner(p), part.key()
+		s := w.sights[owner]
+		if s == nil {
+			s = &sight{byKey: map[string]*Unseen{}}
+			w.sights[owner] = s
+			w.owners = append(w.owners, owner)
+		}
+		if s.byKey[key] == nil {
+			s.byKey[key] = &Unseen{Policy: owner, Place: part.Place, Path: part.Path, Want: part.Want}
+			s.units = append(s.units, s.byKey[key])
+		}
+	}
+}
+
+// play notes what one test sees of some policies.
+func (w *watcher) play(list []*policy, claims map[string]any) {
+	w.tests++
+	for _, p := range list {
+		for _, part := range w.watched(p, claims) {
+			s := w.sights[part.owner(p)]
+			if s.last != w.tests {
+				s.last, s.tests = w.tests, s.tests+1
+			}
+			u := s.byKey[part.key()]
+			u.Held, u.Failed = u.Held || part.Holds, u.Failed || !part.Holds
+		}
+	}
+}
+
+func (w *watcher) coverage() *Coverage {
 	c := &Coverage{Policies: []PolicyCoverage{}, Unseen: []Unseen{}}
-	for _, p := range all {
-		one, unseen := w.of(p)
+	for _, owner := range w.owners {
+		s := w.sights[owner]
+		one := PolicyCoverage{Policy: owner, Tests: s.tests, Ways: 2 * len(s.units)}
+		for _, u := range s.units {
+			if one.Seen += u.ways(); u.ways() < 2 {
+				c.Unseen = append(c.Unseen, *u)
+			}
+		}
 		c.Ways, c.Seen = c.Ways+one.Ways, c.Seen+one.Seen
 		c.Policies = append(c.Policies, one)
-		c.Unseen = append(c.Unseen, unseen...)
 	}
 	slices.SortFunc(c.Policies, func(a, b PolicyCoverage) int { return cmp.Compare(a.Policy, b.Policy) })
 	return c
 }
 
-// of returns what was seen of p.
-func (w *watcher) of(p *policy) (PolicyCoverage, []Unseen) {
-	s, counted := w.sight(p), map[string]bool{}
-	c := PolicyCoverage{Policy: p.name, Tests: s.tests}
-	var unseen []Unseen
-	for _, part := range flatten(w.judge.parts(p, nil)) {
-		key := part.key()
-		if counted[key] {
-			continue
-		}
-		counted[key] = true
-		u := Unseen{p.name, part.Place, part.Path, part.Want, s.held[key], s.failed[key]}
-		c.Ways += 2
-		for _, seen := range []bool{u.Held, u.Failed} {
-			if seen {
-				c.Seen++
-			}
-		}
-		if !u.Held || !u.Failed {
-			unseen = append(unseen, u)
+// ways counts those that tests have seen.
+func (u *Unseen) ways() int {
+	n := 0
+	for _, seen := range []bool{u.Held, u.Failed} {
+		if seen {
+			n++
 		}
 	}
-	return c, unseen
+	return n
 }

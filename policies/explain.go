@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/brevet-dev/brevet/issuers"
 	"github.com/brevet-dev/brevet/issuers/presets"
@@ -14,10 +15,12 @@ import (
 
 // What a [Part] is about.
 const (
-	PartMatch = "match" // an entry of match
-	PartRisk  = "risk"  // what the preset distrusts unless match names it
-	PartWhen  = "when"  // the condition in CEL, or a part of it
-	PartNames = "names" // an entry of names
+	PartExpires    = "expires"    // the end of the policy
+	PartMatch      = "match"      // an entry of match
+	PartRisk       = "risk"       // what the preset distrusts unless match names it
+	PartGuardrails = "guardrails" // a rule by which they deny
+	PartWhen       = "when"       // the condition in CEL, or a part of it
+	PartNames      = "names"      // an entry of names
 )
 
 // A Part is one thing that a policy asks of a token, and what came of it.
@@ -45,7 +48,10 @@ type Verdict struct {
 	Credentials []string `json:"credentials"` // that it would grant
 	Candidate   bool     `json:"candidate"`   // it is for this project or owner
 	Shadow      bool     `json:"shadow,omitempty"`
-	Holds       bool     `json:"holds"` // every part does
+	Unsafe      string   `json:"unsafe,omitempty"`  // why it may lack pins
+	Missing     []string `json:"missing,omitempty"` // the pins that it lacks
+	Expires     string   `json:"expires,omitempty"` // RFC 3339
+	Holds       bool     `json:"holds"`             // every part does
 	Failed      int      `json:"failed"`
 	First       string   `json:"first_failed,omitempty"` // path of the first part that does not hold
 	Parts       []Part   `json:"parts"`
@@ -69,6 +75,7 @@ type Answer struct {
 	Policy     string   `json:"policy,omitempty"` // that grants it
 	TTL        string   `json:"ttl,omitempty"`
 	MaxTTL     string   `json:"max_ttl,omitempty"`
+	Unsafe     string   `json:"unsafe,omitempty"` // why that policy may lack pins
 	Shadow     []string `json:"shadow,omitempty"` // that would have granted it
 	Drift      []string `json:"drift,omitempty"`  // that would have, but for names
 }
@@ -167,7 +174,8 @@ func (s *Set) answer(id *issuers.Identity, credential string) Answer {
 	d, err := s.Decide(id, credential)
 	a := Answer{Credential: credential, Granted: err == nil, Shadow: d.Shadow}
 	if err == nil {
-		a.Policy, a.TTL, a.MaxTTL = d.Grant.Policy, short(d.Grant.TTL), short(d.Grant.MaxTTL)
+		a.Policy, a.Unsafe = d.Grant.Policy, d.Grant.Unsafe
+		a.TTL, a.MaxTTL = short(d.Grant.TTL), short(d.Grant.MaxTTL)
 	}
 	for _, drift := range d.Drift {
 		a.Drift = append(a.Drift, drift.Policy)
@@ -189,7 +197,13 @@ func newJudge() *judge {
 
 // judge says what p makes of the claims.
 func (j *judge) judge(p *policy, claims map[string]any, candidate bool) Verdict {
-	v := Verdict{Policy: p.name, Place: p.place("policy", ""), Candidate: candidate, Shadow: p.shadow, Parts: j.parts(p, claims)}
+	v := Verdict{
+		Policy: p.name, Place: p.place, Candidate: candidate, Shadow: p.shadow,
+		Unsafe: p.unsafe, Missing: p.missing, Parts: j.parts(p, claims),
+	}
+	if !p.expires.IsZero() {
+		v.Expires = p.expires.Format(time.RFC3339)
+	}
 	for i := range p.grants {
 		v.Credentials = append(v.Credentials, p.grants[i].Credential)
 	}
@@ -212,11 +226,19 @@ func (j *judge) judge(p *policy, claims map[string]any, candidate bool) Verdict 
 // can be compared.
 func (j *judge) parts(p *policy, claims map[string]any) []Part {
 	var list []Part
+	if !p.expires.IsZero() {
+		list = append(list, p.endPart())
+	}
 	for i := range p.match {
 		list = append(list, p.conditionPart(PartMatch, &p.match[i], claims))
 	}
 	for i := range p.risks {
 		list = append(list, p.riskPart(&p.risks[i], claims))
+	}
+	for _, g := range p.guards {
+		for i := range g.denies {
+			list = append(list, g.denies[i].part(claims))
+		}
 	}
 	if p.when != nil {
 		list = append(list, j.whenPart(p, claims))
@@ -229,14 +251,14 @@ func (j *judge) parts(p *policy, claims map[string]any) []Part {
 
 func (p *policy) conditionPart(kind string, c *condition, claims map[string]any) Part {
 	part := Part{
-		Kind: kind, Path: strictyaml.Path{kind, c.claim}.String(), Place: p.place(kind, c.claim),
+		Kind: kind, Path: strictyaml.Path{kind, c.claim}.String(), Place: p.at(kind, c.claim),
 		Want: c.wanted(), Got: said(claims, c.claim), Holds: c.holds(claims), claim: c.claim,
 	}
 	if options := c.options(); len(options) > 1 {
 		part.Join = "or"
 		for i := range options {
 			one := p.conditionPart(kind, &options[i], claims)
-			one.Place = p.optionPlace(kind, c.claim, one.Want)
+			one.Place = p.optionAt(kind, c.claim, one.Want)
 			part.Parts = append(part.Parts, one)
 		}
 	}
@@ -258,11 +280,34 @@ func (c *condition) options() []condition {
 	return list
 }
 
+// endPart says whether the policy has ended.
+func (p *policy) endPart() Part {
+	return Part{
+		Kind: PartExpires, Path: PartExpires, Place: p.at(PartExpires, ""),
+		Want: "a time before " + p.expires.Format(time.RFC3339), Got: time.Now().UTC().Format(time.RFC3339), Holds: !p.expired(),
+	}
+}
+
+// part says whether the rule lets the token through. A rule that denies is part
+// of every policy that it is for.
+func (d *deny) part(claims map[string]any) Part {
+	var want, got []string
+	for i := range d.match {
+		c := &d.match[i]
+		want = append(want, c.claim+" "+c.wanted())
+		got = append(got, c.claim+" is "+said(claims, c.claim))
+	}
+	return Part{
+		Kind: PartGuardrails, Path: PartGuardrails + " " + d.guard.name, Place: d.place,
+		Want: "no token with " + strings.Join(want, " and ") + ": " + d.reason, Got: strings.Join(got, ", "), Holds: !d.fits(claims),
+	}
+}
+
 func (p *policy) riskPart(r *risk, claims map[string]any) Part {
 	_, there := claims[r.claim]
 	return Part{
-		Kind: PartRisk, Path: PartRisk + "." + r.claim, Place: p.place(PartMatch, r.claim),
-		Want: "no run of a stranger, or named in match", Got: said(claims, r.claim),
+		Kind: PartRisk, Path: PartRisk + "." + r.claim, Place: p.at(PartMatch, r.claim),
+		Want: "no run that a stranger may have caused, unless match names it", Got: said(claims, r.claim),
 		Holds: r.named.holds(claims) || there && !r.holds(claims), claim: r.claim,
 	}
 }
@@ -287,6 +332,10 @@ func (p *policy) change(part Part, claims map[string]any) (Change, bool) {
 		}
 	case PartWhen:
 		c.Token = whenWants(part)
+	case PartGuardrails:
+		c.Note = "guardrails deny it, and no policy can change that"
+	case PartExpires:
+		c.Note = "it has ended: give it a later expires if it is still meant"
 	}
 	return c, true
 }
@@ -302,9 +351,17 @@ func (p *policy) matchChange(c *Change, part Part, claims map[string]any) {
 		c.Note = fmt.Sprintf("the policy is for another %s; write one for %s", part.claim, quoted(v))
 	case p.riskOf(part.claim, v):
 		p.riskChange(c, part.claim, claims)
-	case there:
+	case there && isPlain(v):
 		c.YAML = part.claim + ": " + flowList(pin, v)
 	}
+}
+
+// isPlain reports whether match takes v as a value: it refuses those that look
+// like patterns.
+func isPlain(v any) bool {
+	s, isText := v.(string)
+	list, isList := v.([]string)
+	return !isText && !isList || isText && s != "" && !strings.ContainsAny(s, "*?|") && !looksRegular(s) || len(list) > 0
 }
 
 // riskOf reports whether v is a value of the claim that the preset distrusts.
@@ -314,6 +371,17 @@ func (p *policy) riskOf(claim string, v any) bool {
 	})
 }
 
+// whyRisky says why the preset distrusts a value that it distrusts.
+func (p *policy) whyRisky(claim string, v any) string {
+	for _, r := range p.risks {
+		if r.claim == claim && r.why != "" && r.holds(map[string]any{claim: v}) {
+			return r.why
+		}
+	}
+	return "may be a stranger's"
+}
+
+// riskChange names the value in match.
 func (p *policy) riskChange(c *Change, claim string, claims map[string]any) {
 	v, there := claims[claim]
 	if !there {
@@ -325,10 +393,11 @@ func (p *policy) riskChange(c *Change, claim string, claims map[string]any) {
 		pin = &condition{claim: claim}
 	}
 	c.YAML = claim + ": " + flowList(pin, v)
-	c.Note = "a stranger may have written what such a run does: name it only in a policy for credentials of class read"
+	c.Note = "such a run " + p.whyRisky(claim, v) + ": name it only in a policy for credentials of class read"
 }
 
-// flowList writes a condition with one more value as it stands in match.
+// flowList writes a condition with one more value as it stands in match. Of a
+// claim that is a list, which is not empty, one item will do.
 func flowList(c *condition, v any) string {
 	var list []string
 	for _, have := range c.values {
@@ -342,9 +411,7 @@ func flowList(c *condition, v any) string {
 	}
 	switch v := v.(type) {
 	case []string:
-		for _, item := range v {
-			list = append(list, "{contains: "+flow(item)+"}")
-		}
+		list = append(list, "{contains: "+flow(v[0])+"}") // one will do
 	default:
 		list = append(list, flow(v))
 	}
@@ -362,63 +429,94 @@ func flow(v any) string {
 	return fmt.Sprint(v)
 }
 
-// A spot is where a part of a policy stands: the line of a match entry, of one
-// value of it, of a name, of when or of the policy itself.
+// A spot is where a part of a policy stands: an entry of match, one value of
+// it, a name, when or one line of it.
 type spot struct {
 	field, claim string
 	option       string // as condition.wanted has it; "" for the entry
-	line         int
+	line         int    // in the policy's file
+	from         string // "file:line" in another: of the defaults that it is from
 }
 
-// place returns "file:line" of a part, or of the policy if the part does not
-// stand in it.
-func (p *policy) place(field, claim string) string { return p.optionPlace(field, claim, "") }
+// at returns "file:line" of a part, or of the policy if it has no place of its
+// own.
+func (p *policy) at(field, claim string) string { return p.optionAt(field, claim, "") }
 
-func (p *policy) optionPlace(field, claim, option string) string {
-	line := 0
+func (p *policy) optionAt(field, claim, option string) string {
+	place := p.place
 	for _, s := range p.spots {
-		fits := s.field == field && s.claim == claim
-		if fits && s.option == option {
-			return fmt.Sprintf("%s:%d", p.file, s.line)
+		if s.field != field || s.claim != claim || s.option != "" && s.option != option {
+			continue
 		}
-		if fits && s.option == "" || s.field == "policy" && line == 0 {
-			line = s.line
+		place = s.from
+		if place == "" {
+			file, _, _ := cutLast(p.place, ":")
+			place = fmt.Sprintf("%s:%d", file, s.line)
+		}
+		if s.option == option {
+			break
 		}
 	}
-	return fmt.Sprintf("%s:%d", p.file, line)
+	return place
+}
+
+// cutLast cuts s around the last sep.
+func cutLast(s, sep string) (before, after string, found bool) {
+	i := strings.LastIndex(s, sep)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+len(sep):], true
 }
 
 // spots notes where the parts of p stand.
 func (c *compiler) spots(p *policy) []spot {
-	list := []spot{{"policy", "", "", c.doc.Line(strictyaml.Path{"policy"})}}
+	var list []spot
 	add := func(field, claim, option string, path strictyaml.Path) {
-		if c.doc.Has(path) {
-			list = append(list, spot{field, claim, option, c.doc.Line(path)})
-		}
+		list = append(list, spot{field: field, claim: claim, option: option, line: c.doc.Line(path)})
 	}
-	if p.when != nil {
-		list = append(list, c.whenSpots()...)
+	if !p.expires.IsZero() {
+		add(PartExpires, "", "", strictyaml.Path{PartExpires})
 	}
 	for i := range p.names {
 		add(PartNames, p.names[i].claim, "", strictyaml.Path{PartNames, p.names[i].claim})
 	}
 	for i := range p.match {
 		claim := p.match[i].claim
+		value, own := c.in.Match[claim]
+		if !own {
+			list = append(list, c.inheritedSpot(p, claim))
+			continue
+		}
 		add(PartMatch, claim, "", strictyaml.Path{PartMatch, claim})
-		values, _ := c.in.Match[claim].([]any)
+		values, _ := value.([]any)
 		for j, v := range values {
 			add(PartMatch, claim, optionText(v), strictyaml.Path{PartMatch, claim, j})
 		}
 	}
+	if p.when != nil {
+		list = append(list, c.whenSpots()...)
+	}
 	return list
+}
+
+// inheritedSpot is where the nearest defaults with an entry for claim stand.
+func (c *compiler) inheritedSpot(p *policy, claim string) spot {
+	for _, d := range c.defaults {
+		if slices.ContainsFunc(d.match[p.issuer], func(c condition) bool { return c.claim == claim }) {
+			return spot{field: PartMatch, claim: claim, from: d.place}
+		}
+	}
+	return spot{field: PartMatch, claim: claim, from: p.place}
 }
 
 // whenSpots notes the line of the condition, and of each line within it.
 func (c *compiler) whenSpots() []spot {
 	path := strictyaml.Path{PartWhen}
-	list := []spot{{PartWhen, "", "", c.doc.Line(path)}}
+	list := []spot{{field: PartWhen, line: c.doc.Line(path)}}
 	for n := range strings.Count(strings.TrimSpace(c.in.When), "\n") + 1 {
-		list = append(list, spot{PartWhen, strconv.Itoa(n + 1), "", c.doc.TextProblem(path, n+1, 1, "").Line})
+		line := c.doc.TextProblem(path, n+1, 1, "").Line
+		list = append(list, spot{field: PartWhen, claim: strconv.Itoa(n + 1), line: line})
 	}
 	return list
 }

@@ -11,18 +11,20 @@ import (
 	"github.com/brevet-dev/brevet/policies/strictyaml"
 )
 
-// A TestResult is the outcome of one test that stands in a policy.
+// A TestResult is the outcome of one test.
 type TestResult struct {
-	Policy  string
+	Policy  string // that the test is about; "" for one of a file that names none
 	Name    string // the test's
 	Pos     string // "file:line" of the test
 	Passed  bool
 	Message string // what was wrong; "" if it passed
 }
 
-// Test runs the tests of all policies, in the order of files and lines. Each
-// runs its own policy only, as if it were in enforce mode, so that a policy can
-// be tested while it is still in shadow mode.
+// Test runs the tests of all policies, in the order of files and lines, and
+// then those of files that hold tests. One that stands in a policy runs its own
+// policy only, as if it were in enforce mode and without its end, so that a
+// policy can be tested while it is still in shadow mode. One of a file gets the
+// answers of [Set.Decide].
 func (s *Set) Test() []TestResult {
 	if s == nil {
 		return nil
@@ -33,6 +35,11 @@ func (s *Set) Test() []TestResult {
 			message := t.run(p)
 			results = append(results, TestResult{p.name, t.name, t.place, message == "", message})
 		}
+	}
+	for i := range s.cases {
+		c := &s.cases[i]
+		message := c.run(s)
+		results = append(results, TestResult{c.about(), c.name, c.place, message == "", message})
 	}
 	return results
 }
@@ -46,7 +53,7 @@ type test struct {
 
 // run returns what is wrong with the answer of the one policy p, or "".
 func (t *test) run(p *policy) string {
-	why := p.why(t.claims)
+	why := p.fullWhy(t.claims)
 	return t.compare(func(credential string) string {
 		if why == "" && p.grant(credential) == nil {
 			return "no grant"
@@ -83,6 +90,9 @@ func (p *policy) why(claims map[string]any) string {
 	if r := p.risky(claims); r != nil {
 		return fmt.Sprintf("claim %s is %s, which is granted to only if match names it", r.claim, said(claims, r.claim))
 	}
+	if d := p.denied(claims); d != nil {
+		return d.String()
+	}
 	if holds, err := p.when.eval(claims); err != nil {
 		return fmt.Sprintf("when cannot be decided: %v", err)
 	} else if !holds {
@@ -92,6 +102,16 @@ func (p *policy) why(claims map[string]any) string {
 		return fmt.Sprintf("claim %s is %s, names wants %q", d.Claim, said(claims, d.Claim), d.Want)
 	}
 	return ""
+}
+
+// fullWhy is [policy.why] with the parts of a condition that do not hold. It
+// compiles the condition once more, which a refusal must not wait for.
+func (p *policy) fullWhy(claims map[string]any) string {
+	why := p.why(claims)
+	if !strings.HasPrefix(why, PartWhen+" ") {
+		return why
+	}
+	return why + newJudge().whenPart(p, claims).failures()
 }
 
 func said(claims map[string]any, claim string) string {
@@ -123,6 +143,9 @@ type testEntry struct {
 
 func (c *compiler) tests(p *policy) []test {
 	var list []test
+	if !c.most(strictyaml.Path{"tests"}, len(c.in.Tests), maxTests) {
+		return nil
+	}
 	for i := range c.in.Tests {
 		path, entry := strictyaml.Path{"tests", i}, &c.in.Tests[i]
 		list = append(list, c.test(path, entry, p.preset))
@@ -136,36 +159,31 @@ func (c *compiler) tests(p *policy) []test {
 }
 
 // test compiles one test.
-func (c *compiler) test(path strictyaml.Path, entry *testEntry, p *presets.Preset) test {
+func (r *reader) test(path strictyaml.Path, entry *testEntry, p *presets.Preset) test {
 	if entry.Name == "" {
-		c.fail(path.With("name"), "the test has no name")
+		r.fail(path.With("name"), "the test has no name")
 	}
 	if len(entry.Allow)+len(entry.Deny) == 0 {
-		c.fail(path, "the test expects nothing; give it a credential to allow or to deny")
+		r.fail(path, "the test expects nothing; give it a credential to allow or to deny")
 	}
-	c.expected(path, entry)
+	r.expected(path, entry)
 	return test{
-		name: entry.Name, place: c.place(path), claims: c.token(path, entry, p),
+		name: entry.Name, place: r.place(path), claims: r.token(path, entry, p),
 		allow: entry.Allow, deny: entry.Deny,
 	}
 }
 
-func (c *compiler) place(path strictyaml.Path) string {
-	p := c.doc.Problem(path, "")
-	return fmt.Sprintf("%s:%d", p.File, p.Line)
-}
-
 // expected checks the credentials that a test names: a misspelt one would be
 // denied for ever.
-func (c *compiler) expected(path strictyaml.Path, entry *testEntry) {
+func (r *reader) expected(path strictyaml.Path, entry *testEntry) {
 	for i, name := range entry.Allow {
 		at := path.With("allow", i)
-		if c.credential(at, name) && slices.Contains(entry.Deny, name) {
-			c.fail(at, "%q is in allow and in deny", name)
+		if r.credential(at, name) && slices.Contains(entry.Deny, name) {
+			r.fail(at, "%q is in allow and in deny", name)
 		}
 	}
 	for i, name := range entry.Deny {
-		c.credential(path.With("deny", i), name)
+		r.credential(path.With("deny", i), name)
 	}
 }
 
@@ -177,74 +195,74 @@ func (l *loader) knows(credential string) bool {
 
 // token returns the claims that a test plays: those it lists, or those of a
 // fixture with its changes.
-func (c *compiler) token(path strictyaml.Path, entry *testEntry, p *presets.Preset) map[string]any {
+func (r *reader) token(path strictyaml.Path, entry *testEntry, p *presets.Preset) map[string]any {
 	switch at := path.With("fixture"); {
-	case !c.doc.Has(at):
-		c.onlyWithFixture(path)
-		return c.claims(path.With("claims"), entry.Claims, p)
-	case c.doc.Has(path.With("claims")):
-		c.fail(at, "give claims or a fixture; with changes claims of a fixture")
+	case !r.doc.Has(at):
+		r.onlyWithFixture(path)
+		return r.claims(path.With("claims"), entry.Claims, p)
+	case r.doc.Has(path.With("claims")):
+		r.fail(at, "give claims or a fixture; with changes claims of a fixture")
 	}
-	claims := c.fixture(path.With("fixture"), entry.Fixture, p)
+	claims := r.fixture(path.With("fixture"), entry.Fixture, p)
 	if claims == nil {
 		return nil
 	}
-	maps.Copy(claims, c.claims(path.With("with"), entry.With, p))
-	c.remove(claims, path.With("without"), entry, p)
+	maps.Copy(claims, r.claims(path.With("with"), entry.With, p))
+	r.remove(claims, path.With("without"), entry, p)
 	return claims
 }
 
-func (c *compiler) onlyWithFixture(path strictyaml.Path) {
+func (r *reader) onlyWithFixture(path strictyaml.Path) {
 	for _, key := range []string{"with", "without"} {
-		if c.doc.Has(path.With(key)) {
-			c.failKey(path.With(key), "%s changes a fixture, and there is none", key)
+		if r.doc.Has(path.With(key)) {
+			r.failKey(path.With(key), "%s changes a fixture, and there is none", key)
 		}
 	}
 }
 
 // fixture returns the claims of a preset's example, nil if there is none of
 // that name.
-func (c *compiler) fixture(path strictyaml.Path, variant string, p *presets.Preset) map[string]any {
+func (r *reader) fixture(path strictyaml.Path, variant string, p *presets.Preset) map[string]any {
 	known := Fixtures(p)
 	if !slices.Contains(known, variant) {
-		c.fail(path, "preset %s has no fixture %q%s; it has: %s", p.Name, variant,
+		r.fail(path, "preset %s has no fixture %q%s; it has: %s", p.Name, variant,
 			strictyaml.DidYouMean(variant, known), cmp.Or(strings.Join(known, ", "), "none"))
 		return nil
 	}
 	claims, err := Fixture(p, variant)
 	if err != nil {
-		c.fail(path, "reading the fixture %s of preset %s: %v", variant, p.Name, err)
+		r.fail(path, "reading the fixture %s of preset %s: %v", variant, p.Name, err)
 	}
 	return claims
 }
 
 // remove takes away the claims that a test wants absent.
-func (c *compiler) remove(claims map[string]any, path strictyaml.Path, entry *testEntry, p *presets.Preset) {
+func (r *reader) remove(claims map[string]any, path strictyaml.Path, entry *testEntry, p *presets.Preset) {
 	for i, name := range entry.Without {
 		at := path.With(i)
 		_, declared := p.Claims[name]
 		_, changed := entry.With[name]
 		switch {
 		case !declared:
-			c.fail(at, "tokens of issuer %q have no claim %q%s", c.in.Issuer, name,
+			r.fail(at, "tokens of issuer %q have no claim %q%s", r.issuer, name,
 				strictyaml.DidYouMean(name, slices.Collect(maps.Keys(p.Claims))))
 		case changed:
-			c.fail(at, "%q is in with and in without", name)
+			r.fail(at, "%q is in with and in without", name)
 		}
 		delete(claims, name)
 	}
 }
 
 // claims checks claims that a test gives.
-func (c *compiler) claims(path strictyaml.Path, in map[string]any, p *presets.Preset) map[string]any {
+func (r *reader) claims(path strictyaml.Path, in map[string]any, p *presets.Preset) map[string]any {
 	claims := map[string]any{}
 	for _, name := range slices.Sorted(maps.Keys(in)) {
 		at := path.With(name)
-		decl, ok := c.claim(p, at)
+		decl, ok := r.claim(p, at)
 		if !ok {
 			continue
 		}
-		if v, ok := c.typed(at, decl, in[name]); ok {
+		if v, ok := r.typed(at, decl, in[name]); ok {
 			claims[name] = v
 		}
 	}

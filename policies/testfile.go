@@ -1,11 +1,8 @@
 package policies
 
 import (
-	"errors"
 	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -14,19 +11,6 @@ import (
 	"github.com/brevet-dev/brevet/policies/strictyaml"
 )
 
-// testSuffix is how the names of files end that hold tests, not policies.
-const testSuffix = "_test.yaml"
-
-// isTestFile reports whether the file holds tests.
-func isTestFile(name string) bool { return strings.HasSuffix(name, testSuffix) }
-
-// A Suite is all tests of a set: those that stand in its policies and those of
-// files beside them. It never changes and is safe for concurrent use.
-type Suite struct {
-	set   *Set
-	cases []fileTest
-}
-
 // A fileTest plays its token to all policies, as the broker would.
 type fileTest struct {
 	test
@@ -34,8 +18,8 @@ type fileTest struct {
 	policy *policy // that the test is about; nil: none by name
 }
 
-// A testFile is a file of tests as it is written: tests is the name of a
-// policy, and cases are its tests.
+// A testFile is a document of a file of tests as it is written: tests is the
+// name of a policy, and cases are its tests.
 type testFile struct {
 	Tests string     `yaml:"tests"`
 	Cases []fileCase `yaml:"cases"`
@@ -52,135 +36,111 @@ type fileCase struct {
 	Entry  testEntry `yaml:",inline"`
 }
 
-// LoadTests reads the tests of s, and those in every file below dir whose name
-// ends in _test.yaml. It is all or nothing, like [Load].
-func LoadTests(dir string, s *Set) (*Suite, error) {
-	if s == nil {
-		return nil, errors.New("reading tests: there are no policies")
+// compileTests compiles the documents of files that hold tests.
+func (l *loader) compileTests(list []*policy) []fileTest {
+	named := map[string]*policy{}
+	for _, p := range list {
+		named[p.name] = p
 	}
-	l := suiteLoader{
-		loader: loader{dir: dir, options: Options{Issuers: s.issuers, Credentials: s.credentials}},
-		suite:  &Suite{set: s}, policies: map[string]*policy{},
+	var tests []fileTest
+	for _, s := range l.tests {
+		t := testReader{reader: reader{loader: l, doc: s.doc, folder: s.folder}, policies: named}
+		tests = append(tests, t.read()...)
+		l.problems = append(l.problems, t.decoded.And(t.problems.Limit())...)
 	}
-	for _, p := range s.policies {
-		l.policies[p.name] = p
-	}
-	fsys := os.DirFS(dir)
-	for _, name := range l.find(fsys) {
-		if !isTestFile(name) {
-			continue
-		}
-		data, err := read(fsys, name)
-		if err != nil {
-			l.report(name, "%v", err)
-			continue
-		}
-		l.parse(filepath.Join(dir, name), data)
-	}
-	if err := l.problems.Err(); err != nil {
-		return nil, err
-	}
-	return l.suite, nil
+	return tests
 }
 
-// A suiteLoader gathers the tests and problems of one folder.
-type suiteLoader struct {
-	loader
-	suite    *Suite
+// A testReader compiles one document of tests.
+type testReader struct {
+	reader
 	policies map[string]*policy // by name
+	decoded  strictyaml.Problems
 }
 
-// parse adds the tests of one file.
-func (l *suiteLoader) parse(file string, data []byte) {
-	doc, problems := strictyaml.Parse(file, data)
-	if doc == nil {
-		l.problems = append(l.problems, problems...)
-		return
-	}
-	var one testFile
-	var list testList
+func (t *testReader) read() []fileTest {
+	var in testFile
 	at := strictyaml.Path{"cases"}
-	if doc.Has(strictyaml.Path{"tests", 0}) {
-		problems, at = doc.Decode(&list), strictyaml.Path{"tests"}
-		one.Cases = list.Tests
+	if t.doc.Has(strictyaml.Path{"tests", 0}) {
+		var list testList
+		t.decoded, at = t.doc.Decode(&list), strictyaml.Path{"tests"}
+		in.Cases = list.Tests
 	} else {
-		problems = doc.Decode(&one)
+		t.decoded = t.doc.Decode(&in)
 	}
-	c := compiler{loader: &l.loader, doc: doc, in: &document{}}
-	if len(one.Cases) == 0 {
-		c.fail(nil, "the file holds no tests: tests is the name of a policy, with cases, or a list of tests")
+	if len(in.Cases) == 0 {
+		t.fail(nil, "there are no tests: tests is the name of a policy, with its cases, or a list of tests")
 	}
-	for i := range one.Cases {
-		if one.Tests != "" && one.Cases[i].Policy == "" {
-			one.Cases[i].Policy = one.Tests
+	if !t.most(at, len(in.Cases), maxTests) {
+		return nil
+	}
+	var tests []fileTest
+	for i := range in.Cases {
+		c := &in.Cases[i]
+		if c.Policy == "" {
+			c.Policy = in.Tests
 		}
-		l.add(&c, at.With(i), &one.Cases[i])
+		if made, ok := t.fileTest(at.With(i), c); ok {
+			tests = append(tests, made)
+		}
 	}
-	l.problems = append(l.problems, problems.And(c.problems)...)
+	return tests
 }
 
-// add compiles one test.
-func (l *suiteLoader) add(c *compiler, path strictyaml.Path, entry *fileCase) {
-	t := fileTest{issuer: entry.Issuer}
+// fileTest compiles one test.
+func (t *testReader) fileTest(path strictyaml.Path, entry *fileCase) (fileTest, bool) {
+	made := fileTest{issuer: entry.Issuer}
 	if entry.Policy != "" || entry.Issuer == "" {
-		if t.policy = l.about(c, path, entry); t.policy == nil {
-			return
+		if made.policy = t.about(path, entry); made.policy == nil {
+			return made, false
 		}
-		t.issuer = t.policy.issuer
+		made.issuer = made.policy.issuer
 	}
-	preset := l.options.Issuers[t.issuer]
-	if preset == nil {
-		c.fail(path.With("issuer"), "issuer %q is not configured%s", t.issuer,
-			strictyaml.DidYouMean(t.issuer, slices.Collect(maps.Keys(l.options.Issuers))))
-		return
+	p := t.loader.options.Issuers[made.issuer]
+	if p == nil {
+		t.fail(path.With("issuer"), "issuer %q is not configured%s", made.issuer,
+			strictyaml.DidYouMean(made.issuer, slices.Collect(maps.Keys(t.loader.options.Issuers))))
+		return made, false
 	}
-	c.in.Issuer = t.issuer
-	t.test = c.test(path, &entry.Entry, preset)
-	l.suite.cases = append(l.suite.cases, t)
+	t.issuer = made.issuer
+	made.test = t.test(path, &entry.Entry, p)
+	return made, true
 }
 
 // about returns the policy that a test is about; nil after a problem.
-func (l *suiteLoader) about(c *compiler, path strictyaml.Path, entry *fileCase) *policy {
+func (t *testReader) about(path strictyaml.Path, entry *fileCase) *policy {
 	at := path.With("policy")
-	if !c.doc.Has(at) {
+	if !t.doc.Has(at) {
 		at = strictyaml.Path{"tests"}
 	}
-	p := l.policies[entry.Policy]
+	p := t.named(entry.Policy)
 	switch {
 	case entry.Policy == "":
-		c.fail(path, "the test is about nothing; name a policy, or the issuer of the token")
+		t.fail(path, "the test is about nothing; name a policy, or the issuer of the token")
 	case p == nil:
-		c.fail(at, "there is no policy %q%s", entry.Policy,
-			strictyaml.DidYouMean(entry.Policy, slices.Collect(maps.Keys(l.policies))))
+		t.fail(at, "there is no policy %q%s", entry.Policy,
+			strictyaml.DidYouMean(entry.Policy, slices.Collect(maps.Keys(t.policies))))
 	case entry.Issuer != "" && entry.Issuer != p.issuer:
-		c.fail(path.With("issuer"), "policy %s is for issuer %q; leave issuer out", p.name, p.issuer)
+		t.fail(path.With("issuer"), "policy %s is for issuer %q; leave issuer out", p.name, p.issuer)
 	}
 	return p
 }
 
-// Len returns the number of tests.
-func (t *Suite) Len() int {
-	n := len(t.cases)
-	for _, p := range t.set.policies {
-		n += len(p.tests)
+// named returns the policy of that name, of the file's own tenant or with a
+// tenant before it.
+func (t *testReader) named(name string) *policy {
+	if p := t.policies[fullName(t.folder, name)]; p != nil {
+		return p
 	}
-	return n
+	return t.policies[name]
 }
 
-// Run runs all tests: those in policies, each against its policy alone, as
-// [Set.Test] does, then those of files, each against all policies.
-func (t *Suite) Run() []TestResult {
-	results := t.set.Test()
-	for i := range t.cases {
-		c := &t.cases[i]
-		about := ""
-		if c.policy != nil {
-			about = c.policy.name
-		}
-		message := c.run(t.set)
-		results = append(results, TestResult{about, c.name, c.place, message == "", message})
+// about names the policy that the test is about.
+func (t *fileTest) about() string {
+	if t.policy == nil {
+		return ""
 	}
-	return results
+	return t.policy.name
 }
 
 func (t *fileTest) identity() *issuers.Identity {
@@ -190,23 +150,42 @@ func (t *fileTest) identity() *issuers.Identity {
 // run returns what is wrong with the decisions of s, or "".
 func (t *fileTest) run(s *Set) string {
 	return t.compare(func(credential string) string {
-		d, err := s.Decide(t.identity(), credential)
-		switch {
-		case err == nil:
+		_, err := s.Decide(t.identity(), credential)
+		if err == nil {
 			return ""
-		case t.policy == nil || slices.Contains(d.Shadow, t.policy.name):
-			return strings.TrimPrefix(err.Error(), ErrNoGrant.Error()+": ")
 		}
-		return fmt.Sprintf("policy %s: %s", t.policy.name, t.policy.why(t.claims))
+		if t.policy != nil && t.policy.grant(credential) != nil {
+			if why := t.policy.fullWhy(t.claims); why != "" {
+				return fmt.Sprintf("policy %s: %s", t.policy.name, why)
+			}
+		}
+		return strings.TrimPrefix(err.Error(), ErrNoGrant.Error()+": ")
 	})
 }
 
-// Fixtures returns the names of the example tokens of a preset, sorted.
+// baseFixture is the name of a preset's example that is no variant: the job
+// that deploys.
+const baseFixture = "deploy"
+
+// Fixtures returns the names of the example tokens of a preset, deploy first.
 func Fixtures(p *presets.Preset) []string {
-	return nil
+	if _, err := presets.Example(p.Name, ""); err != nil {
+		return nil // the configuration declares its claims
+	}
+	variants := slices.DeleteFunc(presets.Variants(p.Name), func(v string) bool { return v == baseFixture })
+	return append([]string{baseFixture}, variants...)
 }
 
-// Fixture returns the claims of one of them.
-func Fixture(p *presets.Preset, variant string) (map[string]any, error) {
-	return nil, errors.New("there are no examples")
+// Fixture returns the claims of one of them that p declares.
+func Fixture(p *presets.Preset, name string) (map[string]any, error) {
+	variant := name
+	if name == baseFixture {
+		variant = ""
+	}
+	raw, err := presets.Example(p.Name, variant)
+	if err != nil {
+		return nil, err
+	}
+	claims, _, err := Claims(p, raw)
+	return claims, err
 }

@@ -17,7 +17,7 @@ import (
 // the condition is compiled once more, to be evaluated as a whole. What the
 // whole comes to is always asked of the program that decides.
 func (j *judge) whenPart(p *policy, claims map[string]any) Part {
-	root := Part{Kind: PartWhen, Path: PartWhen, Place: p.place(PartWhen, ""), Want: strings.TrimSpace(p.source)}
+	root := Part{Kind: PartWhen, Path: PartWhen, Place: p.at(PartWhen, ""), Want: strings.TrimSpace(p.source)}
 	holds, err := p.when.eval(claims)
 	root.Holds, root.Got = holds && err == nil, fmt.Sprint(holds)
 	if err != nil {
@@ -128,7 +128,7 @@ func (s *observed) part(e ast.NavigableExpr) Part {
 	line := strconv.Itoa(s.tree.SourceInfo().GetStartLocation(e.ID()).Line())
 	value, known := s.state.Value(e.ID())
 	part := Part{
-		Kind: PartWhen, Path: PartWhen, Place: s.policy.place(PartWhen, line), Want: text, Got: s.got(e),
+		Kind: PartWhen, Path: PartWhen, Place: s.policy.at(PartWhen, line), Want: text, Got: s.got(e),
 		Holds: known && value == types.True,
 	}
 	if part.Join = joins(e); part.Join != "" {
@@ -144,6 +144,25 @@ func (s *observed) got(e ast.NavigableExpr) string {
 		list = append(list, claim+" is "+said(s.claims, claim))
 	}
 	return strings.Join(list, ", ")
+}
+
+// failures lists the parts of a condition that do not hold, with the values
+// that they look at; "" of one that has no parts.
+func (p Part) failures() string {
+	var list []string
+	for _, sub := range p.Parts {
+		switch {
+		case sub.Holds:
+		case len(sub.Parts) > 0:
+			list = append(list, sub.Want)
+		default:
+			list = append(list, sub.Want+" ("+sub.Got+")")
+		}
+	}
+	if len(list) == 0 {
+		return ""
+	}
+	return ": " + strings.Join(list, ", ")
 }
 
 // whenWants says what a token would need for a condition that does not hold.

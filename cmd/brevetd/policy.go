@@ -18,6 +18,7 @@ func policyCommand() *cobra.Command {
 	return group("policy", "Test, lint, explain and compare policies",
 		policyTestCommand(),
 		policyExplainCommand(),
+		policyFixturesCommand(),
 	)
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -127,9 +128,14 @@ func explain(ctx context.Context, file string, in *explainInput, stdin io.Reader
 	if id.Claims, r.Unused, err = policies.Claims(preset, raw); err != nil {
 		return nil, err
 	}
+	r.Unused = slices.DeleteFunc(r.Unused, func(name string) bool { return slices.Contains(registered(), name) })
 	r.Explanation = set.Explain(id, in.credential)
 	return r, nil
 }
+
+// registered are the claims that every token has and no policy sees (RFC 7519,
+// section 4.1).
+func registered() []string { return []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti"} }
 
 // hasCredential reports whether the credential is configured; "" is none.
 func (c *config) hasCredential(name string) bool {
@@ -321,7 +327,11 @@ func (r *explanation) writeAnswers(out *strings.Builder, p palette) {
 func answerText(a policies.Answer, p palette) string {
 	switch {
 	case a.Granted:
-		return p.good("yes") + fmt.Sprintf(", by policy %s: ttl %s, max_ttl %s", a.Policy, a.TTL, a.MaxTTL)
+		unsafe := ""
+		if a.Unsafe != "" {
+			unsafe = ", which is unsafe"
+		}
+		return p.good("yes") + fmt.Sprintf(", by policy %s%s: ttl %s, max_ttl %s", a.Policy, unsafe, a.TTL, a.MaxTTL)
 	case len(a.Shadow) > 0:
 		return p.bad("no") + "; policies in mode shadow would grant it: " + strings.Join(a.Shadow, ", ")
 	case len(a.Drift) > 0:
@@ -333,11 +343,14 @@ func answerText(a policies.Answer, p palette) string {
 func writeVerdict(out *strings.Builder, p palette, v *policies.Verdict, nearest bool) {
 	fmt.Fprintf(out, "\npolicy %s, %s\n", v.Policy, v.Place)
 	out.WriteString(wrapped("  ", verdictText(v, nearest)))
+	if v.Unsafe != "" {
+		out.WriteString(wrapped("  ", "unsafe, it does not pin "+strings.Join(v.Missing, "; ")+": "+v.Unsafe))
+	}
 	for i := range v.Parts {
 		writePart(out, p, &v.Parts[i], v.First)
 	}
 	if len(v.Changes) > 0 {
-		out.WriteString("  it would hold with\n")
+		out.WriteString("  what would have to change:\n")
 	}
 	for _, c := range v.Changes {
 		writeChange(out, c)
@@ -348,6 +361,9 @@ func verdictText(v *policies.Verdict, nearest bool) string {
 	s := "grants " + strings.Join(v.Credentials, ", ")
 	if v.Shadow {
 		s += "; in mode shadow, so it grants nothing"
+	}
+	if v.Expires != "" {
+		s += "; until " + v.Expires
 	}
 	switch {
 	case v.Holds:
@@ -414,17 +430,17 @@ func fitted(s string, width int) string {
 }
 
 func writeChange(out *strings.Builder, c policies.Change) {
+	fmt.Fprintf(out, "    %s, %s\n", plain(c.Path), c.Place)
 	if c.YAML != "" {
-		fmt.Fprintf(out, "    %s:\n%s", c.Place, wrapped("      ", c.YAML))
+		out.WriteString(wrapped("      ", c.YAML))
 	}
-	if c.Token != "" {
-		or := ""
-		if c.YAML != "" {
-			or = "or "
-		}
-		out.WriteString(wrapped("    ", or+"a token with "+c.Token))
+	switch {
+	case c.Token != "" && c.YAML != "":
+		out.WriteString(wrapped("      ", "or a token with "+c.Token))
+	case c.Token != "":
+		out.WriteString(wrapped("      ", "a token with "+c.Token))
 	}
 	if c.Note != "" {
-		out.WriteString(wrapped("      ", "("+c.Note+")"))
+		out.WriteString(wrapped("      ", c.Note))
 	}
 }

@@ -79,16 +79,12 @@ type testLine struct {
 func (t *testLine) place() string { return fmt.Sprintf("%s:%d", t.File, t.Line) }
 
 func runTests(file string, coverage bool) (*testReport, error) {
-	c, set, err := policySet(file)
-	if err != nil {
-		return nil, err
-	}
-	suite, err := c.loadTests(set)
+	_, set, err := policySet(file)
 	if err != nil {
 		return nil, err
 	}
 	r := &testReport{Tests: []testLine{}}
-	for _, t := range suite.Run() {
+	for _, t := range set.Test() {
 		at, line := splitPlace(t.Pos)
 		r.Tests = append(r.Tests, testLine{t.Policy, t.Name, at, line, t.Passed, t.Message})
 		if !t.Passed {
@@ -97,17 +93,12 @@ func runTests(file string, coverage bool) (*testReport, error) {
 	}
 	r.OK = r.Failed == 0
 	if coverage {
-		r.Coverage = suite.Coverage()
+		r.Coverage = set.Coverage()
 	}
 	if len(r.Tests) == 0 {
 		return nil, hint{errors.New("there are no tests"), "add tests to the policies, or to a file NAME_test.yaml beside them"}
 	}
 	return r, nil
-}
-
-// loadTests reads the tests of set, from where its policies are.
-func (c *config) loadTests(set *policies.Set) (*policies.Suite, error) {
-	return policies.LoadTests(c.path(c.Policies), set)
 }
 
 // splitPlace takes "file:line" apart.
@@ -189,9 +180,17 @@ func writeCoverage(w io.Writer, c *policies.Coverage) {
 	}
 	t.Flush()
 	for _, u := range c.Unseen {
-		fmt.Fprintf(w, "\n%s: %s\n%s%s", u.Place, u.Path, wrapped("    ", u.Want), wrapped("    ", unseen(u)))
+		fmt.Fprintf(w, "\n%s: %s\n%s%s", u.Place, unseen(u), wrapped("    ", u.Path+": "+u.Want), owner(u))
 	}
 	fmt.Fprintf(w, "\ncoverage: %d%%, %d of %d ways seen\n", policies.Percent(c.Seen, c.Ways), c.Seen, c.Ways)
+}
+
+// owner names the policy of a part that stands in another document.
+func owner(u policies.Unseen) string {
+	if u.Policy == u.Path {
+		return "" // a rule of guardrails
+	}
+	return wrapped("    ", "of policy "+u.Policy)
 }
 
 // unseen says what is to be tested.
