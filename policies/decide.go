@@ -152,8 +152,8 @@ type policy struct {
 	guards  []*guard  // of all guardrails that are for it
 	tests   []test
 	written *written // nil unless it was to be kept
-	source  string // of when
-	spots   []spot // where its parts stand
+	source  string   // of when
+	spots   []spot   // where its parts stand
 }
 
 func (p *policy) grant(credential string) *Grant {

@@ -18,6 +18,7 @@ type literals struct {
 	claims map[string][]any    // values by claim
 	items  map[string][]string // what is looked for in a claim that is a list
 	parts  map[string]*parts   // what texts begin with, end with and contain
+	equal  map[string][]string // what texts are compared with as a whole
 
 	// open says that a condition does more than to compare claims with values,
 	// so that values which were not gathered may matter too.
@@ -29,7 +30,7 @@ type parts struct{ heads, middles, tails []string }
 
 // literals returns what w compares claims with; nothing if it is nil.
 func (w *when) literals() *literals {
-	l := &literals{claims: map[string][]any{}, items: map[string][]string{}, parts: map[string]*parts{}}
+	l := &literals{claims: map[string][]any{}, items: map[string][]string{}, parts: map[string]*parts{}, equal: map[string][]string{}}
 	if w == nil {
 		return l
 	}
@@ -139,6 +140,9 @@ func (l *literals) values(name, claim string, value any) {
 	switch name {
 	case operators.Equals, operators.NotEquals:
 		l.note(claim, value)
+		if s, ok := value.(string); ok {
+			l.equal[claim] = append(l.equal[claim], s)
+		}
 	case operators.In:
 		l.members(claim, value)
 	case operators.Less, operators.LessEquals, operators.Greater, operators.GreaterEquals:
@@ -165,6 +169,7 @@ func (l *literals) members(claim string, list any) {
 		for _, s := range list {
 			l.note(claim, s)
 		}
+		l.equal[claim] = append(l.equal[claim], list...)
 	case []any:
 		l.note(claim, list...)
 	}

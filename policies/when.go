@@ -217,11 +217,11 @@ func (l *language) lintExpr(tree *ast.AST, e ast.NavigableExpr) string {
 			return "write which claim: claims.ref"
 		}
 	case ast.LiteralKind:
-		if isCondition(tree, e) && joins(e) {
+		if isCondition(tree, e) && isOperand(e) {
 			return "true and false decide here whatever the token says; remove them"
 		}
 	case ast.CallKind:
-		if isCondition(tree, e) && !joins(e) {
+		if isCondition(tree, e) && !isOperand(e) {
 			return "a condition is no value to compare or to look for; join conditions with &&, || and !"
 		}
 		return l.lintCall(e)
@@ -233,9 +233,9 @@ func isCondition(tree *ast.AST, e ast.Expr) bool {
 	return tree.GetType(e.ID()).IsExactType(types.BoolType)
 }
 
-// joins reports whether e is the whole condition, or an operand of what joins
+// isOperand reports whether e is the whole condition, or an operand of what joins
 // conditions.
-func joins(e ast.NavigableExpr) bool {
+func isOperand(e ast.NavigableExpr) bool {
 	parent, ok := e.Parent()
 	if !ok {
 		return true

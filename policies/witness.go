@@ -277,9 +277,9 @@ func fresh(known string) string {
 // are required, and what p wants of the others, so far as one value at a time
 // can say.
 func plausible(p *policy) map[string]any {
-	claims := map[string]any{}
+	claims := exampleClaims(p.preset)
 	for name, decl := range p.preset.Claims {
-		if !decl.Optional {
+		if _, there := claims[name]; !there && !decl.Optional {
 			claims[name] = usual(p, name, decl)
 		}
 	}
@@ -289,6 +289,20 @@ func plausible(p *policy) map[string]any {
 		}
 	}
 	equalise(p, claims)
+	return claims
+}
+
+// exampleClaims returns those of the token that was recorded for the preset:
+// none if there is no such token, or it is not of the claims' types.
+func exampleClaims(p *presets.Preset) map[string]any {
+	raw, err := presets.Example(p.Name, "")
+	if err != nil {
+		return map[string]any{}
+	}
+	claims, _, err := Claims(p, raw)
+	if err != nil {
+		return map[string]any{}
+	}
 	return claims
 }
 
