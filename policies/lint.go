@@ -54,6 +54,8 @@ type Edit struct {
 	Line   int    `json:"line"`   // of what is there now, or of what it belongs into
 	YAML   string `json:"yaml,omitempty"`
 	Note   string `json:"note,omitempty"` // what to fill in
+
+	steps strictyaml.Path
 }
 
 // A written is a policy as it was read.
@@ -226,20 +228,18 @@ func (l *linter) mentions(claim string) bool {
 
 // entry says what match, by this claim, should have.
 func (l *linter) entry(claim string, v any, note string) Edit {
-	path := "match." + claim
-	line := l.at("match", claim).Line
-	return Edit{Action: "set", Path: path, Line: line, YAML: yamlKey(claim) + ": " + yamlValue(v), Note: note}
+	return l.field(yamlKey(claim)+": "+yamlValue(v), note, "match", claim)
 }
 
 func (l *linter) without(path ...any) Edit {
 	p := strictyaml.Path(path)
-	return Edit{Action: "remove", Path: p.String(), Line: l.at(path...).Line}
+	return Edit{Action: "remove", Path: p.String(), Line: l.at(path...).Line, steps: p}
 }
 
 // field says what a field of the document should be.
 func (l *linter) field(yaml, note string, path ...any) Edit {
 	p := strictyaml.Path(path)
-	return Edit{Action: "set", Path: p.String(), Line: l.at(path...).Line, YAML: yaml, Note: note}
+	return Edit{Action: "set", Path: p.String(), Line: l.at(path...).Line, YAML: yaml, Note: note, steps: p}
 }
 
 // whole says to remove the policy.

@@ -2,6 +2,7 @@ package policies
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -238,17 +239,11 @@ func replaced(values []any, i int, with string) any {
 
 // meant returns a token that has what was meant instead of what is written.
 func (l *linter) meant(s spelling, mended string) map[string]any {
-	if l.usual == nil {
-		return nil
-	}
-	claims := map[string]any{}
-	for name, v := range l.usual {
-		claims[name] = v
+	claims := maps.Clone(l.usual)
+	if claims == nil {
+		claims = plausible(l.p)
 	}
 	claims[s.claim] = mended
-	if l.p.gives(claims) {
-		return nil
-	}
 	return claims
 }
 

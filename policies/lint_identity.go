@@ -2,6 +2,7 @@ package policies
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -128,7 +129,7 @@ func (l *linter) acrossOwners() {
 }
 
 func (l *linter) mutableGate() {
-	for i := range l.p.match {
+	for i := 0; l.usual != nil && i < len(l.p.match); i++ {
 		c := &l.p.match[i]
 		v := append(slices.Clone(c.values), nil)[0]
 		text, isText := v.(string)
@@ -145,13 +146,7 @@ func (l *linter) mutableGate() {
 
 // refusedWith returns a token that is refused for the claim alone.
 func (l *linter) refusedWith(claim string) map[string]any {
-	if l.usual == nil {
-		return nil
-	}
-	claims := map[string]any{}
-	for name, v := range l.usual {
-		claims[name] = v
-	}
+	claims := maps.Clone(l.usual)
 	claims[claim] = l.other(claim)
 	if l.p.gives(claims) {
 		return nil
