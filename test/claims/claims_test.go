@@ -37,6 +37,7 @@ func TestDrafts(t *testing.T) {
 				}
 				preset := checkIssuer(t, d)
 				set := load(t, d, preset)
+				checkLint(t, set, d)
 				claims, err := issuers.ReadClaims(preset, token)
 				if err != nil {
 					if !strings.Contains(strings.Join(d.Warnings, "\n"), "the broker would refuse this token") {
@@ -49,6 +50,22 @@ func TestDrafts(t *testing.T) {
 					t.Errorf("the policy's test promises %v, and the broker decides %v:\n%s", promised, err, d.Policy)
 				}
 			})
+		}
+	}
+}
+
+// checkLint checks that lint has nothing to say of a draft but what the run is to
+// blame for, and what is worth a thought only.
+func checkLint(t *testing.T, set *policies.Set, d *draft.Draft) {
+	t.Helper()
+	protected := strings.Contains(d.Policy, "ref_protected: \"true\"")
+	for _, f := range set.Lint(nil) {
+		expected := f.Severity == policies.Comment ||
+			f.Rule == "unprotected-ref" && !protected || // the run's ref is not
+			f.Rule == "attacker-gate" && d.Certainty == presets.Unknown || // nobody said what the claims are worth
+			f.Rule == "person-gate" && d.Preset.Name == "google" // of a service account, which is no person
+		if !expected {
+			t.Errorf("lint: %s %s: %s\n%s", f.ID, f.Rule, f.Message, d.Policy)
 		}
 	}
 }
@@ -135,6 +152,7 @@ func load(t *testing.T, d *draft.Draft, preset *presets.Preset) *policies.Set {
 	set, err := policies.Load(dir, policies.Options{
 		Issuers:     map[string]*presets.Preset{d.Preset.Name: preset},
 		Credentials: map[string]policies.Credential{"registry": {MaxTTL: 15 * time.Minute, Read: read}},
+		Sources:     true,
 	})
 	if err != nil {
 		t.Fatalf("%v:\n%s", err, d.Policy)

@@ -39,6 +39,7 @@ func (d *Draft) plan() *plan {
 		for _, hold := range p.cheapest(pin.AnyOf) {
 			p.hold(hold, pin.Name)
 		}
+		p.more(pin)
 	}
 	for _, claim := range []string{d.Preset.ProjectID, d.Preset.OwnerID, d.Preset.Ref, d.Preset.Environment, d.Preset.Trigger} {
 		p.pin(claim)
@@ -96,6 +97,19 @@ func (p *plan) cost(gate presets.Gate) (cost int) {
 		}
 	}
 	return cost
+}
+
+// more adds the gates of a pin that cost nothing and leave nothing open: that the
+// ref is protected, besides the environment.
+func (p *plan) more(pin presets.Pin) {
+	for _, gate := range pin.AnyOf {
+		open := slices.ContainsFunc(gate, func(h presets.Hold) bool { return h.Value == "" })
+		for _, hold := range gate {
+			if !open && p.cost(gate) == 0 {
+				p.hold(hold, pin.Name)
+			}
+		}
+	}
 }
 
 // hold adds what a pin asks for. What this token lacks is written all the same,
