@@ -19,7 +19,7 @@ var mayImport = map[string][]string{
 	"issuers/presets":     {},
 	"issuers/strictjson":  {},
 	"issuers":             {"issuers/presets", "issuers/strictjson"},
-	"issuers/lab":         {},
+	"issuers/lab":         {"issuers/presets"},
 	"policies/strictyaml": {},
 	"policies":            {"issuers", "issuers/presets", "policies/strictyaml"},
 	"broker":              {"broker/api", "issuers", "issuers/presets", "policies"},

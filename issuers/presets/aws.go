@@ -39,6 +39,7 @@ func aws() *Preset {
 			"original_session_exp":       maybe(String, Platform, "when the role's session ends, as RFC 3339").at(top, "original_session_exp"),
 			"source_identity":            maybe(String, Attacker, "what the session was given as its source identity").at(top, "source_identity"),
 			"lambda_source_function_arn": maybe(String, Mutable, "the Lambda function").at(top, "lambda_source_function_arn"),
+			"ec2_source_instance_arn":    maybe(String, Immutable, "the virtual machine").at(top, "ec2_source_instance_arn"),
 			"identity_store_user_id":     maybe(String, Immutable, "the person in Identity Center").at(top, "identity_store_user_id"),
 			"identity_store_arn":         maybe(String, Immutable, "the Identity Center's store").at(top, "identity_store_arn"),
 		},
@@ -46,7 +47,7 @@ func aws() *Preset {
 			Job:    "`aws sts get-web-identity-token --audience https://broker.example.com --signing-algorithm RS256 --duration-seconds 300`. The account must have it enabled.",
 			Config: `- {name: aws, preset: aws, url: "https://0123abcd-4567-89ef-0123-456789abcdef.tokens.sts.global.api.aws"}`,
 			Blind: []string{
-				"Functions and tasks that share a role, but by `lambda_source_function_arn`; give each job a role of its own.",
+				"Functions and tasks that share a role, but by `lambda_source_function_arn` or `ec2_source_instance_arn`; give each job a role of its own.",
 				"`request_tags` are what the job says of itself: no policy can use them, and no configuration can declare them.",
 				"Tags of the role become usable one by one: `claims: {team: {type: string, kind: platform, path: [\"https://sts.amazonaws.com/\", principal_tags, team]}}`. " +
 					"So does `ou_path`, with the type that your tokens have: AWS shows a text, and others saw lists.",

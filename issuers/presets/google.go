@@ -7,8 +7,9 @@ import "time"
 // people with a Google account, too. In a service account's token azp and sub
 // are the same number, in a person's azp is an application.
 //
-// Source: excerpts of Google's documentation and published tokens, not the
-// reference itself. So all but sub is optional, and the identity is sub alone.
+// Source: excerpts of Google's documentation and tokens that others published,
+// not the reference itself. So all but sub is optional, and the identity is sub
+// alone.
 func google() *Preset {
 	const top, engine = "google", "compute_engine"
 	return &Preset{

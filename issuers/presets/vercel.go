@@ -40,11 +40,10 @@ func vercel() *Preset {
 			"environment": must(String, Platform, "production, preview, development, or one of the project's own"),
 		},
 		Guide: Guide{
-			Job: "In a build it is in `VERCEL_OIDC_TOKEN`, in a function in the request's header `x-vercel-oidc-token`; do not log headers. Its audience is " +
-				"`https://vercel.com/TEAM`, unless it is exchanged at Vercel for another.",
-			Config: `- {name: vercel, preset: vercel, url: "https://oidc.vercel.com/acme", audience: "https://vercel.com/acme", allow_default_audience: true}`,
+			Job: "`await getVercelOidcToken({ audience: \"https://broker.example.com\" })` of the package `@vercel/oidc`, in a build or a function. " +
+				"What is in `VERCEL_OIDC_TOKEN`, or in the header `x-vercel-oidc-token` of a function's request, has the default audience; do not log headers.",
+			Config: `- {name: vercel, preset: vercel, url: "https://oidc.vercel.com/acme"}`,
 			Blind: []string{
-				"The broker from everyone else whom a deployment shows its token, unless tokens are exchanged for ones with the broker's url: each can show it here before it is bound to a key.",
 				"The branch, and who deployed. An environment of your own, `staging`, is no risk to the broker: whether pull requests can reach it is a setting at Vercel.",
 			},
 		},

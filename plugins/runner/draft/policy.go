@@ -99,13 +99,13 @@ func (p *plan) cost(gate presets.Gate) (cost int) {
 	return cost
 }
 
-// more adds the gates of a pin that cost nothing and leave nothing open: that the
-// ref is protected, besides the environment.
+// more adds the other gates of a pin that this run has, if the platform answers
+// for something in them: that the ref is protected, besides the environment.
 func (p *plan) more(pin presets.Pin) {
 	for _, gate := range pin.AnyOf {
-		open := slices.ContainsFunc(gate, func(h presets.Hold) bool { return h.Value == "" })
+		answers := slices.ContainsFunc(gate, func(h presets.Hold) bool { return h.Value != "" })
 		for _, hold := range gate {
-			if !open && p.cost(gate) == 0 {
+			if answers && p.cost(gate) == 0 {
 				p.hold(hold, pin.Name)
 			}
 		}
