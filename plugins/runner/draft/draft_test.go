@@ -66,7 +66,6 @@ func TestText(t *testing.T) {
 		options draft.Options
 	}{
 		{"github", example(t, "github", nil), draft.Options{Broker: broker, Asked: broker, Credentials: []string{"registry", "deploy"}}},
-		{"protected", example(t, "github", map[string]any{"ref_protected": "true"}), draft.Options{Broker: broker}},
 		{"pull-request", example(t, "github", map[string]any{
 			"event_name": "pull_request", "ref": "refs/pull/7/merge", "environment": nil, "ref_protected": "false", "base_ref": "main", "head_ref": "x: {",
 		}), draft.Options{Asked: "brevet-claims"}},
