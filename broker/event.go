@@ -29,6 +29,7 @@ type Event struct {
 	Policies  string        `json:"policies,omitempty"` // digest of the policy set that decided
 	Shadow    []string      `json:"shadow,omitempty"`   // shadow policies that would have granted
 	Drift     []string      `json:"drift,omitempty"`    // names that no longer fit their ids
+	Unsafe    []string      `json:"unsafe,omitempty"`   // policies without pins that granted, with their reasons
 
 	// Undeclared are claims of the subject token that its issuer's preset does not
 	// know, as the platform wrote them; of an exchange.

@@ -305,7 +305,7 @@ func (r *rules) sameParts(where string, parts map[string]string, claims map[stri
 	return nil
 }
 
-// convert returns a value of readJSONObject as the Go type of t. It does not
+// convert returns a value of strictjson.Object as the Go type of t. It does not
 // cast: the digits "1" are no Int.
 func convert(value any, t presets.Type) (any, bool) {
 	switch t {

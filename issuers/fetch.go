@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/brevet-dev/brevet/issuers/strictjson"
 )
 
 const (
@@ -22,7 +24,7 @@ const (
 
 // discoveryLimits bounds the JSON of a discovery document: Keycloak's has about
 // 70 members in three levels.
-func discoveryLimits() jsonLimits { return jsonLimits{depth: 8, members: 500} }
+func discoveryLimits() strictjson.Limits { return strictjson.Limits{Depth: 8, Members: 500} }
 
 // A site is where an issuer publishes its keys.
 type site struct {
@@ -97,7 +99,7 @@ func (s *site) fetch(ctx context.Context) (document, error) {
 // parseDiscovery returns jwks_uri of an issuer's discovery document, which must
 // be of exactly that issuer (section 4.3).
 func parseDiscovery(text []byte, issuer string) (jwksURI string, err error) {
-	object, err := readJSONObject(string(text), discoveryLimits())
+	object, err := strictjson.Object(string(text), discoveryLimits())
 	if err != nil {
 		return "", err
 	}

@@ -11,6 +11,8 @@ import (
 	"math/big"
 	"slices"
 	"strings"
+
+	"github.com/brevet-dev/brevet/issuers/strictjson"
 )
 
 // maxKeys bounds one JWK Set. Platforms publish one to six keys; Google and
@@ -19,7 +21,7 @@ const maxKeys = 100
 
 // jwksLimits bounds the JSON of a JWK Set: maxKeys keys of a dozen members,
 // with certificates in lists.
-func jwksLimits() jsonLimits { return jsonLimits{depth: 8, members: maxKeys*16 + 16} }
+func jwksLimits() strictjson.Limits { return strictjson.Limits{Depth: 8, Members: maxKeys*16 + 16} }
 
 // Algorithms returns every "alg" that tokens may be signed with (RFC 7518,
 // section 3.1; RFC 8037, of whose curves only Ed25519). All of them verify with
@@ -45,7 +47,7 @@ type verificationKey struct {
 // for something else is passed over, as the RFC asks; two keys with one kid,
 // too many keys, or no usable key are errors.
 func parseJWKS(document []byte, algorithms []string) (map[string]verificationKey, error) {
-	object, err := readJSONObject(string(document), jwksLimits())
+	object, err := strictjson.Object(string(document), jwksLimits())
 	if err != nil {
 		return nil, fmt.Errorf("reading the JWK Set: %w", err)
 	}

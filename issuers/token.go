@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/brevet-dev/brevet/issuers/presets"
+	"github.com/brevet-dev/brevet/issuers/strictjson"
 )
 
 // Limits on a subject token, which is a stranger's text until its signature is
@@ -17,7 +18,7 @@ const (
 
 // tokenLimits bounds header and payload, each: GitHub's payload has about 35
 // members and no nesting.
-func tokenLimits() jsonLimits { return jsonLimits{depth: 16, members: 200} }
+func tokenLimits() strictjson.Limits { return strictjson.Limits{Depth: 16, Members: 200} }
 
 // A token is a subject token that was read and not yet believed.
 type token struct {
@@ -61,7 +62,7 @@ func readSegment(name, segment string) (map[string]any, []byte, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	object, err := readJSONObject(string(text), tokenLimits())
+	object, err := strictjson.Object(string(text), tokenLimits())
 	if err != nil {
 		return nil, nil, refuse(ReasonMalformed, "reading the JSON of the %s: %v", name, err)
 	}

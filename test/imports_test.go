@@ -17,7 +17,8 @@ const module = "github.com/brevet-dev/brevet/"
 var mayImport = map[string][]string{
 	"broker/api":          {},
 	"issuers/presets":     {},
-	"issuers":             {"issuers/presets"},
+	"issuers/strictjson":  {},
+	"issuers":             {"issuers/presets", "issuers/strictjson"},
 	"issuers/lab":         {"issuers/presets"},
 	"policies/strictyaml": {},
 	"policies":            {"issuers", "issuers/presets", "policies/strictyaml"},
@@ -31,8 +32,10 @@ var mayImport = map[string][]string{
 	"broker/mint":         {"broker", "broker/api", "broker/keys", "issuers", "policies/strictyaml"},
 	"broker/server":       {"broker", "broker/api"},
 	"plugins/runner/mask": {"broker/api"},
-	"plugins/runner":      {"broker/api", "plugins/runner/mask"},
-	"cmd/brevet":          {"broker/api", "broker/keys/trust", "plugins/runner", "plugins/runner/mask"},
+	"plugins/runner":      {"broker/api", "issuers/strictjson", "plugins/runner/mask"},
+	"cmd/brevet":          {"broker/api", "broker/keys/trust", "plugins/runner", "plugins/runner/draft", "plugins/runner/mask"},
+
+	"plugins/runner/draft": {"issuers/presets"},
 
 	"broker/keys/pkcs11/wire": {},
 	"cmd/brevetd-pkcs11":      {"broker/keys/pkcs11/wire"},

@@ -9,7 +9,7 @@ func (p *program) help(args []string) (int, error) {
 		pages := map[string]string{
 			"exec": helpExec, "get": helpGet, "revoke": helpRevoke, "mask": helpMask,
 			"encrypt": helpEncrypt, "decrypt": helpDecrypt,
-			"verify-trust": helpVerifyTrust, "exit-codes": helpExitCodes,
+			"verify-trust": helpVerifyTrust, "claims": helpClaims, "exit-codes": helpExitCodes,
 		}
 		var ok bool
 		if page, ok = pages[args[0]]; !ok {
@@ -29,8 +29,9 @@ Usage:
   brevet mask --values FILE
   brevet encrypt --key NAME [--context NAME=VALUE]... [-o FILE] [FILE]
   brevet decrypt --key NAME [--context NAME=VALUE]... [-o FILE] [FILE]
+  brevet claims [NAME[,NAME]]
   brevet verify-trust --root FINGERPRINT FILE
-  brevet help [exec|get|revoke|mask|encrypt|decrypt|verify-trust|exit-codes]
+  brevet help [exec|get|revoke|mask|encrypt|decrypt|claims|verify-trust|exit-codes]
   brevet --version
 
 The job's OIDC token is looked for in this order:
@@ -192,6 +193,35 @@ Flags, with the variables that set their defaults:
 Stock age decrypts, too, if brevet is on the PATH by the name age-plugin-brevet
 and BREVET_BROKER is set: age -d -i IDENTITY FILE, or age -d -j brevet FILE,
 which takes the file's word for key and context.
+`
+
+const helpClaims = `Usage: brevet claims [flags] [NAME[,NAME]]
+
+Shows what the job's OIDC token says: each claim, who decides about it, and what
+it is; which preset of brevetd fits, and how sure that is; the issuer's entry
+for brevetd.yaml; and a policy that grants the credentials NAME to runs like
+this one, with the ids filled in and tests. Nothing is sent to a broker.
+
+The token itself and its signature are not shown, and the token is not
+verified. The claims are: they may hold names and e-mail addresses, and whoever
+reads the job's log reads them.
+
+Flags, with the variables that set their defaults:
+  --audience TEXT  ask the platform for a token for TEXT; default: the broker's
+                   url, or brevet-claims if that is not known. Elsewhere than on
+                   GitHub the job's definition has fixed it
+  --token-file FILE
+                   the token, instead of the one that the job has
+  --issuer-url URL warn if the token's iss is not exactly URL, which is that of
+                   the issuer in brevetd.yaml
+  --json           print all of it as JSON: {preset, certainty (issuer, claims,
+                   ambiguous or none), other_presets, token, claims: [{name,
+                   value, kind, type, meaning, seen_by}], warnings, issuer_yaml,
+                   policy_name, policy_yaml}
+  NAME[,NAME]      what the policy is to grant (BREVET_CREDENTIALS)
+` + helpConnection + `
+Exit status 0 says that the token could be read, not that a broker would take
+it: see the warnings.
 `
 
 const helpVerifyTrust = `Usage: brevet verify-trust --root FINGERPRINT [flags] FILE|-

@@ -1,7 +1,7 @@
 // Brevet runs inside a CI job. It shows the job's OIDC token to a broker, gets
 // leased credentials for it, gives them to one command, masks them in its
-// output, and hands them back. Anywhere else it checks what vouches for a broker:
-// "brevet verify-trust". "brevet help" says how to use it; package runner
+// output, and hands them back; "brevet claims" shows what the token says. Anywhere
+// else it checks what vouches for a broker: "brevet verify-trust". "brevet help" says how to use it; package runner
 // says how it works.
 package main
 
@@ -73,7 +73,7 @@ func (p *program) dispatch(ctx context.Context, args []string) (int, error) {
 	commands := map[string]func(context.Context, []string) (int, error){
 		"exec": p.exec, "get": p.get, "revoke": p.revoke, "mask": p.mask,
 		"encrypt": p.encrypt, "decrypt": p.decrypt, pluginName: p.agePlugin,
-		"verify-trust": p.verifyTrust,
+		"verify-trust": p.verifyTrust, "claims": p.claims,
 	}
 	if command, ok := commands[args[0]]; ok {
 		if len(args) == 2 && (args[1] == "-h" || args[1] == "--help") {

@@ -174,7 +174,7 @@ func TestScripts(t *testing.T) {
 			return os.WriteFile(filepath.Join(e.WorkDir, "token"), []byte(runnertest.Token("file")+"\n"), 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"broker": configure, "counts": counts, "status": status, "flip": flip,
+			"broker": configure, "counts": counts, "status": status, "flip": flip, "mint": mint, "mintenv": mintEnv, "leaks": leaks,
 		},
 	})
 }
@@ -337,7 +337,7 @@ func status(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, topic := range []string{"", "exec", "get", "revoke", "mask", "encrypt", "decrypt", "verify-trust", "exit-codes"} {
+	for _, topic := range []string{"", "exec", "get", "revoke", "mask", "encrypt", "decrypt", "verify-trust", "claims", "exit-codes"} {
 		var stdout, stderr bytes.Buffer
 		args := strings.Fields("help " + topic)
 		if got := run(context.Background(), args, nil, &stdout, &stderr, nil); got != 0 || stderr.Len() > 0 {

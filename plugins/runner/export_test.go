@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"context"
 	"time"
 
 	"github.com/brevet-dev/brevet/broker/api"
@@ -16,6 +17,16 @@ func SealFileKey(ref KeyRef, wrapped string, dataKey, salt, fileKey []byte) (*St
 
 // Open returns the file key.
 func (s *Stanza) Open(dataKey []byte) ([]byte, error) { return s.open(dataKey) }
+
+// Payload reads a token that the job has.
+func Payload(token string) (map[string]any, error) {
+	source := &Source{"file", true, func(context.Context, string) (string, error) { return token, nil }}
+	secret, err := source.Token(context.Background(), "")
+	if err != nil {
+		return nil, err
+	}
+	return payload(secret)
+}
 
 // NewSession returns the session that answer gave.
 func NewSession(answer *api.TokenResponse, c *Client) *Session { return &Session{answer, c} }

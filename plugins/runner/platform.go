@@ -37,7 +37,7 @@ type Source struct {
 // job's definition.
 func FindSource(env Env, client *http.Client) (*Source, error) {
 	if path := env.Get(tokenFile); path != "" {
-		return &Source{"file", true, func(context.Context, string) (string, error) { return readToken(path) }}, nil
+		return &Source{"file", true, func(context.Context, string) (string, error) { return readToken(tokenFile, path) }}, nil
 	}
 	if u, bearer := env.Get(githubURL), env.Get(githubToken); u != "" && bearer != "" {
 		g := github{client, u, api.NewSecret(bearer)}
@@ -89,15 +89,16 @@ func looksLikeJWT(token string) bool {
 	return len(token) <= api.MaxSubjectToken && strings.Count(token, ".") == 2 && strings.Trim(token, alphabet) == ""
 }
 
-func readToken(path string) (string, error) {
+// readToken reads the file path; option is where its name was given.
+func readToken(option, path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return "", failf(Misconfigured, "", "reading %s: %w", tokenFile, err)
+		return "", failf(Misconfigured, "", "reading %s: %w", option, err)
 	}
 	defer f.Close()
 	token, err := io.ReadAll(io.LimitReader(f, api.MaxSubjectToken+2)) // a new line may follow
 	if err != nil {
-		return "", failf(Misconfigured, "", "reading %s: %w", tokenFile, err)
+		return "", failf(Misconfigured, "", "reading %s: %w", option, err)
 	}
 	return string(token), nil
 }

@@ -1,4 +1,7 @@
-package issuers
+// Package strictjson reads JSON that a stranger wrote in exactly one way. It is
+// for tokens and key sets, at the broker and inside a job, and imports nothing
+// but the standard library.
+package strictjson
 
 import (
 	"encoding/json"
@@ -11,13 +14,13 @@ import (
 	"unicode/utf8"
 )
 
-// jsonLimits bounds one JSON document.
-type jsonLimits struct {
-	depth   int // of nested objects and arrays
-	members int // of all objects together
+// Limits bounds one JSON document.
+type Limits struct {
+	Depth   int // of nested objects and arrays
+	Members int // of all objects together
 }
 
-// readJSONObject reads text as exactly one JSON object (RFC 8259) and refuses
+// Object reads text as exactly one JSON object (RFC 8259) and refuses
 // everything that two readers could understand differently: names that occur
 // twice, also when they differ only in case (encoding/json, and so go-oidc,
 // takes "ISS" for iss), invalid UTF-8, lone surrogates (both of which
@@ -25,11 +28,11 @@ type jsonLimits struct {
 //
 // Values are string, json.Number, bool, nil, []any and map[string]any. Errors
 // hold positions and no text of the document.
-func readJSONObject(text string, limits jsonLimits) (map[string]any, error) {
+func Object(text string, limits Limits) (map[string]any, error) {
 	if !utf8.ValidString(text) {
 		return nil, errors.New("invalid UTF-8")
 	}
-	r := jsonReader{text: text, left: limits}
+	r := reader{text: text, left: limits}
 	r.space()
 	if r.peek() != '{' {
 		return nil, r.fail("no object")
@@ -45,20 +48,20 @@ func readJSONObject(text string, limits jsonLimits) (map[string]any, error) {
 	return object, nil
 }
 
-// A jsonReader is a recursive descent over valid UTF-8. Every method begins at
+// A reader is a recursive descent over valid UTF-8. Every method begins at
 // its value's first character and ends behind its last.
-type jsonReader struct {
+type reader struct {
 	text string
 	pos  int
-	left jsonLimits
+	left Limits
 }
 
-func (r *jsonReader) fail(what string) error {
+func (r *reader) fail(what string) error {
 	return fmt.Errorf("%s at byte %d", what, r.pos)
 }
 
 // peek returns the next byte, or 0 at the end (a NUL is nowhere valid).
-func (r *jsonReader) peek() byte {
+func (r *reader) peek() byte {
 	if r.pos < len(r.text) {
 		return r.text[r.pos]
 	}
@@ -66,7 +69,7 @@ func (r *jsonReader) peek() byte {
 }
 
 // accept skips c if it is next.
-func (r *jsonReader) accept(c byte) bool {
+func (r *reader) accept(c byte) bool {
 	if r.peek() != c {
 		return false
 	}
@@ -74,13 +77,13 @@ func (r *jsonReader) accept(c byte) bool {
 	return true
 }
 
-func (r *jsonReader) space() {
+func (r *reader) space() {
 	for strings.IndexByte(" \t\r\n", r.peek()) >= 0 {
 		r.pos++
 	}
 }
 
-func (r *jsonReader) value() (any, error) {
+func (r *reader) value() (any, error) {
 	switch c := r.peek(); {
 	case c == '{':
 		return r.object()
@@ -98,7 +101,7 @@ func (r *jsonReader) value() (any, error) {
 	return r.number()
 }
 
-func (r *jsonReader) word(word string) error {
+func (r *reader) word(word string) error {
 	if !strings.HasPrefix(r.text[r.pos:], word) {
 		return r.fail("no value")
 	}
@@ -107,8 +110,8 @@ func (r *jsonReader) word(word string) error {
 }
 
 // sequence reads the items of an object or array up to the character end.
-func (r *jsonReader) sequence(end byte, item func() error) error {
-	if r.left.depth--; r.left.depth < 0 {
+func (r *reader) sequence(end byte, item func() error) error {
+	if r.left.Depth--; r.left.Depth < 0 {
 		return r.fail("nested too deeply")
 	}
 	r.pos++ // the opening bracket
@@ -124,15 +127,15 @@ func (r *jsonReader) sequence(end byte, item func() error) error {
 			return r.fail("no comma and no end")
 		}
 	}
-	r.left.depth++
+	r.left.Depth++
 	return nil
 }
 
-func (r *jsonReader) object() (map[string]any, error) {
+func (r *reader) object() (map[string]any, error) {
 	object := make(map[string]any)
 	var folded map[string]bool // of the names that are not their own fold; mostly there are none
 	err := r.sequence('}', func() error {
-		if r.left.members--; r.left.members < 0 {
+		if r.left.Members--; r.left.Members < 0 {
 			return r.fail("too many members")
 		}
 		name, err := r.str()
@@ -169,7 +172,7 @@ func with(set map[string]bool, key string) map[string]bool {
 	return set
 }
 
-func (r *jsonReader) array() ([]any, error) {
+func (r *reader) array() ([]any, error) {
 	list := []any{}
 	err := r.sequence(']', func() error {
 		value, err := r.value()
@@ -182,7 +185,7 @@ func (r *jsonReader) array() ([]any, error) {
 	return list, nil
 }
 
-func (r *jsonReader) str() (string, error) {
+func (r *reader) str() (string, error) {
 	if !r.accept('"') {
 		return "", r.fail("no string")
 	}
@@ -201,7 +204,7 @@ func (r *jsonReader) str() (string, error) {
 }
 
 // escapedStr goes on with a string that began at start, at its first backslash.
-func (r *jsonReader) escapedStr(start int) (string, error) {
+func (r *reader) escapedStr(start int) (string, error) {
 	var b strings.Builder
 	b.WriteString(r.text[start:r.pos])
 	for {
@@ -226,7 +229,7 @@ func (r *jsonReader) escapedStr(start int) (string, error) {
 }
 
 // escape reads what follows a backslash.
-func (r *jsonReader) escape() (rune, error) {
+func (r *reader) escape() (rune, error) {
 	c := r.peek()
 	r.pos++
 	if i := strings.IndexByte(`"\/bfnrt`, c); i >= 0 {
@@ -252,7 +255,7 @@ func (r *jsonReader) escape() (rune, error) {
 	return char, nil
 }
 
-func (r *jsonReader) hex4() (rune, error) {
+func (r *reader) hex4() (rune, error) {
 	if len(r.text)-r.pos < 4 {
 		return 0, r.fail("cut escape")
 	}
@@ -265,7 +268,7 @@ func (r *jsonReader) hex4() (rune, error) {
 }
 
 // number reads RFC 8259, section 6: an integer, a fraction, an exponent.
-func (r *jsonReader) number() (json.Number, error) {
+func (r *reader) number() (json.Number, error) {
 	start := r.pos
 	r.accept('-')
 	if !r.accept('0') && !r.digits() {
@@ -286,7 +289,7 @@ func (r *jsonReader) number() (json.Number, error) {
 }
 
 // digits skips digits and reports whether there was one.
-func (r *jsonReader) digits() bool {
+func (r *reader) digits() bool {
 	start := r.pos
 	for isDigit(r.peek()) {
 		r.pos++
