@@ -82,7 +82,6 @@ func document(name, match, grant, more string) string {
 	return fmt.Sprintf("policy: %s\nissuer: github\nmatch: %s\ngrant: [%s]\n%s\n", name, match, grant, more)
 }
 
-
 func TestUntrustedTriggers(t *testing.T) {
 	tests := []struct {
 		name, match, when, trigger string

@@ -307,7 +307,7 @@ func (c *config) loadPolicies() (*policies.Set, error) {
 	}
 	for i := range c.Credentials {
 		cred := &c.Credentials[i]
-		o.Credentials[cred.Name] = policies.Credential{MinTTL: targets[cred.Name].MinTTL, MaxTTL: cred.Limit(), DataKey: cred.Kind == mint.KindDataKey}
+		o.Credentials[cred.Name] = policies.Credential{MinTTL: targets[cred.Name].MinTTL, MaxTTL: cred.Limit(), DataKey: cred.Kind == mint.KindDataKey, Read: cred.Class == mint.ClassRead}
 	}
 	return policies.Load(c.path(c.Policies), o)
 }

@@ -112,6 +112,7 @@ func build(ctx context.Context, c *config, log *slog.Logger) (_ *daemon, err err
 		return nil, fmt.Errorf("loading policies:\n%w", err)
 	}
 	d.policies = policies.NewLive(set)
+	warn(log, set)
 	if d.issuers, err = issuers.New(c.Issuers); err != nil {
 		return nil, fmt.Errorf("issuers: %w", err)
 	}
@@ -208,6 +209,7 @@ func (d *daemon) newMetrics() *server.Metrics {
 		return max(0, time.Until(d.epochs.Status().Until).Seconds())
 	})
 	m.Gauge("brevet_policies", "Policies in force.", nil, func() float64 { return float64(d.policies.Current().Len()) })
+	m.Gauge("brevet_policies_unsafe", "Policies in force that lack pins and say unsafe.", nil, func() float64 { return float64(len(d.policies.Current().Warnings())) })
 	m.CounterFunc("brevet_audit_lines_total", "The seq of the last line of the audit log.", func() float64 { return float64(d.audit.Status().Seq) })
 	m.CounterFunc("brevet_audit_syncs_total", "Syncs of the audit log to disk; one may serve many lines.", func() float64 { return float64(d.audit.Status().Syncs) })
 	m.Gauge("brevet_audit_unsealed_lines", "Lines of the audit log after its last checkpoint.", nil, func() float64 { return float64(d.audit.Status().Unsealed) })
@@ -328,6 +330,14 @@ func (d *daemon) reload(ctx context.Context) {
 	if err == nil {
 		d.policies.Swap(set)
 		d.log.Info("policies reloaded", "policies", set.Len(), "digest", set.Digest())
+		warn(d.log, set)
+	}
+}
+
+// warn logs what operators should know of the policies in force.
+func warn(log *slog.Logger, set *policies.Set) {
+	for _, w := range set.Warnings() {
+		log.Warn("policy "+w.Policy+" is "+w.Message, "policy", w.Policy, "place", w.Place)
 	}
 }
 
