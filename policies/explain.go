@@ -78,6 +78,12 @@ type Answer struct {
 	Unsafe     string   `json:"unsafe,omitempty"` // why that policy may lack pins
 	Shadow     []string `json:"shadow,omitempty"` // that would have granted it
 	Drift      []string `json:"drift,omitempty"`  // that would have, but for names
+
+	// Nearest is the policy of which the fewest parts fail, of those that grant
+	// the credential and are for this project or owner; "" if it is granted, or
+	// if there is none.
+	Nearest string `json:"nearest,omitempty"`
+	Fails   string `json:"first_failed,omitempty"` // path of the first of these parts
 }
 
 // An Explanation says how the policies come to their answers for one workload.
@@ -109,6 +115,9 @@ func (s *Set) Explain(id *issuers.Identity, credential string) *Explanation {
 	granted := false
 	for _, name := range e.credentials(credential) {
 		a := s.answer(id, name)
+		if !a.Granted {
+			a.Nearest, a.Fails = e.nearestFor(name)
+		}
 		e.Answers = append(e.Answers, a)
 		granted = granted || a.Granted
 	}
@@ -170,6 +179,16 @@ func (e *Explanation) credentials(asked string) []string {
 	return slices.Compact(all)
 }
 
+// nearestFor returns the nearest policy for the credential, and where it fails.
+func (e *Explanation) nearestFor(credential string) (policy, fails string) {
+	for _, v := range e.Verdicts {
+		if v.Candidate && slices.Contains(v.Credentials, credential) {
+			return v.Policy, v.First
+		}
+	}
+	return "", ""
+}
+
 func (s *Set) answer(id *issuers.Identity, credential string) Answer {
 	d, err := s.Decide(id, credential)
 	a := Answer{Credential: credential, Granted: err == nil, Shadow: d.Shadow}
@@ -213,12 +232,18 @@ func (j *judge) judge(p *policy, claims map[string]any, candidate bool) Verdict 
 		}
 		v.Failed++
 		v.First = cmp.Or(v.First, part.Path)
-		if c, ok := p.change(part, claims); ok {
+		if c, ok := p.change(part, claims); ok && (candidate || p.isID(part)) {
 			v.Changes = append(v.Changes, c)
 		}
 	}
 	v.Holds = v.Failed == 0
 	return v
+}
+
+// isID reports whether the part is an entry of match for an id. In a policy for
+// another workload there is nothing else to propose.
+func (p *policy) isID(part Part) bool {
+	return part.Kind == PartMatch && p.preset.Claims[part.claim].Kind == presets.Immutable
 }
 
 // parts returns everything that p asks, in the order in which a decision asks
@@ -347,7 +372,7 @@ func (p *policy) matchChange(c *Change, part Part, claims map[string]any) {
 	c.Token = part.claim + ": " + part.Want
 	v, there := claims[part.claim]
 	switch {
-	case p.preset.Claims[part.claim].Kind == presets.Immutable && there:
+	case p.isID(part) && there:
 		c.Note = fmt.Sprintf("the policy is for another %s; write one for %s", part.claim, quoted(v))
 	case p.riskOf(part.claim, v):
 		p.riskChange(c, part.claim, claims)
