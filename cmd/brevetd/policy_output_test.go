@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/brevet-dev/brevet/issuers/lab"
 )
 
 func TestWrapped(t *testing.T) {
@@ -97,5 +99,59 @@ func TestFindExchange(t *testing.T) {
 	}
 	if _, err := findExchange(filepath.Join(dir, "nothing.jsonl"), "r-now"); err == nil {
 		t.Error("an audit log that there is not was searched")
+	}
+}
+
+// With --verify a token is checked as the broker does it.
+func TestExplainVerifies(t *testing.T) {
+	l, err := lab.Start(lab.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	dir := t.TempDir()
+	file := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	config := file("brevetd.yaml", `url: https://broker.example.com
+listen: 127.0.0.1:8443
+redis: {url: "redis://127.0.0.1:6379/0"}
+root: {software: {file: root.pem}}
+issuers:
+- {name: lab, preset: github, url: "`+l.URL+`", insecure_http: true}
+credentials:
+- {name: deploy, kind: jwt, audience: "https://deploy.example.com"}
+policies: policies
+audit: {file: audit.jsonl}
+`)
+	file("policies/shop.yaml", "policy: shop\nissuer: lab\nmatch: {repository_id: \"456\", ref: refs/heads/main, event_name: push}\ngrant: [{credential: deploy, ttl: 5m}]\n")
+	for audience, want := range map[string]string{
+		"https://broker.example.com": "claims: a token that was verified\n",
+		"https://other.example.com":  "claims: a token that the broker would refuse\n",
+	} {
+		token, err := l.Mint(audience, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := file("token.jwt", token+"\n")
+		var out, errs bytes.Buffer
+		if code := run(t.Context(), []string{"policy", "explain", "--config", config, "--token", path, "--verify"}, &out, &errs); code != 0 {
+			t.Fatalf("status %d: %s", code, errs.String())
+		}
+		if !strings.HasPrefix(out.String(), want) || !strings.Contains(out.String(), "deploy: yes, by policy shop") {
+			t.Errorf("for audience %s: %s", audience, out.String())
+		}
+		for i := 0; i+16 <= len(token); i++ {
+			if strings.Contains(out.String()+errs.String(), token[i:i+16]) {
+				t.Fatalf("a part of the token is shown: %s", out.String())
+			}
+		}
 	}
 }
