@@ -143,18 +143,54 @@ func (s *Set) relevant(id *issuers.Identity, credential string) []*policy {
 // nearest returns what the nearest policies make of the claims that the index
 // does not find for them.
 func (s *Set) nearest(j *judge, id *issuers.Identity, credential string) []Verdict {
-	var list []Verdict
+	type ranked struct {
+		*policy
+		failed int
+	}
+	var list []ranked
 	for _, p := range s.policies {
-		if p.issuer != id.Issuer || credential != "" && p.grant(credential) == nil {
-			continue
-		}
-		list = append(list, j.judge(p, id.Claims, false))
-		if len(list) > maxNearest {
-			sortVerdicts(list)
-			list = list[:maxNearest]
+		if p.issuer == id.Issuer && (credential == "" || p.grant(credential) != nil) {
+			list = append(list, ranked{p, p.failed(id.Claims)})
 		}
 	}
-	return list
+	slices.SortFunc(list, func(a, b ranked) int {
+		return cmp.Or(cmp.Compare(a.failed, b.failed), cmp.Compare(a.name, b.name))
+	})
+	var nearest []Verdict
+	for _, r := range list[:min(len(list), maxNearest)] {
+		nearest = append(nearest, j.judge(r.policy, id.Claims, false))
+	}
+	return nearest
+}
+
+// failed counts the parts of p that do not hold, without looking into them.
+func (p *policy) failed(claims map[string]any) int {
+	n := len(p.drift(claims))
+	count := func(failed bool) {
+		if failed {
+			n++
+		}
+	}
+	count(p.expired())
+	count(!p.when.holds(claims))
+	for i := range p.match {
+		count(!p.match[i].holds(claims))
+	}
+	for i := range p.risks {
+		count(!p.risks[i].passes(claims))
+	}
+	for _, g := range p.guards {
+		for i := range g.denies {
+			count(g.denies[i].fits(claims))
+		}
+	}
+	return n
+}
+
+// passes reports whether the token is no such run, or one that match names.
+func (r *risk) passes(claims map[string]any) bool {
+	_, said := claims[r.claim]
+	return r.named.holds(claims) || said && !r.holds(claims)
 }
 
 func sortVerdicts(list []Verdict) {
@@ -329,11 +365,10 @@ func (d *deny) part(claims map[string]any) Part {
 }
 
 func (p *policy) riskPart(r *risk, claims map[string]any) Part {
-	_, there := claims[r.claim]
 	return Part{
 		Kind: PartRisk, Path: PartRisk + "." + r.claim, Place: p.at(PartMatch, r.claim),
 		Want: "no run that a stranger may have caused, unless match names it", Got: said(claims, r.claim),
-		Holds: r.named.holds(claims) || there && !r.holds(claims), claim: r.claim,
+		Holds: r.passes(claims), claim: r.claim,
 	}
 }
 

@@ -37,7 +37,7 @@ func Load(dir string, o Options) (*Set, error) { return LoadFS(os.DirFS(dir), di
 // LoadFS is [Load] for a folder that is not on the disk; dir is its name in
 // problems.
 func LoadFS(fsys fs.FS, dir string, o Options) (*Set, error) {
-	l := loader{dir: dir, fsys: fsys, options: o, named: map[string]string{}, languages: map[string]*language{}}
+	l := loader{dir: dir, fsys: fsys, options: o, named: map[string]string{}, languages: map[string]*language{}, fixtures: map[string]map[string]any{}}
 	for _, name := range l.find() {
 		l.read(name)
 	}
@@ -66,9 +66,10 @@ type loader struct {
 	policies, defaults, guardrails []*source
 	tests                          []*source // documents of *_test.yaml
 
-	named     map[string]string    // place ("file:line") by kind and full name
-	languages map[string]*language // by issuer, made when first needed
-	sums      strings.Builder      // what sha256sum prints for the files
+	named     map[string]string         // place ("file:line") by kind and full name
+	languages map[string]*language      // by issuer, made when first needed
+	fixtures  map[string]map[string]any // by issuer and name, read when first needed
+	sums      strings.Builder           // what sha256sum prints for the files
 }
 
 // A source is a document that was read and not yet compiled.
