@@ -52,6 +52,7 @@ func LoadFS(fsys fs.FS, dir string, o Options) (*Set, error) {
 	s.defaults = l.compileDefaults()
 	s.guardrails = l.compileGuardrails()
 	s.policies = l.compilePolicies(s.defaults, s.guardrails)
+	s.cases = l.compileTests(s.policies)
 	if len(l.problems) == 0 && len(s.policies) == 0 {
 		l.report(".", "the folder holds no policy (a file ending in .yaml or .yml)")
 	}
@@ -276,6 +277,9 @@ func (l *loader) compilePolicy(s *source, rules []*defaults, rails []*guardrails
 	}
 	p := c.compile()
 	p.hold(rails, &c)
+	if l.options.Sources {
+		p.written = &written{s.doc, &in, s.folder}
+	}
 	l.problems = append(l.problems, problems.And(c.problems.Limit())...)
 	return p
 }

@@ -54,6 +54,10 @@ const DefaultMaxTTL = 12 * time.Hour
 type Options struct {
 	Issuers     map[string]*presets.Preset // by the issuer's name
 	Credentials map[string]Credential      // by the credential's name
+
+	// Sources says to keep what was read, for [Set.Lint]: it takes several times
+	// the memory of the policies.
+	Sources bool
 }
 
 // A Credential limits what policies may grant of one credential.
@@ -83,6 +87,7 @@ type Set struct {
 	policies    []*policy // in the order of files, and in them of lines
 	defaults    []*defaults
 	guardrails  []*guardrails
+	cases       []fileTest // of files, in their order
 	index       index
 	issuers     map[string]*presets.Preset
 	credentials map[string]Credential
