@@ -44,7 +44,10 @@ func Load(dir string, o Options) (*Set, error) { return LoadFS(os.DirFS(dir), di
 // LoadFS is [Load] for a folder that is not on the disk; dir is its name in
 // problems.
 func LoadFS(fsys fs.FS, dir string, o Options) (*Set, error) {
-	l := loader{dir: dir, fsys: fsys, options: o, named: map[string]string{}, languages: map[string]*language{}, conditions: map[string]*when{}}
+	l := loader{
+		dir: dir, fsys: fsys, options: o, named: map[string]string{}, languages: map[string]*language{},
+		conditions: map[string]*when{}, fixtures: map[string]map[string]any{},
+	}
 	for _, name := range l.find() {
 		l.read(name)
 	}
@@ -74,11 +77,12 @@ type loader struct {
 	defaults, guardrails []*source
 	tests                []*source // documents of *_test.yaml
 
-	named      map[string]string    // place ("file:line") by kind and full name
-	languages  map[string]*language // by issuer, made when first needed
-	conditions map[string]*when     // compiled, by issuer and text: those of many policies are the same
-	size       int                  // bytes read
-	sums       strings.Builder      // what sha256sum prints for the files
+	named      map[string]string         // place ("file:line") by kind and full name
+	languages  map[string]*language      // by issuer, made when first needed
+	conditions map[string]*when          // compiled, by issuer and text: those of many policies are the same
+	fixtures   map[string]map[string]any // by issuer and name, read when first needed
+	size       int                       // bytes read
+	sums       strings.Builder           // what sha256sum prints for the files
 }
 
 // A file was read and not yet parsed.
