@@ -81,6 +81,7 @@ type Set struct {
 	issuers     map[string]*presets.Preset
 	credentials map[string]Credential
 	digest      string
+	origin      Origin
 }
 
 // Load reads and compiles every file below dir whose name ends in .yaml or
@@ -92,8 +93,12 @@ type Set struct {
 // the wrong path or a volume that is not mounted, and on a reload it would
 // silently take every grant away.
 func Load(dir string, o Options) (*Set, error) {
+	return load(os.DirFS(dir), dir, o)
+}
+
+// load is [Load] for the folder fsys, of which problems say that it is dir.
+func load(fsys fs.FS, dir string, o Options) (*Set, error) {
 	l := loader{dir: dir, options: o, named: map[string]string{}, languages: map[string]*language{}}
-	fsys := os.DirFS(dir)
 	for _, name := range l.find(fsys) {
 		l.load(fsys, name)
 	}
@@ -125,6 +130,8 @@ func (s *Set) Len() int {
 // name. In the folder, if all files in it are policies:
 //
 //	find * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum
+//
+// If they come from a commit, "+git:" and its id follow.
 func (s *Set) Digest() string {
 	if s == nil {
 		return ""
