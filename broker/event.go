@@ -28,6 +28,7 @@ type Event struct {
 	Policies  string        `json:"policies,omitempty"` // digest of the policy set that decided
 	Shadow    []string      `json:"shadow,omitempty"`   // shadow policies that would have granted
 	Drift     []string      `json:"drift,omitempty"`    // names that no longer fit their ids
+	Unsafe    []string      `json:"unsafe,omitempty"`   // policies without pins that granted, with their reasons
 
 	// Suppressed counts refusals like this one, before it, that were not recorded,
 	// for their number.

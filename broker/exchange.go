@@ -311,6 +311,10 @@ func (e *Event) note(d *policies.Decision) {
 		return
 	}
 	e.Shadow = append(e.Shadow, d.Shadow...)
+	if g := &d.Grant; g.Unsafe != "" {
+		said := fmt.Sprintf("policy %s: %s", g.Policy, g.Unsafe)
+		e.Unsafe = append(slices.DeleteFunc(e.Unsafe, func(other string) bool { return other == said }), said)
+	}
 	for _, drift := range d.Drift {
 		e.Drift = append(e.Drift, fmt.Sprintf("policy %s: %s is no longer %s", drift.Policy, drift.Claim, drift.Want))
 	}

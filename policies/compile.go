@@ -20,8 +20,10 @@ type document struct {
 	Names       map[string]string `yaml:"names"`       // claim: value; a mismatch denies and is reported as drift
 	When        string            `yaml:"when"`        // a condition in CEL
 	Grant       []grantEntry      `yaml:"grant"`
-	Limits      *limitsEntry      `yaml:"limits"` // of all workloads together; nil: none
-	Mode        string            `yaml:"mode"`   // enforce (the default) or shadow
+	Limits      *limitsEntry      `yaml:"limits"`  // of all workloads together; nil: none
+	Mode        string            `yaml:"mode"`    // enforce (the default) or shadow
+	Unsafe      *unsafeEntry      `yaml:"unsafe"`  // why match need not fill the pins; nil: it must
+	Expires     string            `yaml:"expires"` // the last day (2027-03-01), or a time (RFC 3339) from which on it does not hold; "": it has no end
 	Tests       []testEntry       `yaml:"tests"`
 }
 
@@ -47,119 +49,160 @@ type testEntry struct {
 	Deny   []string       `yaml:"deny"`   // credentials that it must not
 }
 
-// A compiler turns one document into a policy and notes what is wrong with it.
-// It goes on after a problem, so the policy is of use only if there is none.
-type compiler struct {
+// Limits on one document: more is a mistake, or meant to hurt.
+const (
+	maxName   = 64 // bytes of a name: fits a label of a metric and a column of a terminal
+	maxGrants = 100
+	maxTests  = 1_000
+	maxRules  = 100   // entries of deny, and of credentials, of guardrails
+	maxValues = 1_000 // of one entry of match
+	maxGlobs  = 100   // of one entry of match
+	maxGlob   = 256   // bytes of one
+)
+
+const nameLetters = "abcdefghijklmnopqrstuvwxyz0123456789-"
+
+// A reader compiles what documents of all kinds have, and notes what is wrong.
+// It goes on after a problem, so what it made is of use only if there is none.
+type reader struct {
 	loader   *loader
 	doc      *strictyaml.Document
-	in       *document
-	digest   string
+	folder   string // of the file, from the root
+	issuer   string // whose claims are looked at
 	problems strictyaml.Problems
 }
 
-func (c *compiler) fail(path strictyaml.Path, format string, args ...any) {
-	c.problems = append(c.problems, c.doc.Problem(path, format, args...))
+func (r *reader) fail(path strictyaml.Path, format string, args ...any) {
+	r.problems = append(r.problems, r.doc.Problem(path, format, args...))
 }
 
-func (c *compiler) failKey(path strictyaml.Path, format string, args ...any) {
-	c.problems = append(c.problems, c.doc.KeyProblem(path, format, args...))
+func (r *reader) failKey(path strictyaml.Path, format string, args ...any) {
+	r.problems = append(r.problems, r.doc.KeyProblem(path, format, args...))
+}
+
+// place returns "file:line" of what is at path.
+func (r *reader) place(path strictyaml.Path) string {
+	p := r.doc.Problem(path, "")
+	return fmt.Sprintf("%s:%d", p.File, p.Line)
+}
+
+// most reports a list that is too long.
+func (r *reader) most(path strictyaml.Path, n, limit int) bool {
+	if n > limit {
+		r.failKey(path, "%s has %d entries, the limit is %d", path, n, limit)
+	}
+	return n <= limit
+}
+
+// A compiler turns one document into a policy.
+type compiler struct {
+	reader
+	in       *document
+	digest   string
+	defaults []*defaults // those that are for it, the nearest first
 }
 
 func (c *compiler) compile() *policy {
-	c.name()
-	p := &policy{
-		name:   c.in.Policy,
-		issuer: c.in.Issuer,
-		shadow: c.mode(),
-		grants: c.grants(),
+	c.name("policy", c.in.Policy)
+	if c.in.Policy != "" && c.doc.FirstKey() != "policy" {
+		c.failKey(strictyaml.Path{"policy"}, "policy must be the first key: it says what kind of document this is")
 	}
-	if p.preset = c.preset(); p.preset == nil {
+	p := &policy{
+		name: fullName(c.folder, c.in.Policy), tenant: tenantOf(c.folder), place: c.place(strictyaml.Path{"policy"}),
+		issuer: c.issuerName(), shadow: c.shadow(), expires: c.expires(),
+	}
+	if p.preset = c.preset(p.issuer); p.preset == nil {
+		p.grants = c.grants(p)
 		return p // without its claims nothing below can be judged
 	}
-	p.match = c.match(p.preset)
+	p.match = inherit(c.conditions(p.preset, strictyaml.Path{"match"}, c.in.Match), c.defaults, p.issuer)
 	p.names = c.names(p.preset)
 	p.when = c.when(p.preset)
 	p.risks = risks(p)
+	c.pins(p)
+	p.grants = c.grants(p)
+	c.named(p)
 	p.tests = c.tests(p)
 	return p
 }
 
-// name checks the policy's name. One alphabet, one case: two names that look
-// alike to people are never two policies.
-func (c *compiler) name() {
-	const longest = 64 // fits a label of a metric and a column of a terminal
-	switch name := c.in.Policy; {
+// fullName returns a name with its tenant's before it.
+func fullName(folder, name string) string {
+	if tenant := tenantOf(folder); tenant != "" {
+		return tenant + "/" + name
+	}
+	return name
+}
+
+// name checks the name of a document of some kind. One alphabet, one case: two
+// names that look alike to people are never two policies.
+func (r *reader) name(kind, name string) {
+	path := strictyaml.Path{kind}
+	switch {
 	case name == "":
-		c.fail(strictyaml.Path{"policy"}, "policy is missing: the policy's name")
-	case len(name) > longest:
-		c.fail(strictyaml.Path{"policy"}, "the name is longer than %d characters", longest)
-	case strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "":
-		c.fail(strictyaml.Path{"policy"}, "the name %q may hold a-z, 0-9 and - only", name)
+		r.fail(path, "%s is missing: the document's name", kind)
+		return
+	case len(name) > maxName:
+		r.fail(path, "the name is longer than %d characters", maxName)
+	case strings.Trim(name, nameLetters) != "":
+		r.fail(path, "the name %q may hold a-z, 0-9 and - only", name)
 	}
-}
-
-// unique reports a name that another file has too.
-func (c *compiler) unique(file string) {
-	path := strictyaml.Path{"policy"}
-	if c.in.Policy == "" {
+	key := kind + " " + fullName(r.folder, name)
+	if other, taken := r.loader.named[key]; taken {
+		r.fail(path, "%s %q is in %s too; give one of them another name", kind, fullName(r.folder, name), other)
 		return
 	}
-	if other, taken := c.loader.named[c.in.Policy]; taken {
-		c.fail(path, "the policy in %s has the name %q too; give one of them another", other, c.in.Policy)
-		return
-	}
-	c.loader.named[c.in.Policy] = fmt.Sprintf("%s:%d", file, c.doc.Line(path))
+	r.loader.named[key] = r.place(path)
 }
 
-// mode reports whether the policy is in shadow mode.
-func (c *compiler) mode() bool {
+// mode checks a mode that is written.
+func (r *reader) mode(mode string) {
 	modes := []string{"enforce", "shadow"}
-	if path := (strictyaml.Path{"mode"}); c.doc.Has(path) && !slices.Contains(modes, c.in.Mode) {
-		c.fail(path, "mode must be enforce or shadow, not %q%s", c.in.Mode, strictyaml.DidYouMean(c.in.Mode, modes))
+	if path := (strictyaml.Path{"mode"}); r.doc.Has(path) && !slices.Contains(modes, mode) {
+		r.fail(path, "mode must be enforce or shadow, not %q%s", mode, strictyaml.DidYouMean(mode, modes))
 	}
-	return c.in.Mode == "shadow"
 }
 
-func (c *compiler) preset() *presets.Preset {
+// shadow reports whether the policy is in shadow mode.
+func (c *compiler) shadow() bool {
+	c.mode(c.in.Mode)
+	mode := c.in.Mode
+	if !c.doc.Has(strictyaml.Path{"mode"}) {
+		mode, _ = inherited(c.defaults, func(d *defaults) string { return d.mode })
+	}
+	return mode == "shadow"
+}
+
+// issuerName sets the issuer whose claims the policy sees.
+func (c *compiler) issuerName() string {
+	if !c.doc.Has(strictyaml.Path{"issuer"}) {
+		c.issuer, _ = inherited(c.defaults, func(d *defaults) string { return d.issuer })
+	}
+	return c.issuer
+}
+
+// preset returns what is known of the issuer of that name, which r looks at
+// from now on.
+func (r *reader) preset(issuer string) *presets.Preset {
 	path := strictyaml.Path{"issuer"}
-	if c.in.Issuer == "" {
-		c.fail(path, "issuer is missing: the name of a configured issuer")
+	if issuer == "" {
+		r.fail(path, "issuer is missing: the name of a configured issuer")
 		return nil
 	}
-	p := c.loader.options.Issuers[c.in.Issuer]
+	p := r.loader.options.Issuers[issuer]
 	if p == nil {
-		c.fail(path, "issuer %q is not configured%s", c.in.Issuer,
-			strictyaml.DidYouMean(c.in.Issuer, slices.Collect(maps.Keys(c.loader.options.Issuers))))
+		r.fail(path, "issuer %q is not configured%s", issuer,
+			strictyaml.DidYouMean(issuer, slices.Collect(maps.Keys(r.loader.options.Issuers))))
 	}
 	return p
 }
 
-// match compiles the match block. A policy must pin a project or an owner by
-// its id: names are renamed, deleted and registered again by someone else.
-func (c *compiler) match(p *presets.Preset) []condition {
-	var list []condition
-	for _, claim := range slices.Sorted(maps.Keys(c.in.Match)) {
-		if cond, ok := c.condition(p, claim); ok {
-			list = append(list, cond)
-		}
-	}
-	ids := slices.DeleteFunc([]string{p.ProjectID, p.OwnerID}, func(s string) bool { return s == "" })
-	pinned := func(id string) bool { _, ok := c.in.Match[id]; return ok }
-	switch {
-	case len(ids) > 0 && !slices.ContainsFunc(ids, pinned):
-		c.fail(strictyaml.Path{"match"}, "match must pin %s: only an id is never given to someone else", strings.Join(ids, " or "))
-	case len(c.in.Match) == 0:
-		c.fail(strictyaml.Path{"match"}, "match is empty: the policy would grant to everyone whom the issuer vouches for")
-	}
-	return list
-}
-
 // claim returns the declaration of the claim that path ends in.
-func (c *compiler) claim(p *presets.Preset, path strictyaml.Path) (presets.Claim, bool) {
+func (r *reader) claim(p *presets.Preset, path strictyaml.Path) (presets.Claim, bool) {
 	name, _ := path[len(path)-1].(string)
 	decl, ok := p.Claims[name]
 	if !ok {
-		c.failKey(path, "tokens of issuer %q have no claim %q%s", c.in.Issuer, name,
+		r.failKey(path, "tokens of issuer %q have no claim %q%s", r.issuer, name,
 			strictyaml.DidYouMean(name, slices.Collect(maps.Keys(p.Claims))))
 	}
 	return decl, ok
@@ -167,9 +210,9 @@ func (c *compiler) claim(p *presets.Preset, path strictyaml.Path) (presets.Claim
 
 // typed checks that v, as read by strictyaml, is a value of the declared type
 // and returns it as an identity has it.
-func (c *compiler) typed(path strictyaml.Path, decl presets.Claim, v any) (any, bool) {
+func (r *reader) typed(path strictyaml.Path, decl presets.Claim, v any) (any, bool) {
 	if list, isList := v.([]any); isList && decl.Type == presets.StringList {
-		return c.stringList(path, list)
+		return r.stringList(path, list)
 	}
 	if hasType(v, decl.Type) {
 		return v, true
@@ -177,20 +220,20 @@ func (c *compiler) typed(path strictyaml.Path, decl presets.Claim, v any) (any, 
 	switch n := v.(type) {
 	case int64, bool:
 		if decl.Type == presets.String {
-			c.fail(path, `%s is a string in these tokens; quote it: "%v"`, path, n)
+			r.fail(path, `%s is a string in these tokens; quote it: "%v"`, path, n)
 			return nil, false
 		}
 	case nil:
 		return nil, false // strictyaml has reported it
 	}
-	c.fail(path, "%s must be %s", path, typeName(decl.Type))
+	r.fail(path, "%s must be %s", path, typeName(decl.Type))
 	return nil, false
 }
 
-func (c *compiler) stringList(path strictyaml.Path, list []any) (any, bool) {
+func (r *reader) stringList(path strictyaml.Path, list []any) (any, bool) {
 	values, good := []string{}, true
 	for i, v := range list {
-		s, ok := c.typed(path.With(i), presets.Claim{Type: presets.String}, v)
+		s, ok := r.typed(path.With(i), presets.Claim{Type: presets.String}, v)
 		if !ok {
 			good = false
 			continue
@@ -238,7 +281,7 @@ func (c *compiler) when(p *presets.Preset) *when {
 	}
 	lang, err := c.language(p)
 	if err != nil {
-		c.fail(path, "preparing conditions for issuer %q: %v", c.in.Issuer, err)
+		c.fail(path, "preparing conditions for issuer %q: %v", c.issuer, err)
 		return nil
 	}
 	w, flaws := lang.compile(c.in.When)
@@ -249,35 +292,37 @@ func (c *compiler) when(p *presets.Preset) *when {
 }
 
 func (c *compiler) language(p *presets.Preset) (*language, error) {
-	if l := c.loader.languages[c.in.Issuer]; l != nil {
+	if l := c.loader.languages[c.issuer]; l != nil {
 		return l, nil
 	}
 	l, err := newLanguage(p)
 	if err == nil {
-		c.loader.languages[c.in.Issuer] = l
+		c.loader.languages[c.issuer] = l
 	}
 	return l, err
 }
 
-func (c *compiler) grants() []Grant {
+func (c *compiler) grants(p *policy) []Grant {
 	if len(c.in.Grant) == 0 {
 		c.fail(strictyaml.Path{"grant"}, "grant is missing: what the policy allows")
 	}
+	if !c.most(strictyaml.Path{"grant"}, len(c.in.Grant), maxGrants) {
+		return nil
+	}
 	var list []Grant
-	ofPolicy := c.limits(strictyaml.Path{"limits"}, c.in.Limits)
+	ofPolicy := c.ofPolicy()
 	for i, g := range c.in.Grant {
 		path := strictyaml.Path{"grant", i}
 		if slices.ContainsFunc(list, func(other Grant) bool { return other.Credential == g.Credential }) {
 			c.fail(path.With("credential"), "%q is granted twice by this policy", g.Credential)
 		}
-		if g.MaxTTL == 0 && !c.doc.Has(path.With("max_ttl")) {
-			g.MaxTTL = g.TTL
-		}
-		grant := Grant{Credential: g.Credential, TTL: g.TTL, MaxTTL: g.MaxTTL, Policy: c.in.Policy, PolicyDigest: c.digest}
+		life := c.life(path, g)
+		g.TTL, g.MaxTTL = life.ttl, life.maxTTL
+		grant := Grant{Credential: g.Credential, TTL: g.TTL, MaxTTL: g.MaxTTL, Policy: p.name, PolicyDigest: c.digest, Unsafe: p.unsafe}
 		grant.OfWorkload, grant.OfPolicy = c.limits(path.With("limits"), g.Limits), ofPolicy
 		if c.credential(path.With("credential"), g.Credential) {
 			limits := c.loader.options.Credentials[g.Credential]
-			c.ttl(path, g, limits)
+			c.lives(path, life, g.Credential, limits)
 			grant.KeyUse = c.keyUse(path, g, limits)
 			grant.Scope, grant.DeadMan = c.ending(path, g, limits)
 		}
@@ -286,40 +331,75 @@ func (c *compiler) grants() []Grant {
 	return list
 }
 
+// ofPolicy returns the limits of all that the policy grants.
+func (c *compiler) ofPolicy() Limits {
+	path := strictyaml.Path{"limits"}
+	if c.doc.Has(path) {
+		return c.limits(path, c.in.Limits)
+	}
+	limits, _ := inherited(c.defaults, func(d *defaults) Limits { return d.limits })
+	return limits
+}
+
 // credential reports whether there is a credential of that name.
-func (c *compiler) credential(path strictyaml.Path, name string) bool {
+func (r *reader) credential(path strictyaml.Path, name string) bool {
 	if name == "" {
-		c.fail(path, "credential is missing: the name of a configured credential")
+		r.fail(path, "credential is missing: the name of a configured credential")
 		return false
 	}
-	_, ok := c.loader.options.Credentials[name]
+	_, ok := r.loader.options.Credentials[name]
 	if !ok {
-		c.fail(path, "credential %q is not configured%s", name,
-			strictyaml.DidYouMean(name, slices.Collect(maps.Keys(c.loader.options.Credentials))))
+		r.fail(path, "credential %q is not configured%s", name,
+			strictyaml.DidYouMean(name, slices.Collect(maps.Keys(r.loader.options.Credentials))))
 	}
 	return ok
 }
 
-func (c *compiler) ttl(path strictyaml.Path, g grantEntry, limits Credential) {
+// A life is how long a grant's leases live, and what says so where the grant
+// itself does not: "" or the words for it.
+type life struct {
+	ttl, maxTTL         time.Duration
+	ttlFrom, maxTTLFrom string
+	has, hasMax         bool
+}
+
+// life returns what the grant says, or else the defaults. Without a max_ttl a
+// lease cannot be renewed.
+func (c *compiler) life(path strictyaml.Path, g grantEntry) life {
+	l := life{ttl: g.TTL, maxTTL: g.MaxTTL, has: c.doc.Has(path.With("ttl")), hasMax: c.doc.Has(path.With("max_ttl"))}
+	if ttl, from := inherited(c.defaults, func(d *defaults) time.Duration { return d.ttl }); from != nil && !l.has {
+		l.ttl, l.ttlFrom, l.has = ttl, from.String(), true
+	}
+	if maxTTL, from := inherited(c.defaults, func(d *defaults) time.Duration { return d.maxTTL }); from != nil && !l.hasMax {
+		l.maxTTL, l.maxTTLFrom, l.hasMax = maxTTL, from.String(), true
+	}
+	if !l.hasMax {
+		l.maxTTL = l.ttl
+	}
+	return l
+}
+
+// lives checks a life against the limits of the credential.
+func (c *compiler) lives(path strictyaml.Path, l life, credential string, limits Credential) {
 	ttl, maxTTL := path.With("ttl"), path.With("max_ttl")
 	switch {
-	case !c.doc.Has(ttl):
-		c.fail(ttl, "ttl is missing: how long a lease of %q lives", g.Credential)
-	case !wholeSeconds(g.TTL):
+	case !l.has:
+		c.fail(ttl, "ttl is missing: how long a lease of %q lives", credential)
+	case !wholeSeconds(l.ttl):
 		c.fail(ttl, "ttl must be whole seconds, one or more")
-	case g.TTL < limits.MinTTL:
-		c.fail(ttl, "ttl %s is below the least for credential %q, %s; raise it", short(g.TTL), g.Credential, short(limits.MinTTL))
-	case g.TTL > limits.maxTTL():
-		c.fail(ttl, "ttl %s exceeds the limit of credential %q, %s; lower it", short(g.TTL), g.Credential, short(limits.maxTTL()))
+	case l.ttl < limits.MinTTL:
+		c.fail(ttl, "ttl %s%s is below the least for credential %q, %s; raise it", short(l.ttl), l.ttlFrom, credential, short(limits.MinTTL))
+	case l.ttl > limits.maxTTL():
+		c.fail(ttl, "ttl %s%s exceeds the limit of credential %q, %s; lower it", short(l.ttl), l.ttlFrom, credential, short(limits.maxTTL()))
 	}
 	switch {
-	case !c.doc.Has(maxTTL):
-	case !wholeSeconds(g.MaxTTL):
+	case !l.hasMax:
+	case !wholeSeconds(l.maxTTL):
 		c.fail(maxTTL, "max_ttl must be whole seconds, one or more")
-	case g.MaxTTL < g.TTL:
-		c.fail(maxTTL, "max_ttl %s is below ttl %s", short(g.MaxTTL), short(g.TTL))
-	case g.MaxTTL > limits.maxTTL():
-		c.fail(maxTTL, "max_ttl %s exceeds the limit of credential %q, %s; lower it", short(g.MaxTTL), g.Credential, short(limits.maxTTL()))
+	case l.maxTTL < l.ttl:
+		c.fail(maxTTL, "max_ttl %s%s is below ttl %s", short(l.maxTTL), l.maxTTLFrom, short(l.ttl))
+	case l.maxTTL > limits.maxTTL():
+		c.fail(maxTTL, "max_ttl %s%s exceeds the limit of credential %q, %s; lower it", short(l.maxTTL), l.maxTTLFrom, credential, short(limits.maxTTL()))
 	}
 }
 

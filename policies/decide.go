@@ -25,13 +25,14 @@ type Grant struct {
 	Credential   string
 	TTL          time.Duration // the first lease's life, whole seconds
 	MaxTTL       time.Duration // its life with all renewals; TTL means that it cannot be renewed
-	Policy       string        // the policy's name
+	Policy       string        // the policy's name, with its tenant's: "payments/deploy"
 	PolicyDigest string        // "sha256:" and the digest of the policy's file, byte for byte
 	KeyUse       *KeyUse       // nil unless the credential is a data key
 	Scope        Scope         // with what a lease ends; never of a data key
 	DeadMan      time.Duration // ends a lease that hears no heartbeat for that long, whole seconds; 0: none does
 	OfWorkload   Limits        // of this credential by this policy, for each workload
 	OfPolicy     Limits        // of all that this policy grants, to all workloads
+	Unsafe       string        // why the policy may lack pins; "" if it has them
 }
 
 // A Decision is the answer for one credential, with what operators should hear
@@ -92,6 +93,8 @@ func (s *Set) nearMisses(id *issuers.Identity, credential string) string {
 			case p.grant(credential) == nil:
 			case len(misses) == maxMisses:
 				return strings.Join(misses, "; ") + "; …"
+			case why == "" && p.expired():
+				misses = append(misses, "policy "+p.name+" has expired")
 			case why == "" && p.shadow:
 				misses = append(misses, "policy "+p.name+" is in mode shadow")
 			default:
@@ -108,7 +111,7 @@ func (s *Set) nearMisses(id *issuers.Identity, credential string) string {
 // consider adds to d what p has to say.
 func (d *Decision) consider(p *policy, claims map[string]any, credential string) {
 	grant := p.grant(credential)
-	if grant == nil || !p.holds(claims) {
+	if grant == nil || p.expired() || !p.holds(claims) {
 		return
 	}
 	drift := p.drift(claims)
@@ -132,16 +135,22 @@ func (g *Grant) before(other *Grant) bool {
 
 // A policy is one document, compiled.
 type policy struct {
-	name   string
-	issuer string
-	preset *presets.Preset
-	match  []condition
-	risks  []risk // what the preset distrusts
-	when   *when  // nil if there is none
-	names  []condition
-	grants []Grant
-	shadow bool
-	tests  []test
+	name    string // with its tenant's: "payments/deploy"
+	tenant  string // "" for a file in the root
+	place   string // "file:line"
+	issuer  string
+	preset  *presets.Preset
+	match   []condition // its own entries, and those of defaults
+	risks   []risk      // what the preset distrusts
+	when    *when       // nil if there is none
+	names   []condition
+	grants  []Grant
+	shadow  bool
+	unsafe  string    // why it may lack pins; "" if it has them
+	missing []string  // the names of the pins that it lacks
+	expires time.Time // from then on it does not hold; zero: it has no end
+	guards  []*guard  // of all guardrails that are for it
+	tests   []test
 }
 
 func (p *policy) grant(credential string) *Grant {
@@ -160,7 +169,7 @@ func (p *policy) holds(claims map[string]any) bool {
 			return false
 		}
 	}
-	return p.risky(claims) == nil && p.when.holds(claims)
+	return p.risky(claims) == nil && p.denied(claims) == nil && p.when.holds(claims)
 }
 
 func (p *policy) drift(claims map[string]any) []Drift {
@@ -180,8 +189,8 @@ func (p *policy) drift(claims map[string]any) []Drift {
 }
 
 // An index finds the policies that may hold for a workload without looking at
-// the others: by its project's id, else by its owner's, else, for presets that
-// have neither, by its issuer. Every policy is in exactly one of the maps.
+// the others: by its project's id, else by its owner's, else, for policies that
+// pin neither, by its issuer. Every policy is in exactly one of the maps.
 type index struct {
 	projects, owners map[key][]*policy
 	rest             map[string][]*policy
@@ -195,9 +204,9 @@ type key struct {
 func newIndex(policies []*policy) index {
 	ix := index{map[key][]*policy{}, map[key][]*policy{}, map[string][]*policy{}}
 	for _, p := range policies {
-		if c := p.pin(p.preset.ProjectID); c != nil {
+		if c := p.pin(p.preset.ProjectID); c.isExact() {
 			add(ix.projects, p, c)
-		} else if c := p.pin(p.preset.OwnerID); c != nil {
+		} else if c := p.pin(p.preset.OwnerID); c.isExact() {
 			add(ix.owners, p, c)
 		} else {
 			ix.rest[p.issuer] = append(ix.rest[p.issuer], p)
@@ -205,6 +214,9 @@ func newIndex(policies []*policy) index {
 	}
 	return ix
 }
+
+// isExact reports whether the condition is a list of values and nothing else.
+func (c *condition) isExact() bool { return c != nil && len(c.globs)+len(c.has) == 0 }
 
 func add(m map[key][]*policy, p *policy, c *condition) {
 	for _, id := range c.values {

@@ -82,8 +82,6 @@ func document(name, match, grant, more string) string {
 	return fmt.Sprintf("policy: %s\nissuer: github\nmatch: %s\ngrant: [%s]\n%s\n", name, match, grant, more)
 }
 
-const shop = `{repository_id: "456"}`
-
 func TestUntrustedTriggers(t *testing.T) {
 	tests := []struct {
 		name, match, when, trigger string
@@ -91,26 +89,25 @@ func TestUntrustedTriggers(t *testing.T) {
 	}{
 		{"trusted, none listed", shop, "", "push", true},
 		{"untrusted, none listed", shop, "", "pull_request", false},
-		{"untrusted, another listed", `{repository_id: "456", event_name: pull_request_target}`, "", "pull_request", false},
-		{"untrusted and listed", `{repository_id: "456", event_name: [push, pull_request]}`, "", "pull_request", true},
+		{"untrusted, another listed", `{repository_id: "456", ref: refs/heads/main, event_name: pull_request_target}`, "", "pull_request", false},
+		{"untrusted and listed", `{repository_id: "456", ref: refs/heads/main, event_name: [push, pull_request]}`, "", "pull_request", true},
 		{"untrusted, in when only", shop, `when: claims.event_name == "pull_request"`, "pull_request", false},
 		{"absent", shop, "", "", false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			set := mustLoad(t, document("a", tt.match, "{credential: other, ttl: 1m}", tt.when))
+			set := mustLoad(t, document("a", tt.match, "{credential: read, ttl: 1m}", tt.when))
 			id := github(map[string]any{"event_name": tt.trigger})
 			if tt.trigger == "" {
 				delete(id.Claims, "event_name")
 			}
-			if d, err := set.Decide(id, "other"); (err == nil) != tt.want {
+			if d, err := set.Decide(id, "read"); (err == nil) != tt.want {
 				t.Errorf("Decide(%s) = %+v, %v, want granted: %v", tt.trigger, d, err, tt.want)
 			}
 		})
 	}
 }
 
-// The order of files, here a to d, must not matter.
 // An operator is told what kept the policies from granting.
 func TestNearMisses(t *testing.T) {
 	set, err := policies.Load("testdata/good", options())
@@ -131,6 +128,15 @@ func TestNearMisses(t *testing.T) {
 	}
 }
 
+// lacking returns unsafe for a match that needs it.
+func lacking(match string) string {
+	if match == shop {
+		return ""
+	}
+	return unsafe
+}
+
+// The order of files, here a to d, must not matter.
 func TestDecideChoice(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -147,8 +153,8 @@ func TestDecideChoice(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var docs []string
-			for i, match := range []string{`{repository_owner_id: "123"}`, shop, `{repository_owner_id: ["9", "123"], ref: refs/heads/main}`, `{repository_id: ["456", "9"]}`} {
-				docs = append(docs, document(fmt.Sprintf("p%d", i), match, "{credential: other, "+tt.grants[i]+"}", ""))
+			for i, match := range []string{acme, shop, `{repository_owner_id: ["9", "123"], ref: refs/heads/main}`, `{repository_id: ["456", "9"]}`} {
+				docs = append(docs, document(fmt.Sprintf("p%d", i), match, "{credential: other, "+tt.grants[i]+"}", lacking(match)))
 			}
 			for range 2 {
 				d, err := mustLoad(t, docs...).Decide(github(nil), "other")
@@ -156,7 +162,7 @@ func TestDecideChoice(t *testing.T) {
 					t.Fatal(err)
 				}
 				got := d.Grant
-				got.PolicyDigest = ""
+				got.PolicyDigest, got.Unsafe = "", ""
 				tt.want.Credential = "other"
 				if got != tt.want {
 					t.Errorf("Decide = %+v, want %+v", got, tt.want)
@@ -176,8 +182,8 @@ func TestShadowAndDrift(t *testing.T) {
 		err  error
 	}{
 		{"shadow does not grant", []string{
-			document("b", shop, grant, "mode: shadow"), document("a", `{repository_owner_id: "123"}`, grant, "mode: shadow"),
-			document("c", `{repository_id: "1"}`, grant, "mode: shadow"),
+			document("b", shop, grant, "mode: shadow"), document("a", acme, grant, "mode: shadow\n"+unsafe),
+			document("c", strings.Replace(shop, "456", "1", 1), grant, "mode: shadow"),
 		}, policies.Decision{Shadow: []string{"a", "b"}}, policies.ErrNoGrant},
 		{"shadow beside enforce", []string{
 			document("a", shop, "{credential: other, ttl: 2h}", "mode: shadow"), document("b", shop, grant, "mode: enforce"),
@@ -194,7 +200,7 @@ func TestShadowAndDrift(t *testing.T) {
 			document("a", shop, grant, "names: {repository: acme/old}"), document("b", shop, grant, "names: {repository: acme/shop}"),
 		}, policies.Decision{Grant: policies.Grant{Policy: "b"}, Drift: []policies.Drift{{Policy: "a", Claim: "repository", Want: "acme/old", Got: "acme/shop"}}}, nil},
 		{"no drift where the rest does not hold", []string{
-			document("a", `{repository_id: "1"}`, grant, "names: {repository: acme/old}"),
+			document("a", strings.Replace(shop, "456", "1", 1), grant, "names: {repository: acme/old}"),
 			document("b", shop, "{credential: unlimited, ttl: 1m}", "names: {repository: acme/old}"),
 		}, policies.Decision{}, policies.ErrNoGrant},
 	}

@@ -31,8 +31,8 @@ func (c *compiler) scope(path strictyaml.Path, written string) Scope {
 	case !c.doc.Has(path) || written == "job":
 	case written != string(ScopeRun):
 		c.fail(path, "scope must be job or run, not %q%s", written, strictyaml.DidYouMean(written, scopes))
-	case !hasRuns(c.loader.options.Issuers[c.in.Issuer]):
-		c.failKey(path, "tokens of issuer %q do not tell of a run and its project, so nothing could end with one", c.in.Issuer)
+	case !hasRuns(c.loader.options.Issuers[c.issuer]):
+		c.failKey(path, "tokens of issuer %q do not tell of a run and its project, so nothing could end with one", c.issuer)
 	default:
 		return ScopeRun
 	}

@@ -8,7 +8,7 @@ import (
 )
 
 func TestEndingOfAGrant(t *testing.T) {
-	const head = "policy: a\nissuer: github\nmatch: {repository_id: \"456\"}\ngrant:\n- "
+	const head = "policy: a\nissuer: github\nmatch: {repository_id: \"456\", ref: refs/heads/main, event_name: push}\ngrant:\n- "
 	for _, tt := range []struct {
 		grant   string
 		scope   policies.Scope

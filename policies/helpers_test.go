@@ -16,8 +16,8 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-// options has three issuers: github and gitlab, each with a claim of every type
-// and both ids, and robot, which has neither ids nor triggers.
+// options has three issuers: github and gitlab, each with a claim of every type,
+// both ids and pins, and robot, which has none of them.
 func options() policies.Options {
 	id := presets.Claim{Type: presets.String, Kind: presets.Immutable}
 	text := presets.Claim{Type: presets.String, Kind: presets.Mutable}
@@ -27,12 +27,19 @@ func options() policies.Options {
 			"github": {
 				Claims: map[string]presets.Claim{
 					"repository_id": id, "repository_owner_id": id, "repository": text,
-					"ref": text, "event_name": text, "run_id": id, "run_attempt": text, "environment": optional,
+					"ref": text, "ref_protected": optional, "event_name": text, "run_id": id, "run_attempt": text, "environment": optional,
 					"attempt": {Type: presets.Int}, "fork": {Type: presets.Bool},
 					"groups": {Type: presets.StringList, Optional: true},
 				},
 				ProjectID: "repository_id", OwnerID: "repository_owner_id", Run: "run_id", Trigger: "event_name",
-				Risks: []presets.Risk{{Claim: "event_name", Values: []string{"pull_request", "pull_request_target"}}},
+				Pins: []presets.Pin{
+					{Name: "the repository", AnyOf: []presets.Gate{{{Claim: "repository_id"}}}},
+					{Name: "a ref or an environment", AnyOf: []presets.Gate{
+						{{Claim: "environment"}}, {{Claim: "ref", Exact: true}}, {{Claim: "ref_protected", Value: "true"}},
+					}},
+					{Name: "the event", AnyOf: []presets.Gate{{{Claim: "event_name"}}}},
+				},
+				Risks: []presets.Risk{{Claim: "event_name", Values: []string{"pull_request", "pull_request_target"}, Why: "runs code that nobody has reviewed"}},
 			},
 			"gitlab": {
 				Claims: map[string]presets.Claim{
@@ -40,13 +47,17 @@ func options() policies.Options {
 					"runner_id": {Type: presets.Int}, "groups": {Type: presets.StringList},
 				},
 				ProjectID: "project_id", OwnerID: "namespace_id",
+				Pins: []presets.Pin{
+					{Name: "the project", AnyOf: []presets.Gate{{{Claim: "project_id"}}}},
+					{Name: "protected refs", AnyOf: []presets.Gate{{{Claim: "ref_protected", Value: "true"}}}},
+				},
 			},
 			"robot": {Claims: map[string]presets.Claim{"name": text, "vcs-origin": text}},
 		},
 		Credentials: map[string]policies.Credential{
 			"deploy":    {MinTTL: 15 * time.Minute, MaxTTL: 2 * time.Hour},
 			"registry":  {MaxTTL: 15 * time.Minute},
-			"unlimited": {}, "other": {},
+			"unlimited": {}, "other": {}, "read": {Read: true},
 			"artifacts": {DataKey: true}, "artifacts-2": {DataKey: true},
 		},
 	}
@@ -110,3 +121,13 @@ func github(changes map[string]any) *issuers.Identity {
 	}
 	return &issuers.Identity{Issuer: "github", Claims: claims}
 }
+
+// Match blocks that pin all that github asks for: the project, and the owner
+// only.
+const (
+	shop = `{repository_id: "456", ref: refs/heads/main, event_name: [push, schedule]}`
+	acme = `{repository_owner_id: "123"}`
+)
+
+// unsafe lets a document load without pins.
+const unsafe = `unsafe: {reason: "a test"}`

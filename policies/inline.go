@@ -71,6 +71,9 @@ func (p *policy) why(claims map[string]any) string {
 	if r := p.risky(claims); r != nil {
 		return fmt.Sprintf("claim %s is %s, which is granted to only if match names it", r.claim, said(claims, r.claim))
 	}
+	if d := p.denied(claims); d != nil {
+		return d.String()
+	}
 	if holds, err := p.when.eval(claims); err != nil {
 		return fmt.Sprintf("when cannot be decided: %v", err)
 	} else if !holds {
@@ -99,6 +102,9 @@ func quoted(v any) string {
 
 func (c *compiler) tests(p *policy) []test {
 	var list []test
+	if !c.most(strictyaml.Path{"tests"}, len(c.in.Tests), maxTests) {
+		return nil
+	}
 	for i, entry := range c.in.Tests {
 		path := strictyaml.Path{"tests", i}
 		if entry.Name == "" {
@@ -117,11 +123,6 @@ func (c *compiler) tests(p *policy) []test {
 		})
 	}
 	return list
-}
-
-func (c *compiler) place(path strictyaml.Path) string {
-	p := c.doc.Problem(path, "")
-	return fmt.Sprintf("%s:%d", p.File, p.Line)
 }
 
 // expected checks the credentials that a test names: one that the policy does

@@ -29,6 +29,7 @@ tests:
 - {name: when without ref, claims: {repository_id: "456", attempt: 2, repository: acme/shop, event_name: push}, allow: [other]}
 - {name: drift, claims: {repository_id: "456", attempt: 2, repository: acme/old, ref: refs/heads/main, event_name: push}, allow: [other]}
 - {name: denied, claims: {}, deny: [other, unlimited]}
+unsafe: {reason: a test}
 `
 	want := []policies.TestResult{
 		{Name: "good", Pos: ":11"},

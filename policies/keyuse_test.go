@@ -10,7 +10,7 @@ import (
 )
 
 func TestKeyUseOfAGrant(t *testing.T) {
-	const head = "policy: a\nissuer: github\nmatch: {repository_id: \"456\"}\ngrant:\n- "
+	const head = "policy: a\nissuer: github\nmatch: {repository_id: \"456\", ref: refs/heads/main, event_name: push}\ngrant:\n- "
 	for _, tt := range []struct {
 		name, grant string
 		want        policies.KeyUse

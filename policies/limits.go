@@ -25,23 +25,23 @@ type limitsEntry struct {
 }
 
 // limits compiles limits at path; none were written if in is nil.
-func (c *compiler) limits(path strictyaml.Path, in *limitsEntry) Limits {
+func (r *reader) limits(path strictyaml.Path, in *limitsEntry) Limits {
 	if in == nil {
-		if c.doc.Has(path) {
-			c.fail(path, "limits is empty; say live, per_minute or both")
+		if r.doc.Has(path) {
+			r.fail(path, "limits is empty; say live, per_minute or both")
 		}
 		return Limits{}
 	}
-	if !c.doc.Has(path.With("live")) && !c.doc.Has(path.With("per_minute")) {
-		c.fail(path, "limits is empty; say live, per_minute or both")
+	if !r.doc.Has(path.With("live")) && !r.doc.Has(path.With("per_minute")) {
+		r.fail(path, "limits is empty; say live, per_minute or both")
 	}
-	c.between(path.With("live"), in.Live, maxLive)
-	c.between(path.With("per_minute"), in.PerMinute, maxPerMinute)
+	r.between(path.With("live"), in.Live, maxLive)
+	r.between(path.With("per_minute"), in.PerMinute, maxPerMinute)
 	return Limits{in.Live, in.PerMinute}
 }
 
-func (c *compiler) between(path strictyaml.Path, n, most int) {
-	if c.doc.Has(path) && (n < 1 || n > most) {
-		c.fail(path, "%s must be 1 to %d; leave it out for no limit", path[len(path)-1], most)
+func (r *reader) between(path strictyaml.Path, n, most int) {
+	if r.doc.Has(path) && (n < 1 || n > most) {
+		r.fail(path, "%s must be 1 to %d; leave it out for no limit", path[len(path)-1], most)
 	}
 }

@@ -19,6 +19,14 @@ type condition struct {
 	has    []string // or, for a claim that is a list, one of these in it
 }
 
+// takes reports whether v, a value of a token, is one that the condition wants.
+func (c *condition) takes(v any) bool {
+	if s, ok := v.(string); ok {
+		return c.fits(s)
+	}
+	return slices.Contains(c.values, v)
+}
+
 // holds reports whether the token has the claim as the condition wants it. An
 // absent claim never is.
 func (c *condition) holds(claims map[string]any) bool {
@@ -26,7 +34,7 @@ func (c *condition) holds(claims map[string]any) bool {
 	case string:
 		return c.fits(got)
 	case int64, bool:
-		return slices.Contains(c.values, got)
+		return c.takes(got)
 	case []string:
 		return slices.ContainsFunc(got, func(item string) bool { return slices.Contains(c.has, item) })
 	}
@@ -84,6 +92,11 @@ func (g glob) fits(s string) bool {
 	}
 }
 
+// covers reports whether g stands for all that other stands for. The * of the
+// other is a text that no pattern but * stands for, and so is the character
+// itself.
+func (g glob) covers(other glob) bool { return g.fits(string(other)) }
+
 // cutSegment cuts s after its first segment; end is what ended it, 0 at the end
 // of s.
 func cutSegment(s string) (segment, rest string, end byte) {
@@ -120,6 +133,7 @@ func fitsSegment(pattern, s string) bool {
 type risk struct {
 	condition           // the values that a stranger's runs have
 	named     condition // of these, those that match names
+	why       string    // for people: who writes what runs then
 }
 
 // risks compiles what the preset distrusts. A value counts as named if it
@@ -127,7 +141,7 @@ type risk struct {
 func risks(p *policy) []risk {
 	var list []risk
 	for _, r := range p.preset.Risks {
-		made := risk{condition: riskCondition(r), named: condition{claim: r.Claim}}
+		made := risk{condition: riskCondition(r), named: condition{claim: r.Claim}, why: r.Why}
 		if pin := p.pin(r.Claim); pin != nil {
 			for _, v := range pin.values {
 				if made.holds(map[string]any{r.Claim: v}) {
@@ -135,7 +149,7 @@ func risks(p *policy) []risk {
 				}
 			}
 			for _, g := range pin.globs {
-				if made.fits(strings.ReplaceAll(string(g), "*", "x")) {
+				if slices.ContainsFunc(made.globs, func(r glob) bool { return r.covers(g) }) {
 					made.named.globs = append(made.named.globs, g)
 				}
 			}
@@ -172,85 +186,126 @@ func (p *policy) risky(claims map[string]any) *risk {
 	return nil
 }
 
-// A matcher is one part of an entry of match.
-func (c *compiler) condition(p *presets.Preset, claim string) (condition, bool) {
-	path := strictyaml.Path{"match", claim}
-	decl, ok := c.claim(p, path)
+// conditions compiles the entries of a match block, in the order of claims.
+func (r *reader) conditions(p *presets.Preset, path strictyaml.Path, entries map[string]any) []condition {
+	var list []condition
+	for _, claim := range slices.Sorted(maps.Keys(entries)) {
+		if cond, ok := r.condition(p, path.With(claim), entries[claim]); ok {
+			list = append(list, cond)
+		}
+	}
+	return list
+}
+
+func (r *reader) condition(p *presets.Preset, path strictyaml.Path, v any) (condition, bool) {
+	decl, ok := r.claim(p, path)
 	if !ok {
 		return condition{}, false
 	}
-	cond := condition{claim: claim}
-	list, isList := c.in.Match[claim].([]any)
+	cond := condition{claim: path[len(path)-1].(string)}
+	list, isList := v.([]any)
 	if !isList {
-		c.matcher(&cond, path, decl, c.in.Match[claim])
+		r.matcher(&cond, path, decl, v)
 	}
-	for i, v := range list {
-		c.matcher(&cond, path.With(i), decl, v)
+	if !r.most(path, len(list), maxValues) {
+		return cond, true
 	}
+	for i, item := range list {
+		r.matcher(&cond, path.With(i), decl, item)
+	}
+	r.most(path, len(cond.globs), maxGlobs)
 	if isList && len(list) == 0 {
-		c.fail(path, "%s has no values, so the policy can never hold; remove the policy instead", claim)
+		r.fail(path, "%s has no values, so the policy can never hold; remove the policy instead", cond.claim)
 	}
 	return cond, true
 }
 
 // matcher adds one part of a match entry to cond: a value, or a map with the
 // one key glob or contains.
-func (c *compiler) matcher(cond *condition, path strictyaml.Path, decl presets.Claim, v any) {
+func (r *reader) matcher(cond *condition, path strictyaml.Path, decl presets.Claim, v any) {
 	form, isMap := v.(map[string]any)
 	if !isMap {
-		c.value(cond, path, decl, v)
+		r.value(cond, path, decl, v)
 		return
 	}
 	pattern, isGlob := form["glob"].(string)
 	item, isItem := form["contains"].(string)
 	switch {
 	case len(form) != 1 || !isGlob && !isItem:
-		c.fail(path, "%s must be a value, {glob: pattern} or {contains: value}, not a map of %s",
+		r.fail(path, "%s must be a value, {glob: pattern} or {contains: value}, not a map of %s",
 			path, strings.Join(slices.Sorted(maps.Keys(form)), ", "))
 	case isGlob:
-		c.glob(cond, path.With("glob"), decl, pattern)
+		r.glob(cond, path.With("glob"), decl, pattern)
 	case decl.Type != presets.StringList:
-		c.fail(path, "contains is for claims that are lists, and %s is none; write the value", cond.claim)
+		r.fail(path, "contains is for claims that are lists, and %s is none; write the value", cond.claim)
 	case item == "":
-		c.fail(path.With("contains"), "contains is empty")
+		r.fail(path.With("contains"), "contains is empty")
 	case slices.Contains(cond.has, item):
-		c.fail(path, "%s is a value twice", path)
+		r.fail(path, "%s is a value twice", path)
 	default:
 		cond.has = append(cond.has, item)
 	}
 }
 
-func (c *compiler) value(cond *condition, path strictyaml.Path, decl presets.Claim, v any) {
+func (r *reader) value(cond *condition, path strictyaml.Path, decl presets.Claim, v any) {
 	if decl.Type == presets.StringList {
-		c.fail(path, "%s is a list; write {contains: value}", cond.claim)
+		r.fail(path, "%s is a list; write {contains: value}", cond.claim)
 		return
 	}
-	v, ok := c.typed(path, decl, v)
+	v, ok := r.typed(path, decl, v)
 	switch {
 	case !ok:
+	case !r.literal(path, decl, v):
 	case v == "" && decl.Kind == presets.Immutable:
-		c.fail(path, "%s is empty: no id is", path)
+		r.fail(path, "%s is empty: no id is", path)
 	case slices.Contains(cond.values, v):
-		c.fail(path, "%s is a value twice", path)
+		r.fail(path, "%s is a value twice", path)
 	default:
 		cond.values = append(cond.values, v)
 	}
 }
 
+// literal reports whether a value is one. One that looks like a pattern would
+// never hold, as values are compared as they are.
+func (r *reader) literal(path strictyaml.Path, decl presets.Claim, v any) bool {
+	s, _ := v.(string)
+	const asIs = "and values are compared as they are"
+	switch isID := decl.Kind == presets.Immutable; {
+	case looksRegular(s):
+		r.fail(path, "%s looks like a regular expression, %s; write {glob: …}, whose * stays within one segment, list the values, or use matches in when", path, asIs)
+	case isID && strings.Contains(s, "*"):
+		r.fail(path, "%s has a *, %s; write the ids that you mean", path, asIs)
+	case strings.Contains(s, "*"):
+		r.fail(path, "%s has a *, %s; write {glob: %q}", path, asIs, s)
+	case !isID && strings.ContainsAny(s, "?|"):
+		r.fail(path, "%s looks like a pattern, %s; list the values that you mean, or compare it in when if it is one", path, asIs)
+	default:
+		return true
+	}
+	return false
+}
+
+func looksRegular(s string) bool {
+	return strings.HasPrefix(s, "^") || strings.HasSuffix(s, "$") ||
+		slices.ContainsFunc([]string{".*", ".+", `\`, "[0-9", "[a-z", "[A-Z"}, func(sign string) bool { return strings.Contains(s, sign) })
+}
+
 // glob adds a pattern. Ids are compared as a whole: part of one says nothing.
-func (c *compiler) glob(cond *condition, path strictyaml.Path, decl presets.Claim, pattern string) {
+func (r *reader) glob(cond *condition, path strictyaml.Path, decl presets.Claim, pattern string) {
 	segments := strings.FieldsFunc(pattern, func(r rune) bool { return r == '/' || r == ':' })
 	switch {
+	case len(pattern) > maxGlob:
+		r.fail(path, "the glob has more than %d bytes", maxGlob)
 	case decl.Type != presets.String || decl.Kind == presets.Immutable:
-		c.fail(path, "a glob is for names and refs, and %s is none; write its values", cond.claim)
+		r.fail(path, "a glob is for names and refs, and %s is none; write its values", cond.claim)
 	case !strings.Contains(pattern, "*"):
-		c.fail(path, "the glob has no *; write the value itself")
+		r.fail(path, "the glob has no *; write the value itself")
 	case len(segments) != 1+strings.Count(pattern, "/")+strings.Count(pattern, ":"):
-		c.fail(path, "the glob has an empty segment, which fits nothing")
+		r.fail(path, "the glob has an empty segment, which fits nothing")
 	case strings.Contains(pattern, "**") || strings.ContainsAny(pattern, "?[]{}\\"):
-		c.fail(path, "a glob has * only, which stays within one segment; list the patterns that you need")
+		r.fail(path, "a glob has * only, which stays within one segment; list the patterns that you need")
 	case slices.Contains(cond.globs, glob(pattern)):
-		c.fail(path, "%s is there twice", path)
+		r.fail(path, "%s is there twice", path)
 	default:
 		cond.globs = append(cond.globs, glob(pattern))
 	}

@@ -9,16 +9,15 @@ type Origin struct {
 	Signer string // whose key signed it
 }
 
-// LoadFS is like [Load] for documents of a commit. Problems name their files
-// as if they were in dir.
-func LoadFS(fsys fs.FS, dir string, from Origin, o Options) (*Set, error) {
-	s, err := load(fsys, dir, o)
+// LoadCommit is [LoadFS] for the documents of a commit, which the set's digest
+// names, too.
+func LoadCommit(fsys fs.FS, dir string, from Origin, o Options) (*Set, error) {
+	s, err := LoadFS(fsys, dir, o)
 	if err != nil {
 		return nil, err
 	}
-	if s.origin = from; from.Commit != "" {
-		s.digest += "+git:" + from.Commit
-	}
+	s.origin = from
+	s.digest += "+git:" + from.Commit
 	return s, nil
 }
 

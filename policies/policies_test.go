@@ -57,7 +57,7 @@ func TestLoadBad(t *testing.T) {
 }
 
 func TestLoadFiles(t *testing.T) {
-	const doc = "policy: %s\nissuer: github\nmatch: {repository_id: \"1\"}\ngrant: [{credential: other, ttl: 1m}]\n"
+	const doc = "policy: %s\nissuer: github\nmatch: {repository_id: \"1\", ref: refs/heads/main, event_name: push}\ngrant: [{credential: other, ttl: 1m}]\n"
 	tests := []struct {
 		name  string
 		build func(t *testing.T, dir string)
@@ -87,11 +87,11 @@ func TestLoadFiles(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "/a.yaml: not a regular file"},
-		{"a large file", func(t *testing.T, dir string) { put(t, dir, "a.yaml", strings.Repeat("#", 64<<10+1)) }, "/a.yaml: a policy has at most 65536 bytes"},
+		{"a large file", func(t *testing.T, dir string) { put(t, dir, "a.yaml", strings.Repeat("#", 256<<10+1)) }, "/a.yaml: a file has at most 262144 bytes"},
 		{"the same name twice", func(t *testing.T, dir string) {
-			put(t, dir, "x/a.yaml", "# first\n"+fmt.Sprintf(doc, "same"))
-			put(t, dir, "y/a.yml", fmt.Sprintf(doc, "same"))
-		}, "/y/a.yml:1:9: the policy in DIR/x/a.yaml:2 has the name \"same\" too; give one of them another"},
+			put(t, dir, "x/1/a.yaml", "# first\n"+fmt.Sprintf(doc, "same"))
+			put(t, dir, "x/2/a.yml", fmt.Sprintf(doc, "same"))
+		}, "/x/2/a.yml:1:9: policy \"x/same\" is in DIR/x/1/a.yaml:2 too; give one of them another name"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -144,7 +144,7 @@ func link(t *testing.T, to, name string) {
 // TestDigest holds the documentation to its word: the shell gives the same.
 func TestDigest(t *testing.T) {
 	dir := t.TempDir()
-	doc := "policy: %s\nissuer: github\nmatch: {repository_id: \"1\"}\ngrant: [{credential: other, ttl: 1m}]\n"
+	doc := "policy: %s\nissuer: github\nmatch: {repository_id: \"1\", ref: refs/heads/main, event_name: push}\ngrant: [{credential: other, ttl: 1m}]\n"
 	put(t, dir, "b.yaml", fmt.Sprintf(doc, "b"))
 	put(t, dir, "a/x.yml", fmt.Sprintf(doc, "a"))
 	put(t, dir, "a.yaml", fmt.Sprintf(doc, "c"))
@@ -172,7 +172,7 @@ func TestDigest(t *testing.T) {
 }
 
 func TestPolicyDigest(t *testing.T) {
-	doc := "policy: a\r\nissuer: github\r\nmatch: {repository_id: \"456\"}\r\ngrant: [{credential: other, ttl: 1m}]\r\n"
+	doc := "policy: a\r\nissuer: github\r\nmatch: {repository_id: \"456\", ref: refs/heads/main, event_name: push}\r\ngrant: [{credential: other, ttl: 1m}]\r\n"
 	d, err := mustLoad(t, doc).Decide(github(nil), "other")
 	if err != nil {
 		t.Fatal(err)
@@ -195,14 +195,14 @@ func TestLive(t *testing.T) {
 }
 
 func grantAll(name string) string {
-	return fmt.Sprintf("policy: %s\nissuer: github\nmatch: {repository_owner_id: \"123\"}\ngrant: [{credential: other, ttl: 1m}]\n", name)
+	return fmt.Sprintf("policy: %s\nissuer: github\nmatch: {repository_owner_id: \"123\"}\nunsafe: {reason: a test}\ngrant: [{credential: other, ttl: 1m}]\n", name)
 }
 
 // Each of these must be refused, and quickly.
 func TestHostileDocuments(t *testing.T) {
-	const head = "policy: a\nissuer: github\nmatch: {repository_id: \"456\"}\ngrant: [{credential: other, ttl: 1m}]\n"
+	const head = "policy: a\nissuer: github\nmatch: {repository_id: \"456\", ref: refs/heads/main, event_name: push}\ngrant: [{credential: other, ttl: 1m}]\n"
 	tests := []struct{ name, doc, want string }{
-		{"huge", strings.Repeat("x", 1<<20), "a.yaml: a policy has at most 65536 bytes"},
+		{"huge", strings.Repeat("x", 1<<20), "a.yaml: a file has at most 262144 bytes"},
 		{"deep", strings.Repeat("[", 60_000), "a.yaml: the document has more than 20000 words and signs"},
 		{"deep and short", strings.Repeat("[", 9_000), "a.yaml:1:21: more than 20 levels deep"},
 		{"aliases", "a: &a [x]\nb: &b [*a, *a]\n", "a.yaml:1:4: anchors (&) are not allowed"},
@@ -212,7 +212,7 @@ func TestHostileDocuments(t *testing.T) {
 		{"an expensive condition", head + "when: claims.ref.contains(claims.repository)", "a.yaml:5:7: the condition costs up to 10490, the limit is 1000; make it simpler, or move parts of it to match"},
 		{"a loop", head + "when: '[1,2].exists(i, [1,2].exists(j, claims.attempt == i))'", "a.yaml:5:20: undeclared reference to 'exists'"},
 		{"a large regular expression", head + `when: claims.ref.matches("^((a{1,9}){1,9}){1,9}$")`, "a.yaml:5:26: regex program size 1641 exceeds limit of 1000"},
-		{"many names", head + "tests: [" + strings.Repeat("{},", 2000) + "]", "a.yaml:5:9: the test expects nothing; give it a credential to allow or to deny"},
+		{"many names", head + "tests: [" + strings.Repeat("{},", 900) + "]", "a.yaml:5:9: the test expects nothing; give it a credential to allow or to deny"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -2,7 +2,6 @@ package policies
 
 import (
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -14,32 +13,33 @@ type Summary struct {
 	Policies int            `json:"policies"`
 	Tenants  map[string]int `json:"tenants"` // policies by tenant; those in no tenant's folder under ""
 	Shadow   []string       `json:"shadow"`  // names of those in mode shadow, sorted
+	Unsafe   []string       `json:"unsafe"`  // of those that lack pins, sorted
+	Expired  []string       `json:"expired"` // of those that do not hold any more, sorted
 }
 
 // Summary returns the summary of s at a time.
 func (s *Set) Summary(now time.Time) Summary {
 	out := Summary{
 		Digest: s.Digest(), Commit: s.Origin().Commit, Signer: s.Origin().Signer, Policies: s.Len(),
-		Tenants: map[string]int{}, Shadow: []string{},
+		Tenants: map[string]int{}, Shadow: []string{}, Unsafe: []string{}, Expired: []string{},
 	}
 	if s == nil {
 		return out
 	}
 	for _, p := range s.policies {
-		out.Tenants[tenantOf(p.name)]++
+		out.Tenants[p.tenant]++
 		if p.shadow {
 			out.Shadow = append(out.Shadow, p.name)
 		}
+		if p.unsafe != "" {
+			out.Unsafe = append(out.Unsafe, p.name)
+		}
+		if !p.expires.IsZero() && !now.Before(p.expires) {
+			out.Expired = append(out.Expired, p.name)
+		}
 	}
-	slices.Sort(out.Shadow)
+	for _, names := range [][]string{out.Shadow, out.Unsafe, out.Expired} {
+		slices.Sort(names)
+	}
 	return out
-}
-
-// tenantOf returns the tenant in a policy's full name; "": none.
-func tenantOf(name string) string {
-	tenant, _, found := strings.Cut(name, "/")
-	if !found {
-		return ""
-	}
-	return tenant
 }

@@ -44,7 +44,7 @@ import (
 const policy = `
 policy: shop
 issuer: lab
-match: {repository_id: "456", event_name: push}
+match: {repository_id: "456", ref: refs/heads/main, event_name: push}
 grant:
 - {credential: registry, ttl: 5m, max_ttl: 10m}
 - {credential: watched, ttl: 5m, dead_man: 30s}

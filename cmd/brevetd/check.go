@@ -55,10 +55,12 @@ type report struct {
 	Redis     string   `json:"redis,omitempty"` // which kind, and where
 	Tests     int      `json:"tests"`
 	FailedIDs []string `json:"failed_tests"`
+
+	Warnings []policies.Warning `json:"warnings"`
 }
 
 func check(ctx context.Context, file string) *report {
-	r := &report{Problems: []string{}, FailedIDs: []string{}}
+	r := &report{Problems: []string{}, FailedIDs: []string{}, Warnings: []policies.Warning{}}
 	c, p, err := readConfig(file)
 	if err != nil {
 		r.add(err)
@@ -94,6 +96,7 @@ func (r *report) add(err error) {
 
 func (r *report) run(set *policies.Set) {
 	r.Policies, r.Digest = set.Len(), set.Digest()
+	r.Warnings = append(r.Warnings, set.Warnings()...)
 	for _, t := range set.Test() {
 		r.Tests++
 		if !t.Passed {
@@ -105,6 +108,9 @@ func (r *report) run(set *policies.Set) {
 func (r *report) print(w io.Writer) {
 	for _, line := range append(r.Problems, r.FailedIDs...) {
 		fmt.Fprintln(w, line)
+	}
+	for _, warning := range r.Warnings {
+		fmt.Fprintln(w, warning)
 	}
 	switch {
 	case r.OK:

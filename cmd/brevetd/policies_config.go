@@ -78,7 +78,7 @@ func (c *config) loadPolicies(ctx context.Context) (*policies.Set, error) {
 	if err != nil {
 		return nil, fmt.Errorf("policies.git: %w", err)
 	}
-	return policies.LoadFS(commit.Files, c.policyFolder(), policies.Origin{Commit: commit.ID, Signer: commit.Signer}, o)
+	return policies.LoadCommit(commit.Files, c.policyFolder(), policies.Origin{Commit: commit.ID, Signer: commit.Signer}, o)
 }
 
 // policyFolder is where the documents are on disk.
@@ -105,7 +105,7 @@ func (c *config) policyOptions() (policies.Options, error) {
 	}
 	for i := range c.Credentials {
 		cred := &c.Credentials[i]
-		o.Credentials[cred.Name] = policies.Credential{MinTTL: targets[cred.Name].MinTTL, MaxTTL: cred.Limit(), DataKey: cred.Kind == mint.KindDataKey}
+		o.Credentials[cred.Name] = policies.Credential{MinTTL: targets[cred.Name].MinTTL, MaxTTL: cred.Limit(), DataKey: cred.Kind == mint.KindDataKey, Read: cred.Class == mint.ClassRead}
 	}
 	return o, nil
 }

@@ -214,6 +214,8 @@ func (p *policyStatus) rows(row func(name, value string), grants map[string]uint
 		}
 		return fmt.Sprintf("%s (would have granted %d)", name, grants[name])
 	}))
+	row("  unsafe", list(p.Unsafe, strings.Clone))
+	row("  expired", list(p.Expired, strings.Clone))
 }
 
 func (p *policyStatus) byTenant() string {

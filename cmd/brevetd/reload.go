@@ -66,6 +66,7 @@ func newReloader(ctx context.Context, c *config, log *slog.Logger) (*reloader, e
 	}
 	r.live = policies.NewLive(set)
 	r.state = reloadState{since: time.Now(), tried: time.Now()}
+	warn(log, set)
 	return r, nil
 }
 
@@ -154,6 +155,7 @@ func (r *reloader) take(ctx context.Context, set *policies.Set) {
 	r.state.since, r.state.tried, r.state.err = time.Now(), time.Now(), nil
 	r.mu.Unlock()
 	r.log.Info("policies reloaded", "policies", set.Len(), "digest", set.Digest(), "signer", set.Origin().Signer)
+	warn(r.log, set)
 }
 
 // refuse keeps the old set in force. A reason is told once, however often it
@@ -191,9 +193,17 @@ func (r *reloader) unchanged() {
 	}
 }
 
+// warn logs what operators should know of the policies in force.
+func warn(log *slog.Logger, set *policies.Set) {
+	for _, w := range set.Warnings() {
+		log.Warn("policy "+w.Policy+" is "+w.Message, "policy", w.Policy, "place", w.Place)
+	}
+}
+
 // measure adds metrics of the policies.
 func (r *reloader) measure(m *server.Metrics) {
 	m.Gauge("brevet_policies", "Policies in force.", nil, func() float64 { return float64(r.live.Current().Len()) })
+	m.Gauge("brevet_policies_unsafe", "Policies in force that lack pins and say unsafe.", nil, func() float64 { return float64(len(r.live.Current().Warnings())) })
 	m.Info("brevet_policies_info", "The digest of the policies in force, and their commit if they come from git; always 1.", []string{"digest", "commit"}, func() []string {
 		set := r.live.Current()
 		return []string{set.Digest(), set.Origin().Commit}

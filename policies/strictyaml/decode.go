@@ -28,7 +28,7 @@ import (
 func (d *Document) Decode(v any) Problems {
 	dec := decoder{doc: d}
 	dec.value(nil, d.body, reflect.ValueOf(v).Elem())
-	return limit(dec.problems)
+	return dec.problems.Limit()
 }
 
 type decoder struct {
@@ -224,7 +224,7 @@ func (d *decoder) each(path Path, n ast.Node, use func(string, *ast.MappingValue
 			continue
 		}
 		if line, twice := seen[name]; twice {
-			d.fail(e.Key, "duplicate key %q, first given in line %d", clip(name), line)
+			d.fail(e.Key, "duplicate key %q, first given in line %d", clip(name), d.doc.before+line)
 			continue
 		}
 		seen[name] = e.Key.GetToken().Position.Line

@@ -2,10 +2,11 @@
 // struct, and says everything that is wrong with it at once.
 //
 // It reads less than YAML: mappings, lists, strings, whole numbers, true and
-// false. Anchors, aliases, merge keys, tags, directives, complex keys and
-// several documents in a file are refused, since each of them lets a file mean
-// something else than a reviewer reads in it. Nothing is converted: 456 is not
-// a string, "true" is not a boolean, and a duration carries its unit.
+// false. Anchors, aliases, merge keys, tags, directives and complex keys are
+// refused, since each of them lets a file mean something else than a reviewer
+// reads in it. Nothing is converted: 456 is not a string, "true" is not a
+// boolean, and a duration carries its unit. [Parse] reads a file of one
+// document and refuses a second one; [ParseStream] reads several.
 //
 //	doc, problems := strictyaml.Parse("brevetd.yaml", data)
 //	if doc == nil {
@@ -53,9 +54,10 @@ const (
 
 // A Document is one parsed YAML document. It is not changed after [Parse].
 type Document struct {
-	file  string
-	lines []string
-	body  ast.Node
+	file   string
+	source string
+	before int // lines of the file before it
+	body   ast.Node
 }
 
 // Parse reads the one document in data; file is its name in problems.
@@ -67,16 +69,18 @@ func Parse(file string, data []byte) (*Document, Problems) {
 		p.File = file
 		return nil, Problems{*p}
 	}
-	doc := &Document{file: file, lines: strings.Split(string(data), "\n")}
-	body, problems := parse(string(data))
-	if len(problems) > 0 {
-		for i := range problems {
-			problems[i].File = file
-		}
-		return nil, limit(problems)
+	return parsePart(file, part{text: string(data)})
+}
+
+func parsePart(file string, p part) (*Document, Problems) {
+	body, problems := parse(p.text)
+	if len(problems) == 0 {
+		return &Document{file: file, source: p.text, before: p.before, body: body}, nil
 	}
-	doc.body = body
-	return doc, nil
+	for i := range problems {
+		problems[i] = p.place(file, problems[i])
+	}
+	return nil, problems.Limit()
 }
 
 // Decode reads data into v, which is a pointer, if the caller has nothing to
@@ -267,15 +271,4 @@ func at(t *token.Token, format string, args ...any) Problem {
 		p.Line, p.Column = t.Position.Line, max(1, t.Position.Column)
 	}
 	return p
-}
-
-// limit keeps the first maxProblems problems, in the order of the file.
-func limit(problems Problems) Problems {
-	problems.Sort()
-	if len(problems) <= maxProblems {
-		return problems
-	}
-	last := problems[maxProblems-1]
-	last.Message = fmt.Sprintf("%d more problems from here on", len(problems)-maxProblems+1)
-	return append(problems[:maxProblems-1], last)
 }

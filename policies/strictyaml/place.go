@@ -96,7 +96,7 @@ func (d *Document) indent(v *ast.LiteralNode) (int, bool) {
 	default:
 		return 0, false // folded, or indented by more than it seems
 	}
-	for _, line := range d.lines[v.Start.Position.Line:] {
+	for _, line := range d.lines()[v.Start.Position.Line:] {
 		if text := strings.TrimLeft(line, " "); strings.TrimSpace(text) != "" {
 			return len(line) - len(text), true
 		}
@@ -112,10 +112,11 @@ func (d *Document) verbatim(v *ast.StringNode) (int, bool) {
 		quote = 1
 	}
 	pos := v.Token.Position
-	if pos.Line > len(d.lines) {
+	lines := d.lines()
+	if pos.Line > len(lines) {
 		return 0, false
 	}
-	line := []rune(d.lines[pos.Line-1])
+	line := []rune(lines[pos.Line-1])
 	start := min(len(line), pos.Column-1+quote)
 	return quote, strings.HasPrefix(string(line[start:]), v.Value)
 }
@@ -171,10 +172,10 @@ func keyName(key ast.MapKeyNode) (string, bool) {
 }
 
 func (d *Document) problem(n ast.Node, message string) Problem {
-	p := at(start(n), "%s", message)
-	p.File = d.file
-	return p
+	return part{before: d.before}.place(d.file, at(start(n), "%s", message))
 }
+
+func (d *Document) lines() []string { return strings.Split(d.source, "\n") }
 
 // start returns the token at which a reader sees n begin: for a block mapping
 // its first key, where the parser has the colon.

@@ -49,6 +49,18 @@ func (ps Problems) Sort() {
 	})
 }
 
+// Limit sorts ps and returns the first 100: more are not read, and a hostile
+// file could hold 100 000.
+func (ps Problems) Limit() Problems {
+	ps.Sort()
+	if len(ps) <= maxProblems {
+		return ps
+	}
+	last := ps[maxProblems-1]
+	last.Message = fmt.Sprintf("%d more problems from here on", len(ps)-maxProblems+1)
+	return append(ps[:maxProblems-1], last)
+}
+
 // Err sorts ps and returns it as an error, or nil if there is no problem.
 func (ps Problems) Err() error {
 	if len(ps) == 0 {

@@ -1,0 +1,206 @@
+package policies
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/brevet-dev/brevet/policies/strictyaml"
+)
+
+const (
+	// maxFile is the largest file read, in bytes, and maxDocument the largest
+	// document. A policy with twenty tests has about 5 KiB.
+	maxFile     = 256 << 10
+	maxDocument = 64 << 10
+)
+
+// testSuffix ends the names, without .yaml or .yml, of files that hold tests.
+const testSuffix = "_test"
+
+// Load reads and compiles every file below dir whose name ends in .yaml or
+// .yml; each holds one or more documents. Files and folders whose name begins
+// with a dot are left out (a Kubernetes volume keeps its old versions in such
+// folders). A file whose name ends in _test.yaml holds tests only.
+//
+// It is all or nothing. The error is a [strictyaml.Problems] with everything
+// that is wrong with any file. A folder without policies is an error too: it is
+// the wrong path or a volume that is not mounted, and on a reload it would
+// silently take every grant away.
+func Load(dir string, o Options) (*Set, error) { return LoadFS(os.DirFS(dir), dir, o) }
+
+// LoadFS is [Load] for a folder that is not on the disk; dir is its name in
+// problems.
+func LoadFS(fsys fs.FS, dir string, o Options) (*Set, error) {
+	l := loader{dir: dir, fsys: fsys, options: o, named: map[string]string{}, languages: map[string]*language{}}
+	for _, name := range l.find() {
+		l.read(name)
+	}
+	s := &Set{issuers: o.Issuers, credentials: o.Credentials, digest: digest([]byte(l.sums.String()))}
+	s.defaults = l.compileDefaults()
+	s.guardrails = l.compileGuardrails()
+	s.policies = l.compilePolicies(s.defaults, s.guardrails)
+	if len(l.problems) == 0 && len(s.policies) == 0 {
+		l.report(".", "the folder holds no policy (a file ending in .yaml or .yml)")
+	}
+	if err := l.problems.Err(); err != nil {
+		return nil, err
+	}
+	s.index = newIndex(s.policies)
+	return s, nil
+}
+
+// A loader gathers the documents and problems of one folder.
+type loader struct {
+	dir      string
+	fsys     fs.FS
+	options  Options
+	problems strictyaml.Problems
+
+	policies, defaults, guardrails []*source
+	tests                          []*source // documents of *_test.yaml
+
+	named     map[string]string    // place ("file:line") by kind and full name
+	languages map[string]*language // by issuer, made when first needed
+	sums      strings.Builder      // what sha256sum prints for the files
+}
+
+// A source is a document that was read and not yet compiled.
+type source struct {
+	folder string // of its file, from the root with slashes; "." is the root
+	digest string // of its file
+	doc    *strictyaml.Document
+}
+
+// report adds a problem with the file name as a whole.
+func (l *loader) report(name, format string, args ...any) {
+	l.problems = append(l.problems, strictyaml.Problem{
+		File: filepath.Join(l.dir, name), Message: fmt.Sprintf(format, args...),
+	})
+}
+
+// find returns the names of the files to read, sorted.
+func (l *loader) find() []string {
+	var names []string
+	err := fs.WalkDir(l.fsys, ".", func(name string, e fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			l.report(name, "%v", err)
+		case name != "." && strings.HasPrefix(e.Name(), "."):
+			if e.IsDir() {
+				return fs.SkipDir
+			}
+		case !e.IsDir() && l.isPolicy(name):
+			names = append(names, name)
+		}
+		return nil
+	})
+	if err != nil {
+		l.report(".", "%v", err)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// isPolicy reports whether the file is to be read. It follows a symbolic link
+// to a file; one to a folder would be left out without a word, so it is a
+// problem, and so is a pipe or device, which might never end.
+func (l *loader) isPolicy(name string) bool {
+	info, err := fs.Stat(l.fsys, name)
+	switch ext := path.Ext(name); {
+	case err != nil:
+		l.report(name, "%v", err)
+	case info.IsDir():
+		l.report(name, "symbolic links to folders are not followed; link the files")
+	case ext != ".yaml" && ext != ".yml":
+	case !info.Mode().IsRegular():
+		l.report(name, "not a regular file")
+	default:
+		return true
+	}
+	return false
+}
+
+// read reads the documents of one file.
+func (l *loader) read(name string) {
+	data, err := readFile(l.fsys, name)
+	if err != nil {
+		l.report(name, "%v", err)
+		return
+	}
+	folder := path.Dir(name)
+	if t := tenantOf(folder); strings.Trim(t, nameLetters) != "" || len(t) > maxName {
+		l.report(name, "the folder %.64q is a tenant, whose name may hold at most %d of a-z, 0-9 and -", t, maxName)
+	}
+	sum := digest(data)
+	fmt.Fprintf(&l.sums, "%s  %s\n", strings.TrimPrefix(sum, "sha256:"), name)
+	docs, problems := strictyaml.ParseStream(filepath.Join(l.dir, name), data)
+	l.problems = append(l.problems, problems...)
+	isTest := strings.HasSuffix(strings.TrimSuffix(name, path.Ext(name)), testSuffix)
+	for _, doc := range docs {
+		l.sort(&source{folder, sum, doc}, isTest)
+	}
+}
+
+// sort puts a document to those of its kind, which its first key says. One that
+// begins otherwise is a policy whose problems will tell.
+func (l *loader) sort(s *source, isTest bool) {
+	list := &l.policies
+	switch kind := s.doc.FirstKey(); {
+	case s.doc.Size() > maxDocument:
+		l.problems = append(l.problems, s.doc.Problem(nil, "a document has at most %d bytes", maxDocument))
+		return
+	case isTest:
+		list = &l.tests
+	case kind == "defaults":
+		list = &l.defaults
+	case kind == "guardrails":
+		list = &l.guardrails
+	}
+	*list = append(*list, s)
+}
+
+// tenantOf returns the first level of a folder; "" for the root.
+func tenantOf(folder string) string {
+	first, _, _ := strings.Cut(folder, "/")
+	return strings.TrimPrefix(first, ".")
+}
+
+func readFile(fsys fs.FS, name string) ([]byte, error) {
+	f, err := fsys.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxFile {
+		return nil, fmt.Errorf("a file has at most %d bytes", maxFile)
+	}
+	return data, nil
+}
+
+func (l *loader) compilePolicies(rules []*defaults, rails []*guardrails) []*policy {
+	var list []*policy
+	for _, s := range l.policies {
+		var in document
+		problems := s.doc.Decode(&in)
+		c := compiler{
+			reader: reader{loader: l, doc: s.doc, folder: s.folder, issuer: in.Issuer},
+			in:     &in, digest: s.digest,
+			defaults: above(rules, s.folder),
+		}
+		p := c.compile()
+		p.hold(rails, &c)
+		l.problems = append(l.problems, problems.And(c.problems.Limit())...)
+		list = append(list, p)
+	}
+	return list
+}
