@@ -1,9 +1,11 @@
 package issuers
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -12,26 +14,37 @@ import (
 	"github.com/brevet-dev/brevet/issuers/presets"
 )
 
-// Skew is how far the clocks of issuer and broker may differ: iat and nbf may
-// lie that far in the future. Nothing is added to exp.
-const Skew = 60 * time.Second
-
 const (
 	maxSubject = 1 << 10      // bytes of sub
 	maxTokenID = 256          // bytes of jti; GitHub's and GitLab's are UUIDs
 	maxTime    = 253402300799 // 9999-12-31T23:59:59Z, the last second of RFC 3339
 )
 
+// rules are what the claims of one issuer's tokens are held to.
+type rules struct {
+	preset   *presets.Preset
+	audience string
+	extra    []string          // audiences that may stand beside it
+	skew     time.Duration     // iat and nbf may lie so far in the future
+	parts    map[string]string // of the issuer's URL, by name
+}
+
+func newRules(c *Config, p *presets.Preset) rules {
+	r := rules{preset: p, audience: c.Audience, extra: c.ExtraAudiences, skew: cmp.Or(c.Skew, defaultSkew)}
+	r.parts, _ = p.FitURL(c.issuerURL()) // a loopback address has none
+	return r
+}
+
 // identify applies the claim rules to t, whose signature was checked, and
 // returns who it speaks for. It is as strict as go-oidc or stricter in
 // everything that go-oidc checks.
 func (is *issuer) identify(t *token, now time.Time) (*Identity, error) {
 	id := &Identity{Issuer: is.name, URL: is.url, Preset: is.preset}
-	if err := checkAudience(t.claims, is.audience); err != nil {
+	if err := is.rules.checkAudience(t.claims); err != nil {
 		return nil, err
 	}
 	var err error
-	if id.IssuedAt, id.Expires, err = checkTimes(t.claims, is.preset, now); err != nil {
+	if id.IssuedAt, id.Expires, err = is.rules.checkTimes(t.claims, now); err != nil {
 		return nil, err
 	}
 	if id.Subject, err = requiredString(t.claims, "sub"); err != nil {
@@ -43,26 +56,37 @@ func (is *issuer) identify(t *token, now time.Time) (*Identity, error) {
 	if id.ReplayID, err = replayID(t, is.preset.RequireJTI); err != nil {
 		return nil, err
 	}
-	if id.Claims, err = declaredClaims(t.claims, is.preset); err != nil {
+	if id.Claims, err = ReadClaims(is.preset, t.claims); err != nil {
 		return nil, err
 	}
-	id.Workload = workload(id.Claims, is.preset)
+	if err := is.rules.checkFacts(id.Claims, id.Subject); err != nil {
+		return nil, err
+	}
+	id.Workload, id.Undeclared = workload(id.Claims, is.preset), undeclared(t.claims, is.preset)
 	return id, nil
 }
 
-// checkAudience demands that the token is for the broker and nobody else: what
-// is shown to several parties, any of them can replay (SPIFFE JWT-SVID, section
-// 6.2). Distributed claims (OpenID Connect Core, section 5.6.2) would be
-// somebody else's word.
-func checkAudience(claims map[string]any, audience string) error {
-	aud := claims["aud"]
-	if list, ok := aud.([]any); ok && len(list) == 1 {
-		aud = list[0]
+// checkAudience demands that the token is for the broker and nobody else but
+// who was named: what is shown to several parties, any of them can replay
+// (SPIFFE JWT-SVID, section 6.2). Distributed claims (OpenID Connect Core,
+// section 5.6.2) would be somebody else's word.
+func (r *rules) checkAudience(claims map[string]any) error {
+	list, isList := claims["aud"].([]any)
+	if !isList {
+		list = []any{claims["aud"]}
 	}
-	if aud != any(audience) {
-		return refuse(ReasonAudience, "aud is not exactly the broker's url")
+	if !slices.Contains(list, any(r.audience)) {
+		return refuse(ReasonAudience, "aud is not the broker's")
 	}
-	if azp, present := claims["azp"]; present && azp != any(audience) {
+	for i, aud := range list {
+		text, isString := aud.(string)
+		known := text == r.audience || slices.Contains(r.extra, text)
+		if !isString || !known || slices.Contains(list[:i], aud) {
+			return refuse(ReasonAudience, "aud also names somebody who is not in extra_audiences, or somebody twice")
+		}
+	}
+	azp, present := claims["azp"]
+	if present && !declaresTop(r.preset, "azp") && azp != any(r.audience) {
 		return refuse(ReasonAudience, "azp names another party")
 	}
 	for _, name := range []string{"_claim_names", "_claim_sources"} {
@@ -73,8 +97,19 @@ func checkAudience(claims map[string]any, audience string) error {
 	return nil
 }
 
+// declaresTop reports whether p declares the claim of that name in the token.
+func declaresTop(p *presets.Preset, name string) bool {
+	for ours, claim := range p.Claims {
+		if slices.Equal(location(ours, claim), []string{name}) {
+			return true
+		}
+	}
+	return false
+}
+
 // checkTimes applies RFC 7519, sections 4.1.4 to 4.1.6, and the preset's limits.
-func checkTimes(claims map[string]any, p *presets.Preset, now time.Time) (iat, exp time.Time, err error) {
+func (r *rules) checkTimes(claims map[string]any, now time.Time) (iat, exp time.Time, err error) {
+	p := r.preset
 	if exp, err = timeClaim(claims, "exp"); err != nil {
 		return iat, exp, err
 	}
@@ -90,8 +125,8 @@ func checkTimes(claims map[string]any, p *presets.Preset, now time.Time) (iat, e
 	switch {
 	case !now.Before(exp):
 		err = refuse(ReasonExpired, "exp was %v ago", now.Sub(exp).Round(time.Second))
-	case iat.After(now.Add(Skew)) || nbf.After(now.Add(Skew)):
-		err = refuse(ReasonNotYetValid, "iat or nbf is more than %v ahead; compare the clocks", Skew)
+	case iat.After(now.Add(r.skew)) || nbf.After(now.Add(r.skew)):
+		err = refuse(ReasonNotYetValid, "iat or nbf is more than %v ahead; compare the clocks", r.skew)
 	case !iat.Before(exp) || !nbf.Before(exp):
 		err = refuse(ReasonLifetime, "exp is not after iat and nbf")
 	case exp.Sub(iat) > p.MaxLifetime:
@@ -158,12 +193,49 @@ func replayID(t *token, requireJTI bool) (string, error) {
 	return "jti:" + jti, nil
 }
 
+// ReadClaims returns the claims of a payload that p declares, by p's names, as
+// string, int64, bool or []string. All others are dropped here: no policy can
+// see them. Numbers in payload are [encoding/json.Number], as in what
+// presets.Example returns. The error is a [*TokenError]: a claim is missing, of
+// another type than declared, or contradicts another.
+func ReadClaims(p *presets.Preset, payload map[string]any) (map[string]any, error) {
+	found := make(map[string]any, len(p.Claims))
+	for name, claim := range p.Claims {
+		value, present, err := locate(payload, location(name, claim))
+		if err != nil {
+			return nil, err
+		}
+		if present {
+			found[name] = value
+		}
+	}
+	return declaredClaims(found, p)
+}
+
+// locate returns the value at path. What is on the way must be an object, or
+// absent or null.
+func locate(payload map[string]any, path []string) (value any, present bool, err error) {
+	object := payload
+	for i, name := range path[:len(path)-1] {
+		if object[name] == nil {
+			return nil, false, nil
+		}
+		inner, isObject := object[name].(map[string]any)
+		if !isObject {
+			return nil, false, refuse(ReasonClaimType, "%s is not an object", strings.Join(path[:i+1], " "))
+		}
+		object = inner
+	}
+	value, present = object[path[len(path)-1]]
+	return value, present, nil
+}
+
 // declaredClaims returns the preset's claims that are present, with the
-// declared types. All others are dropped here: no policy can see them.
-func declaredClaims(claims map[string]any, p *presets.Preset) (map[string]any, error) {
+// declared types; found has them by the preset's names.
+func declaredClaims(found map[string]any, p *presets.Preset) (map[string]any, error) {
 	declared := make(map[string]any, len(p.Claims))
 	for name, claim := range p.Claims {
-		value, present := claims[name]
+		value, present := found[name]
 		if claim.Optional && value == nil {
 			continue
 		}
@@ -176,13 +248,55 @@ func declaredClaims(claims map[string]any, p *presets.Preset) (map[string]any, e
 		}
 		declared[name] = converted
 	}
+	return declared, checkGroups(declared, p)
+}
+
+// checkGroups applies MustEqual and OneOf.
+func checkGroups(declared map[string]any, p *presets.Preset) error {
 	for _, pair := range p.MustEqual {
 		one, other := declared[pair[0]], declared[pair[1]]
 		if one != nil && other != nil && one != other {
-			return nil, refuse(ReasonClaimConflict, "%s and %s differ", pair[0], pair[1])
+			return refuse(ReasonClaimConflict, "%s and %s differ", pair[0], pair[1])
 		}
 	}
-	return declared, nil
+	for _, group := range p.OneOf {
+		present := 0
+		for _, name := range group {
+			if declared[name] != nil {
+				present++
+			}
+		}
+		if present != 1 {
+			return refuse(ReasonClaimConflict, "exactly one of %s must be there", strings.Join(group, ", "))
+		}
+	}
+	return nil
+}
+
+// checkFacts compares what the issuer's URL and sub say with the claims of the
+// same names: the URL is the operator's word, the claims are the token's.
+func (r *rules) checkFacts(claims map[string]any, subject string) error {
+	if err := r.sameParts("the issuer's url", r.parts, claims); err != nil {
+		return err
+	}
+	if len(r.preset.Subjects) == 0 {
+		return nil
+	}
+	for _, pattern := range r.preset.Subjects {
+		if parts, fits := presets.Fit(pattern, subject); fits {
+			return r.sameParts("sub", parts, claims)
+		}
+	}
+	return refuse(ReasonClaimValue, "sub is not of the form %s", strings.Join(r.preset.Subjects, " or "))
+}
+
+func (r *rules) sameParts(where string, parts map[string]string, claims map[string]any) error {
+	for name, part := range parts {
+		if _, declared := r.preset.Claims[name]; declared && fact(claims[name]) != part {
+			return refuse(ReasonClaimConflict, "%s is not what %s says", name, where)
+		}
+	}
+	return nil
 }
 
 // convert returns a value of readJSONObject as the Go type of t. It does not
@@ -225,15 +339,7 @@ func stringList(value any) ([]string, bool) {
 
 // workload picks the facts that leases are found by.
 func workload(claims map[string]any, p *presets.Preset) Workload {
-	fact := func(name string) string {
-		switch value := claims[name].(type) {
-		case string:
-			return value
-		case int64:
-			return strconv.FormatInt(value, 10)
-		}
-		return ""
-	}
+	fact := func(name string) string { return fact(claims[name]) }
 	return Workload{
 		OwnerID: fact(p.OwnerID), Owner: fact(p.Owner),
 		ProjectID: fact(p.ProjectID), Project: fact(p.Project),
@@ -241,4 +347,15 @@ func workload(claims map[string]any, p *presets.Preset) Workload {
 		Ref: fact(p.Ref), Environment: fact(p.Environment),
 		Actor: fact(p.Actor), ActorID: fact(p.ActorID), Trigger: fact(p.Trigger),
 	}
+}
+
+// fact returns a claim as text, "" for one that is absent.
+func fact(value any) string {
+	switch value := value.(type) {
+	case string:
+		return value
+	case int64:
+		return strconv.FormatInt(value, 10)
+	}
+	return ""
 }

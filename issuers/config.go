@@ -19,17 +19,30 @@ type Config struct {
 	// Name is what policies and leases call the issuer. Unique.
 	Name string `yaml:"name"`
 
-	// Preset is the platform: github, gitlab or generic.
+	// Preset is the platform, one of docs/issuers.md, or generic.
 	Preset string `yaml:"preset"`
 
 	// URL is the exact iss of its tokens, compared byte for byte: no trailing
-	// slash is added or removed. Default: the preset's public service; generic
-	// has none. An enterprise whose GitHub issuer ends in its slug, GitHub
-	// Enterprise Server and a GitLab of one's own each need it.
+	// slash is added or removed. It must look like an issuer of the preset.
+	// Default: the platform's public service, if all its customers share one.
 	URL string `yaml:"url"`
 
-	// Audience is the one audience that tokens must carry: the broker's url.
-	Audience string `yaml:"-"`
+	// Audience is the audience that tokens must carry. Default: the broker's
+	// url. One that the platform gives to tokens by itself, or that others ask
+	// for, makes every token usable here that was shown to anybody.
+	Audience string `yaml:"audience"`
+
+	// AllowDefaultAudience allows such an audience, for platforms on which a job
+	// cannot choose.
+	AllowDefaultAudience bool `yaml:"allow_default_audience"`
+
+	// ExtraAudiences lists the audiences that a token may carry besides. Whoever
+	// is one of them can show the tokens here. Default: none.
+	ExtraAudiences []string `yaml:"extra_audiences"`
+
+	// Skew is how far the platform's clock may be ahead: iat and nbf may lie so
+	// far in the future. Nothing is added to exp. Default: 30s; at most 120s.
+	Skew time.Duration `yaml:"skew"`
 
 	// CAFile is a PEM bundle of the authorities that may certify the issuer's
 	// TLS name. Default: the system's.
@@ -53,14 +66,14 @@ type Config struct {
 	// At most 7 days. A value above the preset's MaxLifetime raises that too.
 	MaxAge time.Duration `yaml:"max_age"`
 
+	// Claims declares claims that policies may use, by name, besides the
+	// preset's: generic has none.
+	Claims map[string]presets.Claim `yaml:"claims"`
+
 	// The rest is for the preset generic only.
 
-	// Algorithms lists the accepted "alg" values, RS256 and ES256. Default:
-	// RS256.
+	// Algorithms lists the accepted "alg" values. Default: RS256.
 	Algorithms []string `yaml:"algorithms"`
-
-	// Claims declares the claims that policies may use, by name.
-	Claims map[string]presets.Claim `yaml:"claims"`
 
 	// Replay says how often a token may be shown: once, bind or reuse.
 	// Default: once.
@@ -90,22 +103,31 @@ type Config struct {
 // runner, takes five days.
 const maxMaxAge = 7 * 24 * time.Hour
 
+// The clocks of issuer and broker may differ by so much, and as Skew at most.
+// Two minutes are what a machine without any time service drifts in months.
+const (
+	defaultSkew = 30 * time.Second
+	maxSkew     = 120 * time.Second
+)
+
+// maxExtraAudiences is what Bitbucket, which allows most, lets a job ask for.
+const maxExtraAudiences = 10
+
 // Validate returns every problem of c at once, sorted, each with the field's
 // name and the way out; nil if there is none. It reads CAFile and touches no network.
 func (c *Config) Validate() []error {
 	v := &validation{}
 	v.check(c.Name != "", "name: missing; give the issuer the name that policies use")
-	v.check(c.Audience != "", "audience: missing; it is the broker's url")
 	v.check(c.MaxAge >= 0 && c.MaxAge <= maxMaxAge, "max_age: must be between 0 (the preset's) and %v", maxMaxAge)
+	v.check(c.Skew >= 0 && c.Skew <= maxSkew, "skew: must be between 0 (the default, %v) and %v; mend the clocks instead", defaultSkew, maxSkew)
 	c.validateURL(v)
 	c.validateNetwork(v)
-	switch {
-	case presets.Known()[c.Preset] == nil:
+	if p := presets.Known()[c.Preset]; p == nil {
 		v.add("preset: unknown; use %s", strings.Join(slices.Sorted(maps.Keys(presets.Known())), ", "))
-	case c.Preset == "generic":
+	} else {
+		c.validateAudience(v, p)
+		c.validateClaims(v, p)
 		c.validateGeneric(v)
-	default:
-		c.validateNotGeneric(v)
 	}
 	slices.SortFunc(v.problems, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
 	return v.problems
@@ -134,18 +156,23 @@ func (c *Config) issuerURL() string {
 
 func (c *Config) validateURL(v *validation) {
 	raw := c.issuerURL()
+	p := presets.Known()[c.Preset]
 	if raw == "" { // of an unknown preset only the preset is reported
-		v.check(c.Preset != "generic", "url: missing; write the exact iss of the tokens")
+		v.check(p == nil, "url: missing; write the exact iss of the tokens")
 		return
 	}
 	u, err := url.Parse(raw)
-	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || strings.Contains(raw, "#") {
-		v.add("url: must be an absolute URL without user, query and fragment, such as https://gitlab.example.com")
+	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || strings.ContainsAny(raw, "#{} ") {
+		v.add("url: must be an absolute URL without user, query, fragment and braces, such as https://gitlab.example.com")
 		return
 	}
 	switch {
 	case u.Scheme == "https":
 		v.check(!c.InsecureHTTP, "insecure_http: is for an http:// url; remove it")
+		if p != nil && len(p.URLs) > 0 {
+			_, fits := p.FitURL(raw)
+			v.check(fits, "url: is none of %s: %s", p.Title, strings.Join(p.URLs, ", "))
+		}
 	case u.Scheme != "http":
 		v.add("url: must begin with https://")
 	case !c.InsecureHTTP:
@@ -177,27 +204,55 @@ func (c *Config) roles() []role {
 	}
 }
 
-func (c *Config) validateNotGeneric(v *validation) {
-	for _, r := range c.roles() {
-		v.check(*r.claim == "", "%s: the preset %s sets it; remove it or use the preset generic", r.field, c.Preset)
+// validateAudience refuses what the tokens of others carry, too.
+func (c *Config) validateAudience(v *validation, p *presets.Preset) {
+	if c.Audience == "" {
+		v.add("audience: missing; it is the broker's url")
+		return
 	}
-	for field, set := range map[string]bool{
-		"algorithms": len(c.Algorithms) > 0, "claims": len(c.Claims) > 0,
-		"replay": c.Replay != "", "untrusted": len(c.Untrusted) > 0,
-	} {
-		v.check(!set, "%s: the preset %s sets it; remove it or use the preset generic", field, c.Preset)
+	v.check(c.AllowDefaultAudience == c.defaultAudience(p, c.Audience), "%s", c.audienceAdvice())
+	for i, extra := range c.ExtraAudiences {
+		v.check(extra != "" && extra != c.Audience && !slices.Contains(c.ExtraAudiences[:i], extra),
+			"extra_audiences: %q is empty, there twice, or the audience itself; remove it", extra)
 	}
+	v.check(len(c.ExtraAudiences) <= maxExtraAudiences, "extra_audiences: are more than %d; each can show the tokens here", maxExtraAudiences)
 }
 
+func (c *Config) audienceAdvice() string {
+	if c.AllowDefaultAudience {
+		return "allow_default_audience: is for an audience that the platform gives by itself, and this is none; remove it"
+	}
+	return "audience: is one that the platform's tokens carry without being asked, so that whoever was shown one could show it here; " +
+		"let jobs ask for the broker's url, or set allow_default_audience"
+}
+
+// defaultAudience reports whether audience is one of the preset's defaults for
+// the issuer's URL.
+func (c *Config) defaultAudience(p *presets.Preset, audience string) bool {
+	known := map[string]string{"url": c.issuerURL()}
+	if u, err := url.Parse(c.issuerURL()); err == nil {
+		known["host"] = u.Host
+	}
+	if parts, fits := p.FitURL(c.issuerURL()); fits {
+		maps.Copy(known, parts)
+	}
+	return slices.ContainsFunc(p.DefaultAudiences, func(pattern string) bool {
+		_, fits := presets.Fit(presets.Fill(pattern, known), audience)
+		return fits
+	})
+}
+
+// validateGeneric checks what only the preset generic leaves open.
 func (c *Config) validateGeneric(v *validation) {
+	if c.Preset != "generic" {
+		c.validateNotGeneric(v)
+		return
+	}
 	for _, alg := range c.Algorithms {
-		v.check(alg == "RS256" || alg == "ES256", "algorithms: %q is not supported; use RS256 or ES256", alg)
+		v.check(slices.Contains(algorithms(), alg), "algorithms: %q is not supported; use one of %s", alg, strings.Join(algorithms(), ", "))
 	}
 	v.check(slices.Contains([]presets.Replay{"", presets.Once, presets.Bind, presets.Reuse}, c.Replay), "replay: %q is unknown; use once, bind or reuse", c.Replay)
 	v.check(len(c.Claims) > 0, "claims: missing; declare the claims that policies match, such as sub: {type: string, kind: mutable}")
-	for _, name := range slices.Sorted(maps.Keys(c.Claims)) {
-		c.validateClaim(v, name)
-	}
 	for _, r := range c.roles() {
 		claim, declared := c.Claims[*r.claim]
 		ok := *r.claim == "" || declared && (claim.Type == presets.String || claim.Type == presets.Int)
@@ -206,26 +261,93 @@ func (c *Config) validateGeneric(v *validation) {
 	v.check(len(c.Untrusted) == 0 || c.Trigger != "", "untrusted: means nothing without trigger; name the claim that holds these values")
 }
 
+func (c *Config) validateNotGeneric(v *validation) {
+	for _, r := range c.roles() {
+		v.check(*r.claim == "", "%s: the preset %s sets it; remove it or use the preset generic", r.field, c.Preset)
+	}
+	for field, set := range map[string]bool{
+		"algorithms": len(c.Algorithms) > 0, "replay": c.Replay != "", "untrusted": len(c.Untrusted) > 0,
+	} {
+		v.check(!set, "%s: the preset %s sets it; remove it or use the preset generic", field, c.Preset)
+	}
+}
+
+// algorithms are the signatures that the broker can check (RFC 7518, section 3;
+// RFC 8037).
+func algorithms() []string {
+	return []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+}
+
+// validateClaims checks the claims that c adds to those of p.
+func (c *Config) validateClaims(v *validation, p *presets.Preset) {
+	taken := make(map[string]string)
+	for name, claim := range p.Claims {
+		taken[place(name, claim)] = name
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Claims)) {
+		c.validateClaim(v, name)
+		claim := c.Claims[name]
+		_, known := p.Claims[name]
+		other, twice := taken[place(name, claim)]
+		switch {
+		case known:
+			v.add("claims: %q is declared by the preset %s; remove it", name, c.Preset)
+		case twice:
+			v.add("claims: %q is where %q is; declare it once", name, other)
+		case slices.ContainsFunc(p.Never, func(never []string) bool { return within(location(name, claim), never) }):
+			v.add("claims: %q is what a job says of itself; no policy may use it", name)
+		}
+		taken[place(name, claim)] = name
+	}
+}
+
+// location is where a claim is in a token.
+func location(name string, claim presets.Claim) []string {
+	if len(claim.Path) > 0 {
+		return claim.Path
+	}
+	return []string{name}
+}
+
+// place is location as a key. No name of a claim has a NUL (see validateClaim).
+func place(name string, claim presets.Claim) string {
+	return strings.Join(location(name, claim), "\x00")
+}
+
+// within reports whether path is at or below top, or would take top with it.
+func within(path, top []string) bool {
+	n := min(len(path), len(top))
+	return slices.Equal(path[:n], top[:n])
+}
+
 func (c *Config) validateClaim(v *validation, name string) {
 	claim := c.Claims[name]
-	v.check(name != "" && !slices.Contains(checkedClaims(), name), "claims: %q is checked by the broker and no fact about a job; remove it", name)
+	path := location(name, claim)
+	v.check(name != "" && !slices.Contains(checkedClaims(), name) && !slices.Contains(checkedClaims(), path[0]),
+		"claims: %q is checked by the broker and no fact about a job; remove it", name)
+	v.check(len(path) <= maxPath && !slices.ContainsFunc(path, func(part string) bool { return part == "" || !printable(part) }),
+		"claims: path of %q must be 1 to %d names, from the outside in", name, maxPath)
 	v.check(slices.Contains([]presets.Type{presets.String, presets.Int, presets.Bool, presets.StringList}, claim.Type),
 		"claims: type of %q is unknown; use string, int, bool or string_list", name)
 	v.check(slices.Contains([]presets.Kind{presets.Immutable, presets.Mutable, presets.Attacker, presets.Platform}, claim.Kind),
 		"claims: kind of %q is unknown; use immutable, mutable, attacker or platform", name)
 }
 
+// maxPath bounds the depth of a claim. AWS's are at most three deep.
+const maxPath = 8
+
 // checkedClaims are the names that RFC 7519, section 4.1, gives to what every
 // token is checked for. sub may be declared: some platforms say nothing else.
 func checkedClaims() []string { return []string{"iss", "aud", "exp", "nbf", "iat", "jti"} }
 
-// Resolve returns a new preset with c's overrides. The error joins the
+// Resolve returns a new preset with what c adds and changes. The error joins the
 // problems that [Config.Validate] reports.
 func (c *Config) Resolve() (*presets.Preset, error) {
 	if problems := c.Validate(); len(problems) > 0 {
 		return nil, errors.Join(problems...)
 	}
 	p := presets.Known()[c.Preset]
+	maps.Copy(p.Claims, c.Claims)
 	if c.Preset == "generic" {
 		c.describe(p)
 	}
@@ -236,7 +358,6 @@ func (c *Config) Resolve() (*presets.Preset, error) {
 
 // describe fills the generic preset p from c.
 func (c *Config) describe(p *presets.Preset) {
-	p.Claims = maps.Clone(c.Claims)
 	if len(c.Algorithms) > 0 {
 		p.Algorithms = slices.Clone(c.Algorithms)
 	}

@@ -76,6 +76,7 @@ func TestValidate(t *testing.T) {
 			change(c)
 		}
 	}
+	property := presets.Claim{Type: presets.String, Kind: presets.Platform}
 	url := func(url string) func(*issuers.Config) { return func(c *issuers.Config) { c.URL = url } }
 	tests := []struct {
 		change func(*issuers.Config)
@@ -84,7 +85,7 @@ func TestValidate(t *testing.T) {
 		{func(*issuers.Config) {}, ""},
 		{func(c *issuers.Config) { c.Name = "" }, "name: missing"},
 		{func(c *issuers.Config) { c.Audience = "" }, "audience: missing"},
-		{func(c *issuers.Config) { c.Preset = "GitHub" }, "preset: unknown; use generic, github, gitlab"},
+		{func(c *issuers.Config) { c.Preset = "GitHub" }, "preset: unknown; use "},
 		{func(c *issuers.Config) { c.MaxAge = -time.Second }, "max_age: "},
 		{func(c *issuers.Config) { c.MaxAge = 8 * 24 * time.Hour }, "max_age: "},
 		{url("https://github.example.com/_services/token"), ""},
@@ -110,7 +111,8 @@ func TestValidate(t *testing.T) {
 		{func(c *issuers.Config) { c.AllowedJWKSHosts = []string{""} }, "allowed_jwks_hosts: "},
 		{func(c *issuers.Config) { c.ProjectID = "repository_id" }, "project_id: the preset github sets it"},
 		{func(c *issuers.Config) { c.Algorithms = []string{"ES256"} }, "algorithms: the preset github sets it"},
-		{func(c *issuers.Config) { c.Claims = map[string]presets.Claim{"x": {}} }, "claims: the preset github sets it"},
+		{func(c *issuers.Config) { c.Claims = map[string]presets.Claim{"ref": property} }, `claims: "ref" is declared by the preset github`},
+		{func(c *issuers.Config) { c.Claims = map[string]presets.Claim{"repo_property_tier": property} }, ""},
 		{func(c *issuers.Config) { c.Replay = presets.Reuse }, "replay: the preset github sets it"},
 		{func(c *issuers.Config) { c.Untrusted = []string{"x"} }, "untrusted: the preset github sets it"},
 		{generic(func(*issuers.Config) {}), ""},

@@ -1,6 +1,7 @@
 package issuers
 
 import (
+	"encoding/json"
 	"time"
 
 	"github.com/brevet-dev/brevet/issuers/presets"
@@ -17,6 +18,10 @@ type Identity struct {
 	IssuedAt time.Time
 	Expires  time.Time
 	Workload Workload
+
+	// Undeclared are other claims of the token, as JSON and only as many as fit
+	// into 4 KiB. They are for the audit log: nobody said what they mean.
+	Undeclared map[string]json.RawMessage
 }
 
 // A Workload is the part of an identity that leases are found by. A field is

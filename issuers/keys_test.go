@@ -151,7 +151,7 @@ func secure(t *testing.T) (*platform, issuers.Config) {
 	server.Config.ErrorLog = log.New(io.Discard, "", 0) // refused handshakes are the test
 	server.StartTLS()
 	t.Cleanup(server.Close)
-	l, err := lab.New(lab.Options{URL: server.URL})
+	l, err := lab.New(lab.Options{URL: server.URL + "/_services/token"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +162,7 @@ func secure(t *testing.T) (*platform, issuers.Config) {
 		t.Fatal(err)
 	}
 	return p, issuers.Config{
-		Name: "github", Preset: "github", URL: server.URL, Audience: audience,
+		Name: "github", Preset: "github", URL: l.URL, Audience: audience,
 		CAFile: ca, AllowPrivateCIDRs: []string{"127.0.0.0/8"},
 	}
 }

@@ -17,6 +17,9 @@ func (s *Set) Recall(name, url, subject string, claims map[string]any) (*Identit
 	if err != nil {
 		return nil, err
 	}
+	if err := is.rules.checkFacts(declared, subject); err != nil {
+		return nil, err
+	}
 	return &Identity{
 		Issuer: is.name, URL: is.url, Preset: is.preset, Subject: subject,
 		Claims: declared, Workload: workload(declared, is.preset),

@@ -42,6 +42,7 @@ type issuer struct {
 	name, url, audience string
 
 	preset *presets.Preset
+	rules  rules // for the claims
 	keys   *keyring
 }
 
@@ -83,6 +84,7 @@ func (is *issuer) build(c *Config) error {
 	if is.preset, err = c.Resolve(); err != nil {
 		return err
 	}
+	is.rules = newRules(c, is.preset)
 	is.keys, err = newKeyring(c, is.preset.Algorithms)
 	return err
 }

@@ -42,13 +42,6 @@ type grantEntry struct {
 	Context map[string]string `yaml:"context"`
 }
 
-type testEntry struct {
-	Name   string         `yaml:"name"`
-	Claims map[string]any `yaml:"claims"` // all claims of the token that the test plays
-	Allow  []string       `yaml:"allow"`  // credentials that this policy must grant to it
-	Deny   []string       `yaml:"deny"`   // credentials that it must not
-}
-
 // Limits on one document: more is a mistake, or meant to hurt.
 const (
 	maxName   = 64 // bytes of a name: fits a label of a metric and a column of a terminal
@@ -123,6 +116,7 @@ func (c *compiler) compile() *policy {
 	p.grants = c.grants(p)
 	c.named(p)
 	p.tests = c.tests(p)
+	p.source, p.spots = c.in.When, c.spots(p)
 	return p
 }
 

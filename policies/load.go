@@ -45,6 +45,7 @@ func LoadFS(fsys fs.FS, dir string, o Options) (*Set, error) {
 	s.defaults = l.compileDefaults()
 	s.guardrails = l.compileGuardrails()
 	s.policies = l.compilePolicies(s.defaults, s.guardrails)
+	s.cases = l.compileTests(s.policies)
 	if len(l.problems) == 0 && len(s.policies) == 0 {
 		l.report(".", "the folder holds no policy (a file ending in .yaml or .yml)")
 	}

@@ -83,6 +83,7 @@ type Set struct {
 	policies    []*policy // in the order of files, and in them of lines
 	defaults    []*defaults
 	guardrails  []*guardrails
+	cases       []fileTest // of files, in their order
 	index       index
 	issuers     map[string]*presets.Preset
 	credentials map[string]Credential

@@ -100,9 +100,16 @@ func (r *report) run(set *policies.Set) {
 	for _, t := range set.Test() {
 		r.Tests++
 		if !t.Passed {
-			r.FailedIDs = append(r.FailedIDs, fmt.Sprintf("%s: policy %s: test %q: %s", t.Pos, t.Policy, t.Name, t.Message))
+			r.FailedIDs = append(r.FailedIDs, failedTest(t))
 		}
 	}
+}
+
+func failedTest(t policies.TestResult) string {
+	if t.Policy == "" {
+		return fmt.Sprintf("%s: test %q: %s", t.Pos, t.Name, t.Message)
+	}
+	return fmt.Sprintf("%s: policy %s: test %q: %s", t.Pos, t.Policy, t.Name, t.Message)
 }
 
 func (r *report) print(w io.Writer) {

@@ -171,10 +171,10 @@ func (c *config) validateIssuers(p *place) {
 	seen := map[string]bool{}
 	for i := range c.Issuers {
 		iss := &c.Issuers[i]
-		iss.Audience, iss.CAFile = c.URL, c.path(iss.CAFile)
+		iss.Audience, iss.CAFile = cmp.Or(iss.Audience, c.URL), c.path(iss.CAFile)
 		for _, err := range iss.Validate() {
 			field, message, _ := strings.Cut(err.Error(), ": ")
-			if field != "audience" { // it is url, which has its own problem
+			if iss.Audience != "" || field != "audience" { // else it is url, which has its own problem
 				p.bad(strictyaml.Path{"issuers", i, field}, "%s: %s", field, message)
 			}
 		}

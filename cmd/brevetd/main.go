@@ -59,7 +59,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.Args = noArgs
 	root.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(serveCommand(), devCommand(), checkCommand(), keysCommand(), leasesCommand(), auditCommand(), policyCommand())
+	root.AddCommand(serveCommand(), devCommand(), checkCommand(), policyCommand(), keysCommand(), leasesCommand(), auditCommand())
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitOK

@@ -2,8 +2,13 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/brevet-dev/brevet/policies"
 )
@@ -12,6 +17,9 @@ import (
 // command is in a file of its own, policy_NAME.go.
 func policyCommand() *cobra.Command {
 	return group("policy", "Test, lint, explain and compare policies",
+		policyTestCommand(),
+		policyExplainCommand(),
+		policyFixturesCommand(),
 		policyStatusCommand(),
 	)
 }
@@ -24,4 +32,45 @@ func policySet(ctx context.Context, file string) (*config, *policies.Set, error)
 	}
 	set, err := c.loadPolicies(ctx)
 	return c, set, err
+}
+
+// columns is the width that output for people is written for.
+const columns = 80
+
+// wrapped breaks text into lines between words, each indented, of at most
+// columns characters where words allow it. What would move a cursor is
+// replaced.
+func wrapped(indent, text string) string {
+	var out strings.Builder
+	line := indent
+	for _, word := range strings.Fields(plain(text)) {
+		if len(line) > len(indent) && len([]rune(line))+1+len([]rune(word)) > columns {
+			out.WriteString(line + "\n")
+			line = indent
+		}
+		if len(line) > len(indent) {
+			line += " "
+		}
+		line += word
+	}
+	return out.String() + line + "\n"
+}
+
+// A palette colours words for terminals, and does nothing for anything else or
+// if NO_COLOR is set (no-color.org).
+type palette struct{ on bool }
+
+func paletteFor(w io.Writer) palette {
+	f, isFile := w.(*os.File)
+	return palette{isFile && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
+}
+
+func (p palette) good(s string) string { return p.paint("32", s) }
+func (p palette) bad(s string) string  { return p.paint("31", s) }
+
+func (p palette) paint(code, s string) string {
+	if !p.on {
+		return s
+	}
+	return fmt.Sprintf("\x1b[%sm%s\x1b[0m", code, s)
 }

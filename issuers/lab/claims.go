@@ -1,98 +1,51 @@
 package lab
 
-import "fmt"
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/brevet-dev/brevet/issuers/presets"
+)
 
 // DefaultClaims returns the claims, besides the registered ones, that a job of
-// the repository acme/shop gets: a push to main, in the environment production.
-// The names are those of a real token of the preset.
+// the repository acme/shop gets, usually that which deploys main. They are those
+// of the preset's example.
 func DefaultClaims(preset string) (map[string]any, error) {
+	claims, err := presets.Example(preset, "")
+	if err != nil {
+		return nil, fmt.Errorf("the lab issuer imitates no preset %q: %w", preset, err)
+	}
+	for _, name := range []string{"iss", "aud", "exp", "nbf", "iat", "jti"} {
+		delete(claims, name)
+	}
+	if subjectForm(preset) != nil {
+		delete(claims, "sub")
+	}
+	return claims, nil
+}
+
+// subjectForm returns how sub follows from the other claims, nil where it does
+// not.
+func subjectForm(preset string) func(map[string]any) string {
 	switch preset {
-	case "github":
-		return githubClaims(), nil
+	case "github", "forgejo":
+		return func(claims map[string]any) string {
+			return fmt.Sprintf("repo:%v:%s", claims["repository"], githubContext(claims))
+		}
 	case "gitlab":
-		return gitlabClaims(), nil
-	case "generic":
-		return map[string]any{}, nil
+		return func(claims map[string]any) string {
+			return fmt.Sprintf("project_path:%v:ref_type:%v:ref:%v", claims["project_path"], claims["ref_type"], claims["ref"])
+		}
+	case "kubernetes":
+		return func(claims map[string]any) string {
+			inner, _ := claims["kubernetes.io"].(map[string]any)
+			account, _ := inner["serviceaccount"].(map[string]any)
+			return fmt.Sprintf("system:serviceaccount:%v:%v", inner["namespace"], account["name"])
+		}
 	}
-	return nil, fmt.Errorf("the lab issuer imitates github, gitlab or generic, not %q", preset)
-}
-
-const commit = "9f2c7ce1d0a5b1c86e7a5f2e4b8d6f3a1c0e9d87"
-
-func githubClaims() map[string]any {
-	const workflow = "acme/shop/.github/workflows/deploy.yml@refs/heads/main"
-	return map[string]any{
-		"repository":            "acme/shop",
-		"repository_id":         "456",
-		"repository_owner":      "acme",
-		"repository_owner_id":   "123",
-		"repository_visibility": "private",
-		"actor":                 "alice",
-		"actor_id":              "789",
-		"event_name":            "push",
-		"ref":                   "refs/heads/main",
-		"ref_type":              "branch",
-		"ref_protected":         "true",
-		"base_ref":              "",
-		"head_ref":              "",
-		"sha":                   commit,
-		"environment":           "production",
-		"workflow":              "deploy",
-		"workflow_ref":          workflow,
-		"workflow_sha":          commit,
-		"job_workflow_ref":      workflow,
-		"job_workflow_sha":      commit,
-		"run_id":                "11223344556",
-		"run_number":            "17",
-		"run_attempt":           "1",
-		"check_run_id":          "33445566778",
-		"runner_environment":    "github-hosted",
-	}
-}
-
-func gitlabClaims() map[string]any {
-	return map[string]any{
-		"project_id":            "456",
-		"project_path":          "acme/shop",
-		"project_visibility":    "private",
-		"namespace_id":          "123",
-		"namespace_path":        "acme",
-		"job_project_id":        "456",
-		"job_project_path":      "acme/shop",
-		"job_namespace_id":      "123",
-		"job_namespace_path":    "acme",
-		"user_id":               "789",
-		"user_login":            "alice",
-		"user_email":            "alice@example.com",
-		"user_access_level":     "maintainer",
-		"pipeline_id":           "11223344",
-		"job_id":                "33445566",
-		"pipeline_source":       "push",
-		"ref":                   "main",
-		"ref_type":              "branch",
-		"ref_path":              "refs/heads/main",
-		"ref_protected":         "true",
-		"environment":           "production",
-		"environment_protected": "true",
-		"deployment_tier":       "production",
-		"environment_action":    "start",
-		"runner_id":             1001,
-		"runner_environment":    "gitlab-hosted",
-		"sha":                   commit,
-		"ci_config_ref_uri":     "gitlab.example.com/acme/shop//.gitlab-ci.yml@refs/heads/main",
-		"ci_config_sha":         commit,
-	}
-}
-
-// subject makes sub in each platform's default form.
-func subject(preset string, claims map[string]any) string {
-	switch preset {
-	case "github":
-		return fmt.Sprintf("repo:%v:%s", claims["repository"], githubContext(claims))
-	case "gitlab":
-		return fmt.Sprintf("project_path:%v:ref_type:%v:ref:%v", claims["project_path"], claims["ref_type"], claims["ref"])
-	}
-	return "workload"
+	return nil
 }
 
 // githubContext is the last part of GitHub's sub: the environment hides the
@@ -105,4 +58,57 @@ func githubContext(claims map[string]any) string {
 		return "pull_request"
 	}
 	return fmt.Sprintf("ref:%v", claims["ref"])
+}
+
+// merge sets claims to those of changes; nil removes one. What the preset
+// declares inside of an object can be changed by the preset's name.
+func merge(p *presets.Preset, claims, changes map[string]any) {
+	for name, value := range changes {
+		path := []string{name}
+		if declared, ok := p.Claims[name]; ok && len(declared.Path) > 0 {
+			path = declared.Path
+		}
+		set(claims, path, value)
+	}
+}
+
+// set sets or removes what is at path. It changes object, and copies of what is
+// in it.
+func set(object map[string]any, path []string, value any) {
+	name, rest := path[0], path[1:]
+	if len(rest) > 0 {
+		inner, _ := object[name].(map[string]any)
+		copied := maps.Clone(inner)
+		if copied == nil {
+			copied = make(map[string]any)
+		}
+		set(copied, rest, value)
+		value = copied
+	}
+	if value == nil {
+		delete(object, name)
+		return
+	}
+	object[name] = value
+}
+
+// isNumber reports whether the lab's tokens have a number as that claim.
+func (l *Lab) isNumber(name string) bool {
+	if slices.Contains([]string{"exp", "iat", "nbf"}, name) {
+		return true
+	}
+	declared, ok := l.preset.Claims[name]
+	_, number := l.claims[name].(json.Number)
+	_, whole := l.claims[name].(int)
+	return ok && declared.Type == presets.Int || number || whole
+}
+
+// defaultAudience fills the first of the preset's patterns with claims; what
+// is none stands as it is.
+func (l *Lab) defaultAudience() string {
+	values := map[string]string{"url": l.URL, "owner": fmt.Sprint(l.claims["repository_owner"])}
+	for name, value := range l.claims {
+		values[name] = fmt.Sprint(value)
+	}
+	return presets.Fill(append(l.preset.DefaultAudiences, "default")[0], values)
 }

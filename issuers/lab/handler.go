@@ -2,6 +2,7 @@ package lab
 
 import (
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/rsa"
 	"crypto/subtle"
 	"encoding/base64"
@@ -13,6 +14,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"github.com/brevet-dev/brevet/issuers/presets"
 )
 
 // A Fault is something that an issuer does wrong, for tests.
@@ -106,19 +109,22 @@ func (l *Lab) jwks(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
-// jwk returns the public half (RFC 7517).
+// jwk returns the public half (RFC 7517; RFC 8037 for Ed25519).
 func (k signingKey) jwk() map[string]string {
 	encode := base64.RawURLEncoding.EncodeToString
-	jwk := map[string]string{"kid": k.id, "use": "sig"}
+	jwk := map[string]string{"kid": k.id, "use": "sig", "alg": k.algorithm}
 	switch public := k.private.Public().(type) {
 	case *rsa.PublicKey:
-		jwk["kty"], jwk["alg"] = "RSA", "RS256"
+		jwk["kty"] = "RSA"
 		jwk["n"], jwk["e"] = encode(public.N.Bytes()), encode(big.NewInt(int64(public.E)).Bytes())
 	case *ecdsa.PublicKey:
-		jwk["kty"], jwk["alg"], jwk["crv"] = "EC", "ES256", "P-256"
-		if point, err := public.Bytes(); err == nil { // 4, x, y; P-256 has no other form
-			jwk["x"], jwk["y"] = encode(point[1:33]), encode(point[33:])
+		jwk["kty"], jwk["crv"] = "EC", public.Params().Name
+		if point, err := public.Bytes(); err == nil { // 4, x, y; these curves have no other form
+			half := len(point) / 2
+			jwk["x"], jwk["y"] = encode(point[1:1+half]), encode(point[1+half:])
 		}
+	case ed25519.PublicKey:
+		jwk["kty"], jwk["crv"], jwk["x"] = "OKP", "Ed25519", encode(public)
 	}
 	return jwk
 }
@@ -136,8 +142,8 @@ func (l *Lab) token(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	audience := query.Get("audience")
-	if audience == "" { // GitHub's default, the same for every relying party
-		audience = fmt.Sprintf("https://github.com/%v", l.claims["repository_owner"])
+	if audience == "" { // the platform's default, the same for every relying party
+		audience = l.defaultAudience()
 	}
 	token, err := l.Mint(audience, claims)
 	if err != nil {
@@ -147,23 +153,24 @@ func (l *Lab) token(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, map[string]string{"value": token})
 }
 
-// changes reads the parameters claim.NAME=VALUE. What is a number by default,
-// a number replaces.
+// changes reads the parameters claim.NAME=VALUE. What is a number or a boolean
+// in these tokens, a number or a boolean replaces.
 func (l *Lab) changes(query url.Values) (map[string]any, error) {
 	changes := make(map[string]any)
 	for parameter, values := range query {
 		name, isClaim := strings.CutPrefix(parameter, "claim.")
-		_, isInt := l.claims[name].(int)
 		switch {
 		case !isClaim:
 		case values[0] == "":
 			changes[name] = nil
-		case isInt || name == "exp" || name == "iat" || name == "nbf":
+		case l.isNumber(name):
 			number, err := strconv.ParseInt(values[0], 10, 64)
 			if err != nil {
 				return nil, fmt.Errorf("the claim %s is a number", name)
 			}
 			changes[name] = number
+		case l.preset.Claims[name].Type == presets.Bool:
+			changes[name] = values[0] == "true"
 		default:
 			changes[name] = values[0]
 		}

@@ -1,6 +1,6 @@
 // Package lab is an OIDC issuer for development and tests. It imitates the
-// token endpoint of GitHub Actions and the claims of GitHub and GitLab, so that
-// a job can be played without a platform. Whoever reaches its endpoint with the
+// token endpoint of GitHub Actions and the claims of all presets, so that a job
+// can be played without a platform. Whoever reaches its endpoint with the
 // request token gets any claims signed that they like, so it listens on
 // loopback only.
 package lab
@@ -9,23 +9,25 @@ import (
 	"cmp"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/brevet-dev/brevet/issuers/presets"
 )
 
 // Options says how a Lab is to be. The zero value is GitHub's imitation.
 type Options struct {
-	// Preset is the platform whose claims are imitated: github (the default),
-	// gitlab, or generic for nothing but the registered claims.
+	// Preset is the platform whose claims are imitated, github by default;
+	// generic has nothing but the registered claims.
 	Preset string
 
 	// URL is the issuer, iss. [Start] sets it where it is empty; [New] needs it.
@@ -35,10 +37,11 @@ type Options struct {
 	// port.
 	Listen string
 
-	// Algorithm signs: RS256 (the default, with 2048 bits) or ES256.
+	// Algorithm signs: the preset's first by default. RSA keys have 2048 bits.
 	Algorithm string
 
 	// Claims replace the preset's default claims, name by name; nil removes one.
+	// What the preset declares inside of an object has the preset's name.
 	Claims map[string]any
 }
 
@@ -48,7 +51,8 @@ type Lab struct {
 	RequestURL   string // what a job has in ACTIONS_ID_TOKEN_REQUEST_URL; it has a query already
 	RequestToken string // what a job has in ACTIONS_ID_TOKEN_REQUEST_TOKEN
 
-	preset    string
+	preset    *presets.Preset
+	shape     shape
 	algorithm string
 	claims    map[string]any
 	strange   signingKey // never published
@@ -63,27 +67,38 @@ type Lab struct {
 }
 
 type signingKey struct {
-	id      string
-	private crypto.Signer
+	id        string
+	algorithm string
+	private   crypto.Signer
 }
 
 // New makes a Lab that listens nowhere: the caller serves its [Lab.Handler]
 // under opts.URL.
 func New(opts Options) (*Lab, error) {
-	claims, err := DefaultClaims(cmp.Or(opts.Preset, "github"))
+	name := cmp.Or(opts.Preset, "github")
+	claims, err := DefaultClaims(name)
+	if err != nil {
+		return nil, err
+	}
+	preset, known := presets.Known()[name]
+	if !known {
+		return nil, fmt.Errorf("the lab issuer imitates no preset %q", name)
+	}
+	shape, err := shapeOf(name)
 	if err != nil {
 		return nil, err
 	}
 	if opts.URL == "" {
 		return nil, errors.New("the lab issuer needs a URL; it is the iss of its tokens")
 	}
-	merge(claims, opts.Claims)
+	merge(preset, claims, opts.Claims)
 	l := &Lab{
 		URL:          opts.URL,
 		RequestURL:   opts.URL + "/token?api-version=2.0",
 		RequestToken: rand.Text(),
-		preset:       cmp.Or(opts.Preset, "github"),
-		algorithm:    cmp.Or(opts.Algorithm, "RS256"),
+		preset:       preset,
+		shape:        shape,
+		algorithm:    cmp.Or(opts.Algorithm, preset.Algorithms[0]),
 		claims:       claims,
 	}
 	l.closing = make(chan struct{})
@@ -161,21 +176,22 @@ func newKey(algorithm string) (signingKey, error) {
 	key := signingKey{id: rand.Text()}
 	var err error
 	switch algorithm {
-	case "RS256":
+	case "RS256", "RS384", "RS512", "PS256", "PS384", "PS512":
 		key.private, err = rsa.GenerateKey(rand.Reader, 2048)
 	case "ES256":
 		key.private, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	case "ES384":
+		key.private, err = ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	case "ES512":
+		key.private, err = ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	case "EdDSA":
+		_, key.private, err = ed25519.GenerateKey(rand.Reader)
 	default:
-		err = fmt.Errorf("the lab issuer signs with RS256 or ES256, not %q", algorithm)
+		err = fmt.Errorf("the lab issuer does not sign with %q", algorithm)
 	}
+	key.algorithm = algorithm
 	if err != nil {
 		return signingKey{}, fmt.Errorf("making a signing key: %w", err)
 	}
 	return key, nil
-}
-
-// merge sets the members of changes in claims; nil removes one.
-func merge(claims, changes map[string]any) {
-	maps.Copy(claims, changes)
-	maps.DeleteFunc(claims, func(_ string, value any) bool { return value == nil })
 }

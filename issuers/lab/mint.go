@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/brevet-dev/brevet/issuers/presets"
 )
 
 // A Forgery says in what a token differs from a good one. The zero value is
@@ -44,8 +46,11 @@ func (l *Lab) Mint(audience string, claims map[string]any) (string, error) {
 // Forge returns a token that is as f says.
 func (l *Lab) Forge(audience string, f Forgery) (string, error) {
 	key := l.signer()
-	header := map[string]any{"typ": "JWT", "alg": l.algorithm, "kid": key.id}
-	if l.preset == "github" {
+	header := map[string]any{"alg": l.algorithm, "kid": key.id}
+	if typ := l.preset.Types[0]; typ != "" {
+		header["typ"] = typ
+	}
+	if l.preset.Name == "github" {
 		header["x5t"] = key.id // GitHub sends one; it names a certificate that nobody looks at
 	}
 	if f.StrangeKey {
@@ -59,7 +64,9 @@ func (l *Lab) Forge(audience string, f Forgery) (string, error) {
 		secret = key.private
 	}
 	header["alg"] = method.Alg()
-	merge(header, f.Header)
+	for name, value := range f.Header {
+		set(header, []string{name}, value)
+	}
 	payload := f.Payload
 	if payload == nil {
 		var err error
@@ -87,17 +94,49 @@ func sign(method jwt.SigningMethod, key any, header map[string]any, payload []by
 // tokenClaims returns the claims of one token.
 func (l *Lab) tokenClaims(audience string, changes map[string]any, now time.Time) map[string]any {
 	claims := maps.Clone(l.claims)
-	claims["iss"], claims["aud"], claims["jti"] = l.URL, audience, uuid()
-	claims["iat"] = now.Unix()
-	claims["nbf"], claims["exp"] = now.Unix()-600, now.Unix()+300 // as GitHub
-	if l.preset == "gitlab" {
-		claims["nbf"], claims["exp"] = now.Unix()-5, now.Unix()+3600 // the default job timeout
+	claims["iss"], claims["aud"], claims["iat"] = l.URL, audience, now.Unix()
+	if l.shape.listed {
+		claims["aud"] = []string{audience}
 	}
-	merge(claims, changes)
-	if _, given := changes["sub"]; !given && l.claims["sub"] == nil {
-		claims["sub"] = subject(l.preset, claims)
+	claims["exp"] = now.Add(l.shape.life).Unix()
+	if l.shape.hasNBF {
+		claims["nbf"] = now.Add(l.shape.nbf).Unix()
+	}
+	if l.shape.hasJTI {
+		claims["jti"] = uuid()
+	}
+	merge(l.preset, claims, changes)
+	form := subjectForm(l.preset.Name)
+	if _, given := changes["sub"]; !given && l.claims["sub"] == nil && form != nil {
+		claims["sub"] = form(claims)
 	}
 	return claims
+}
+
+// A shape is what the registered claims of a platform's tokens are like.
+type shape struct {
+	life           time.Duration // exp - iat
+	nbf            time.Duration // nbf - iat
+	hasNBF, hasJTI bool
+	listed         bool // aud is a list
+}
+
+// shapeOf reads the preset's example.
+func shapeOf(preset string) (shape, error) {
+	example, err := presets.Example(preset, "")
+	if err != nil {
+		return shape{}, err
+	}
+	seconds := func(name string) time.Duration {
+		number, _ := example[name].(json.Number)
+		whole, _ := number.Int64()
+		return time.Duration(whole) * time.Second
+	}
+	s := shape{life: seconds("exp") - seconds("iat"), nbf: seconds("nbf") - seconds("iat")}
+	_, s.hasNBF = example["nbf"]
+	_, s.hasJTI = example["jti"]
+	_, s.listed = example["aud"].([]any)
+	return s, nil
 }
 
 // uuid returns a random UUID (RFC 9562, section 5.4).

@@ -21,7 +21,7 @@ func github() *Preset {
 			"https://token.actions.{subdomain}.ghe.com/{enterprise}",
 			"https://{host}/_services/token",
 		},
-		DefaultAudiences: []string{"https://github.com/{owner}", "https://{host}/{owner}"},
+		DefaultAudiences: []string{"https://github.com/{owner}", "https://{subdomain}.ghe.com/{owner}", "https://{host}/{owner}"},
 		Algorithms:       []string{"RS256"},
 		Types:            []string{"JWT"},
 		MaxAge:           10 * time.Minute, // tokens are minted on demand and live 5 minutes
@@ -42,10 +42,10 @@ func github() *Preset {
 		Trigger:          "event_name",
 		Pins: []Pin{
 			{"the repository, by its id", []Gate{{{Claim: "repository_id"}}}},
-			{"a deployment environment, one exact ref, or protected refs", []Gate{
+			{"a deployment environment, one exact ref, or refs that are protected", []Gate{
 				{{Claim: "environment"}},
 				{{Claim: "ref", Exact: true}},
-				{{Claim: "ref_protected", Value: "true"}},
+				{{Claim: "ref"}, {Claim: "ref_protected", Value: "true"}},
 			}},
 			{"the event", []Gate{{{Claim: "event_name"}}}},
 		},
@@ -58,20 +58,35 @@ func github() *Preset {
 			},
 			Why: "runs on the merge of code that nobody has reviewed, or with the claims of the default branch on a stranger's input",
 		}},
+		Guide: Guide{
+			Job: "With `permissions: {id-token: write}`, `curl -H \"Authorization: bearer $ACTIONS_ID_TOKEN_REQUEST_TOKEN\" " +
+				"\"$ACTIONS_ID_TOKEN_REQUEST_URL&audience=https://broker.example.com\"` answers `{\"value\": TOKEN}`. `brevet` and the action do that by themselves. " +
+				"Every step of such a job, also one of somebody else's action, can ask for any audience.",
+			Config: "- {name: github, preset: github}",
+			Blind: []string{
+				"A reviewed push and a `workflow_dispatch` on the same ref: who may dispatch, chooses the ref. An environment with reviewers or branch rules is the gate.",
+				"`sub` is a template that administrators of a repository can change, so no policy sees it; the ids are in claims of their own.",
+				"A reusable workflow by the ref in `job_workflow_ref`, which moves; `job_workflow_sha` is the commit.",
+				"Ids of an Enterprise Server are its own: the same number elsewhere is another repository. Older versions have no `check_run_id` and no `enterprise_id`.",
+				"Custom properties of repositories (`repo_property_NAME`, text) become usable with `claims: {repo_property_tier: {type: string, kind: platform}}` of the issuer.",
+				"Data residency has `url: https://token.actions.SUBDOMAIN.ghe.com`, Enterprise Server `url: https://HOST/_services/token`, and an enterprise that put its slug " +
+					"into the issuer that whole URL. Each is an issuer of its own.",
+			},
+		},
 		Claims: map[string]Claim{
 			"repository":            must(String, Mutable, "owner/name; the name can be given to another repository"),
 			"repository_id":         must(String, Immutable, "the repository"),
 			"repository_owner":      must(String, Mutable, "login of the organization or user"),
 			"repository_owner_id":   must(String, Immutable, "the organization or user"),
-			"repository_visibility": must(String, Platform, "public, private or internal"),
+			"repository_visibility": must(String, Platform, "who may see it").of("public", "private", "internal"),
 			"enterprise":            maybe(String, Mutable, "slug of the enterprise (Enterprise Cloud)"),
 			"enterprise_id":         maybe(String, Immutable, "the enterprise (Enterprise Cloud)"),
 			"actor":                 must(String, Mutable, "login of the account that triggered the run"),
 			"actor_id":              must(String, Immutable, "the account that triggered the run"),
-			"event_name":            must(String, Attacker, "what triggered the run: push, pull_request, schedule, …"),
+			"event_name":            must(String, Attacker, "what triggered the run").of(githubEvents()...),
 			"ref":                   must(String, Attacker, "refs/heads/x, refs/tags/x or refs/pull/N/merge"),
-			"ref_type":              must(String, Platform, "branch or tag"),
-			"ref_protected":         maybe(String, Platform, `"true" or "false"; not in GitHub's reference`),
+			"ref_type":              must(String, Platform, "what ref is").of("branch", "tag"),
+			"ref_protected":         maybe(String, Platform, "whether ref is protected, as text").of("true", "false").unverified(),
 			"base_ref":              must(String, Attacker, "target branch of a pull request, else empty"),
 			"head_ref":              must(String, Attacker, "source branch of a pull request, else empty; any text"),
 			"sha":                   must(String, Platform, "the commit that triggered the run"),
@@ -84,8 +99,19 @@ func github() *Preset {
 			"run_id":                must(String, Immutable, "the run"),
 			"run_number":            must(String, Platform, "count of the workflow's runs"),
 			"run_attempt":           must(String, Platform, "1, then one more for each re-run"),
-			"check_run_id":          maybe(String, Immutable, "the job, also within a matrix"),
-			"runner_environment":    must(String, Platform, "github-hosted or self-hosted"),
+			"check_run_id":          maybe(String, Immutable, "the job, also within a matrix").unverified(),
+			"runner_environment":    must(String, Platform, "whose runner it is").of("github-hosted", "self-hosted"),
 		},
+	}
+}
+
+// githubEvents are the events that start a workflow.
+func githubEvents() []string {
+	return []string{
+		"branch_protection_rule", "check_run", "check_suite", "commit_comment", "create", "delete", "deployment", "deployment_status",
+		"discussion", "discussion_comment", "dynamic", "fork", "gollum", "image_version", "issue_comment", "issues", "label",
+		"merge_group", "milestone", "page_build", "project", "project_card", "project_column", "public", "pull_request",
+		"pull_request_review", "pull_request_review_comment", "pull_request_target", "push", "registry_package", "release",
+		"repository_dispatch", "schedule", "status", "watch", "workflow_call", "workflow_dispatch", "workflow_run",
 	}
 }

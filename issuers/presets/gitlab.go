@@ -9,8 +9,8 @@ func gitlab() *Preset {
 		Name:             "gitlab",
 		Title:            "GitLab CI/CD",
 		Docs:             "https://docs.gitlab.com/ci/secrets/id_token_authentication/",
-		URLs:             []string{"https://gitlab.com", "https://{host}"},
-		DefaultAudiences: []string{"https://gitlab.com", "https://{host}"},
+		URLs:             []string{"https://gitlab.com", "https://{host}", "https://{host}/{path...}"},
+		DefaultAudiences: []string{"{url}", "https://{host}", "https://gitlab.com"},
 		Algorithms:       []string{"RS256"},
 		Types:            []string{"JWT"},
 		// The token is minted when the job starts and lives as long as the
@@ -49,10 +49,22 @@ func gitlab() *Preset {
 			Values: []string{"merge_request_event", "external_pull_request_event", "parent_pipeline"},
 			Why:    "runs the code of a merge request, or of a pipeline that may be one's child",
 		}},
+		Guide: Guide{
+			Job:    "`id_tokens: {BREVET_ID_TOKEN: {aud: https://broker.example.com}}` in the job puts it into that variable when the job starts.",
+			Config: "- {name: gitlab, preset: gitlab}",
+			Blind: []string{
+				"Who approved a merge: protected branches and protected environments are what carries review into the token.",
+				"In the free edition no environment is protected, so `ref_protected` is the gate there.",
+				"A token in which `job_project_id` and `project_id` differ, as in a fork's merge request that runs in the target project, is refused before any policy is asked. " +
+					"Older versions do not send `job_project_id`, and the oldest gave forks the target's `project_id`: keep instances current.",
+				"`sub` can be configured, and its colons are not escaped, so no policy sees it.",
+				"A job that runs longer than a day needs `max_age` at the issuer.",
+			},
+		},
 		Claims: map[string]Claim{
 			"project_id":            must(String, Immutable, "the project; of a fork's merge request, the fork"),
 			"project_path":          must(String, Mutable, "group/project; can be taken after a delete or rename"),
-			"project_visibility":    must(String, Platform, "public, internal or private"),
+			"project_visibility":    must(String, Platform, "who may see it").of("public", "internal", "private"),
 			"namespace_id":          must(String, Immutable, "the group or user that the project belongs to"),
 			"namespace_path":        must(String, Mutable, "path of the namespace"),
 			"job_project_id":        maybe(String, Immutable, "the project that the job runs in (newer versions)"),
@@ -66,20 +78,20 @@ func gitlab() *Preset {
 			"groups_direct":         maybe(StringList, Mutable, "groups that user_id is a direct member of"),
 			"pipeline_id":           must(String, Immutable, "the pipeline"),
 			"job_id":                must(String, Immutable, "the job"),
-			"pipeline_source":       must(String, Attacker, "what triggered the pipeline: push, merge_request_event, …"),
+			"pipeline_source":       must(String, Attacker, "what triggered the pipeline").of(gitlabSources()...),
 			"pipeline_source_event": maybe(String, Platform, "kind of a merge request's pipeline (newer versions)"),
 			"target_ref":            maybe(String, Platform, "target branch of a merge request (newer versions)"),
-			"target_ref_protected":  maybe(String, Platform, `"true" or "false" for target_ref (newer versions)`),
+			"target_ref_protected":  maybe(String, Platform, "whether target_ref is protected, as text (newer versions)").of("true", "false"),
 			"ref":                   must(String, Attacker, "branch or tag, without refs/heads/"),
-			"ref_type":              must(String, Attacker, "branch or tag"),
+			"ref_type":              must(String, Attacker, "what ref is").of("branch", "tag"),
 			"ref_path":              must(String, Attacker, "the full ref"),
-			"ref_protected":         must(String, Platform, `"true" or "false"`),
+			"ref_protected":         must(String, Platform, "whether ref is protected, as text").of("true", "false"),
 			"environment":           maybe(String, Attacker, "environment that the job names"),
-			"environment_protected": maybe(String, Platform, `"true" or "false"`),
+			"environment_protected": maybe(String, Platform, "whether the environment is protected, as text; always false in the free edition").of("true", "false"),
 			"deployment_tier":       maybe(String, Attacker, "tier of the environment"),
 			"environment_action":    maybe(String, Attacker, "what the job does to the environment: start, prepare, …"),
 			"runner_id":             must(Int, Immutable, "the runner"),
-			"runner_environment":    must(String, Platform, "gitlab-hosted or self-hosted"),
+			"runner_environment":    must(String, Platform, "whose runner it is").of("gitlab-hosted", "self-hosted"),
 			"sha":                   must(String, Platform, "the commit"),
 			"ci_config_ref_uri":     maybe(String, Platform, "top pipeline definition with its ref"),
 			"ci_config_sha":         maybe(String, Platform, "commit of the top pipeline definition"),
@@ -87,5 +99,14 @@ func gitlab() *Preset {
 			"job_policy_ref_uri":    maybe(String, Platform, "policy that added the job (newer versions)"),
 			"job_policy_ref_sha":    maybe(String, Platform, "commit of job_policy_ref_uri (newer versions)"),
 		},
+	}
+}
+
+// gitlabSources are the sources of pipelines.
+func gitlabSources() []string {
+	return []string{
+		"api", "chat", "container_registry_push", "duo_workflow", "external", "external_pull_request_event", "merge_request_event",
+		"ondemand_dast_scan", "ondemand_dast_validation", "parent_pipeline", "pipeline", "pipeline_execution_policy_schedule", "push",
+		"schedule", "security_orchestration_policy", "trigger", "web", "webide",
 	}
 }

@@ -6,7 +6,9 @@ import "strings"
 // new values, so that a caller may change what it got.
 func Known() map[string]*Preset {
 	known := make(map[string]*Preset)
-	for _, p := range []*Preset{github(), gitlab(), generic()} {
+	for _, p := range []*Preset{
+		github(), gitlab(), buildkite(), circleci(), terraform(), generic(),
+	} {
 		known[p.Name] = p
 	}
 	return known
@@ -21,7 +23,26 @@ func (p *Preset) DefaultURL() string {
 	return p.URLs[0]
 }
 
+// must and maybe make the claims that a token must and may have.
 func must(t Type, k Kind, doc string) Claim { return Claim{Type: t, Kind: k, Doc: doc} }
 func maybe(t Type, k Kind, doc string) Claim {
 	return Claim{Type: t, Kind: k, Doc: doc, Optional: true}
+}
+
+// at returns c inside of an object.
+func (c Claim) at(path ...string) Claim {
+	c.Path = path
+	return c
+}
+
+// of returns c with all the values that there are.
+func (c Claim) of(values ...string) Claim {
+	c.Values = values
+	return c
+}
+
+// unverified returns c as something of which only others tell.
+func (c Claim) unverified() Claim {
+	c.Unverified, c.Optional = true, true
+	return c
 }

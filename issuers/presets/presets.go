@@ -48,6 +48,10 @@ type Claim struct {
 	// Values are all that the platform is known to send, if that is a closed
 	// list. Tokens are not held to it; policies are asked whether they mean it.
 	Values []string `yaml:"values"`
+
+	// Unverified says that no documentation of the platform's and no real token
+	// was seen for it. It is then optional, and fills no pin by itself.
+	Unverified bool `yaml:"-"`
 }
 
 // A Replay mode says how often a subject token may be shown (docs/http.md).
@@ -67,16 +71,21 @@ type Preset struct {
 	Docs   string           // where the platform documents its tokens
 	Claims map[string]Claim // every claim that a policy may use, by name
 
-	// URLs are what its issuers look like: exact, or with a part in braces,
-	// {name}, for one host label or one path segment; {host} is a whole host,
-	// with its port. Where the name is that of a declared claim, the claim must
-	// be equal to the part. The first is the default if it has no braces.
+	// URLs are what its issuers look like, as patterns (see [Fit]). Where a part
+	// has the name of a declared claim, the claim must be equal to it. The first
+	// is the default if it has no parts.
 	URLs []string
 
-	// DefaultAudiences are the audiences, with parts in braces as in URLs, that
-	// tokens carry if a job asks for none: everyone whom any job of the owner
-	// shows its token has them.
+	// DefaultAudiences are the audiences, as patterns, that tokens carry if a job
+	// asks for none, or that everybody asks for: whoever is shown such a token
+	// can show it to us. Parts of the issuer's URL stand for what they are there,
+	// {host} for its host and {url} for all of it.
 	DefaultAudiences []string
+
+	// Subjects are the forms of sub, as patterns; a token with another is
+	// refused. A part that has the name of a declared claim must be equal to it.
+	// Empty: sub is not looked at, since most platforms let it be configured.
+	Subjects []string
 
 	Algorithms  []string      // accepted "alg" values
 	Types       []string      // accepted "typ" values, whatever their case; "" accepts a header without typ
@@ -92,6 +101,10 @@ type Preset struct {
 	// OneOf lists groups of claims of which a token must have exactly one.
 	OneOf [][]string
 
+	// Never lists paths, from the outside in, at and below which nothing may be
+	// declared: the bearer writes what is there.
+	Never [][]string
+
 	// Names of the claims that make the workload; "" where there is none.
 	OwnerID, Owner, ProjectID, Project, Run, Attempt, Job, Ref, Environment, Actor, ActorID, Trigger string
 
@@ -102,6 +115,15 @@ type Preset struct {
 	// grants to them only if its match names the value, and then only
 	// credentials of class read.
 	Risks []Risk
+
+	Guide Guide
+}
+
+// A Guide is what docs/issuers.md says of a platform beyond its data.
+type Guide struct {
+	Job    string   // how a job gets a token for the broker, in Markdown
+	Config string   // one entry of issuers, in YAML
+	Blind  []string // what its tokens cannot tell apart, or what else to know, in Markdown
 }
 
 // A Pin is one thing that a policy must say about the tokens it holds for, in
