@@ -21,6 +21,7 @@ func policyCommand() *cobra.Command {
 		policyExplainCommand(),
 		policyFixturesCommand(),
 		policyStatusCommand(),
+		policySchemaCommand(),
 	)
 }
 
