@@ -200,6 +200,9 @@ func (l *loader) compilePolicies(rules []*defaults, rails []*guardrails) []*poli
 		}
 		p := c.compile()
 		p.hold(rails, &c)
+		if l.options.Sources {
+			p.written = &written{s.doc, &in, s.folder}
+		}
 		l.problems = append(l.problems, problems.And(c.problems.Limit())...)
 		list = append(list, p)
 	}

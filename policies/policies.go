@@ -54,6 +54,10 @@ const DefaultMaxTTL = 12 * time.Hour
 type Options struct {
 	Issuers     map[string]*presets.Preset // by the issuer's name
 	Credentials map[string]Credential      // by the credential's name
+
+	// Sources says to keep what was read, for [Set.Lint]: it takes several times
+	// the memory of the policies.
+	Sources bool
 }
 
 // A Credential limits what policies may grant of one credential.
