@@ -151,8 +151,9 @@ type policy struct {
 	expires time.Time // from then on it does not hold; zero: it has no end
 	guards  []*guard  // of all guardrails that are for it
 	tests   []test
-	source  string // of when
-	spots   []spot // where its parts stand
+	written *written // nil unless it was to be kept
+	source  string   // of when
+	spots   []spot   // where its parts stand
 }
 
 func (p *policy) grant(credential string) *Grant {

@@ -281,6 +281,9 @@ func (l *loader) compilePolicy(s *source, rules []*defaults, rails []*guardrails
 	}
 	p := c.compile()
 	p.hold(rails, &c)
+	if l.options.Sources {
+		p.written = &written{s.doc, &in, s.folder}
+	}
 	l.problems = append(l.problems, problems.And(c.problems.Limit())...)
 	return p
 }

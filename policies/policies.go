@@ -54,6 +54,10 @@ const DefaultMaxTTL = 12 * time.Hour
 type Options struct {
 	Issuers     map[string]*presets.Preset // by the issuer's name
 	Credentials map[string]Credential      // by the credential's name
+
+	// Sources says to keep what was read, for [Set.Lint]: it takes several times
+	// the memory of the policies.
+	Sources bool
 }
 
 // A Credential limits what policies may grant of one credential.
@@ -88,6 +92,7 @@ type Set struct {
 	issuers     map[string]*presets.Preset
 	credentials map[string]Credential
 	digest      string
+	origin      Origin
 }
 
 // Len returns the number of policies.
@@ -103,6 +108,8 @@ func (s *Set) Len() int {
 // name. In the folder, if all files in it are policies:
 //
 //	find * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum
+//
+// If they come from a commit, "+git:" and its id follow.
 func (s *Set) Digest() string {
 	if s == nil {
 		return ""

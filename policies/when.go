@@ -49,7 +49,11 @@ const (
 )
 
 // A when is a compiled condition. A nil one always holds.
-type when struct{ program cel.Program }
+type when struct {
+	program cel.Program
+	source  string   // as it is written
+	tree    *ast.AST // what was parsed and checked, for those who explain it
+}
 
 // holds reports whether the condition is true. An error, such as a claim that
 // the token does not have, is not true.
@@ -164,7 +168,7 @@ func (l *language) compile(source string) (*when, []flaw) {
 	if err != nil {
 		return nil, []flaw{{1, 1, err.Error()}}
 	}
-	return &when{program}, nil
+	return &when{program, source, tree.NativeRep()}, nil
 }
 
 func (l *language) flaws(issues *cel.Issues) []flaw {
@@ -182,29 +186,78 @@ func (l *language) flaws(issues *cel.Issues) []flaw {
 // lint refuses what compiles and still does not say what its author meant.
 func (l *language) lint(tree *ast.AST) []flaw {
 	root := ast.NavigateAST(tree)
-	if len(l.claimsIn(root)) == 0 {
+	if len(claimsIn(root)) == 0 {
 		return []flaw{{1, 1, "the condition does not look at any claim"}}
 	}
 	var flaws []flaw
-	for _, call := range ast.MatchDescendants(root, ast.KindMatcher(ast.CallKind)) {
-		if message := l.lintCall(call); message != "" {
-			at := tree.SourceInfo().GetStartLocation(call.ID())
+	for _, e := range ast.MatchDescendants(root, ast.AllMatcher()) {
+		if message := l.lintExpr(tree, e); message != "" {
+			at := tree.SourceInfo().GetStartLocation(e.ID())
 			flaws = append(flaws, flaw{max(1, at.Line()), max(0, at.Column()) + 1, message})
 		}
 	}
 	return flaws
 }
 
+// lintExpr says what is wrong with e itself, not with its operands.
+//
+// What is left has a property that all the rest relies on: an absent claim
+// never makes a condition true. A claim that the token does not have is an
+// error, and so is whatever is computed from it, but for && and ||, which are
+// false and true if one operand is, whatever the other. So a condition that is
+// true in spite of an absent claim is true for each value of that claim, too:
+// it was true before the claim was taken away. Only a function that looks for
+// absence could say otherwise, and there is none (has is a macro).
+func (l *language) lintExpr(tree *ast.AST, e ast.NavigableExpr) string {
+	switch e.Kind() {
+	case ast.StructKind, ast.MapKind, ast.ComprehensionKind:
+		return "a condition compares claims with values; it makes no objects"
+	case ast.IdentKind:
+		if parent, ok := e.Parent(); !ok || parent.Kind() != ast.SelectKind {
+			return "write which claim: claims.ref"
+		}
+	case ast.LiteralKind:
+		if isCondition(tree, e) && isOperand(e) {
+			return "true and false decide here whatever the token says; remove them"
+		}
+	case ast.CallKind:
+		if isCondition(tree, e) && !isOperand(e) {
+			return "a condition is no value to compare or to look for; join conditions with &&, || and !"
+		}
+		return l.lintCall(e)
+	}
+	return ""
+}
+
+func isCondition(tree *ast.AST, e ast.Expr) bool {
+	return tree.GetType(e.ID()).IsExactType(types.BoolType)
+}
+
+// isOperand reports whether e is the whole condition, or an operand of what joins
+// conditions.
+func isOperand(e ast.NavigableExpr) bool {
+	parent, ok := e.Parent()
+	if !ok {
+		return true
+	}
+	if parent.Kind() != ast.CallKind {
+		return false
+	}
+	switch parent.AsCall().FunctionName() {
+	case operators.LogicalAnd, operators.LogicalOr, operators.LogicalNot, operators.Conditional:
+		return true
+	}
+	return false
+}
+
 func (l *language) lintCall(call ast.NavigableExpr) string {
+	args := call.AsCall().Args()
 	switch name := call.AsCall().FunctionName(); name {
 	case operators.NotEquals, operators.LogicalNot:
-		for _, claim := range l.claimsIn(call) {
-			if l.preset.Claims[claim].Optional {
-				return fmt.Sprintf("claim %q may be absent, and then this is an error, not true; say which values are allowed instead", claim)
-			}
-		}
+		return l.lintNegation(call)
+	case operators.Conditional:
+		return l.lintNegation(args[0])
 	case overloads.Matches:
-		args := call.AsCall().Args()
 		if err := checkRegexp(args[len(args)-1]); err != nil {
 			return err.Error()
 		}
@@ -212,15 +265,14 @@ func (l *language) lintCall(call ast.NavigableExpr) string {
 	return ""
 }
 
-// claimsIn returns the claims that occur in e, sorted.
-func (l *language) claimsIn(e ast.NavigableExpr) []string {
-	found := map[string]bool{}
-	for _, s := range ast.MatchDescendants(e, ast.KindMatcher(ast.SelectKind)) {
-		if of := s.AsSelect().Operand(); of.Kind() == ast.IdentKind && of.AsIdent() == variable {
-			found[s.AsSelect().FieldName()] = true
+// lintNegation is for what asks that something is not so of the claims in e.
+func (l *language) lintNegation(e ast.Expr) string {
+	for _, claim := range claimsIn(e) {
+		if l.preset.Claims[claim].Optional {
+			return fmt.Sprintf("claim %q may be absent, and then this is an error, not true; say which values are allowed instead", claim)
 		}
 	}
-	return slices.Sorted(maps.Keys(found))
+	return ""
 }
 
 // checkRegexp refuses a pattern that may match a part of the claim only.

@@ -141,7 +141,7 @@ func (s *observed) part(e ast.NavigableExpr) Part {
 // got names the values of the claims that a part looks at.
 func (s *observed) got(e ast.NavigableExpr) string {
 	var list []string
-	for _, claim := range s.lang.claimsIn(e) {
+	for _, claim := range claimsIn(e) {
 		list = append(list, claim+" is "+said(s.claims, claim))
 	}
 	return strings.Join(list, ", ")

@@ -104,7 +104,7 @@ type decided struct {
 }
 
 func explain(ctx context.Context, file string, in *explainInput, stdin io.Reader) (*explanation, error) {
-	c, set, err := policySet(file)
+	c, set, err := policySet(ctx, file)
 	if err != nil {
 		return nil, err
 	}

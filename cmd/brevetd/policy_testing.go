@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -35,7 +36,7 @@ func policyTestCommand() *cobra.Command {
 		if !ok {
 			return usageError{fmt.Errorf("there is no format %q: say text, junit, json or github", *format)}
 		}
-		r, err := runTests(*file, *coverage)
+		r, err := runTests(cmd.Context(), *file, *coverage)
 		if err != nil {
 			return err
 		}
@@ -79,8 +80,8 @@ type testLine struct {
 // place is where the test stands, for editors.
 func (t *testLine) place() string { return fmt.Sprintf("%s:%d", t.File, t.Line) }
 
-func runTests(file string, coverage bool) (*testReport, error) {
-	_, set, err := policySet(file)
+func runTests(ctx context.Context, file string, coverage bool) (*testReport, error) {
+	_, set, err := policySet(ctx, file)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,213 @@
+package policies
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// An author writes conditions of lab at random, and tokens for them.
+type author struct{ *rand.Rand }
+
+func (a author) one(list ...string) string { return list[a.IntN(len(list))] }
+
+func (a author) text() string {
+	return a.one("claims.ref", "claims.env", "claims.name", "claims.env", `"a"`, `"b"`, `""`, `(claims.fork ? claims.ref : claims.env)`)
+}
+
+// condition returns a condition of at most depth operators that join others.
+// Much of it does not load; what does is what the tests are about.
+func (a author) condition(depth int) string {
+	if depth == 0 {
+		return a.comparison()
+	}
+	x, y, z := a.condition(depth-1), a.condition(a.IntN(depth)), a.condition(a.IntN(depth))
+	switch a.IntN(9) {
+	case 0, 1, 2:
+		return fmt.Sprintf("(%s) && (%s)", x, y)
+	case 3, 4, 5:
+		return fmt.Sprintf("(%s) || (%s)", x, y)
+	case 6:
+		return fmt.Sprintf("!(%s)", x)
+	case 7:
+		return fmt.Sprintf("((%s) %s (%s))", x, a.one("==", "!="), y)
+	}
+	return fmt.Sprintf("((%s) ? (%s) : (%s))", x, y, z)
+}
+
+func (a author) comparison() string {
+	switch a.IntN(10) {
+	case 0:
+		return "claims.fork"
+	case 1:
+		return fmt.Sprintf("claims.count %s %d", a.one("<", "<=", "==", "!=", ">", ">="), a.IntN(3))
+	case 2:
+		return fmt.Sprintf("size(claims.groups) %s %d", a.one("<", "==", "!=", ">"), a.IntN(3))
+	case 3:
+		return fmt.Sprintf("%s in claims.groups", a.text())
+	case 4:
+		return fmt.Sprintf("%s in [%s, %s]", a.text(), a.text(), a.text())
+	case 5:
+		return fmt.Sprintf("%s.%s(%s)", a.text(), a.one("startsWith", "endsWith", "contains"), a.text())
+	case 6:
+		return fmt.Sprintf(`%s.matches("^(a|b)*$")`, a.text())
+	case 7:
+		return fmt.Sprintf("has(%s)", a.text())
+	}
+	return fmt.Sprintf("%s %s %s", a.text(), a.one("==", "!="), a.text())
+}
+
+func (a author) token() map[string]any {
+	claims := map[string]any{
+		"ref": a.one("a", "b", ""), "env": a.one("a", "b", ""), "name": a.one("a", "b"),
+		"count": int64(a.IntN(3)), "fork": a.IntN(2) == 0, "groups": []string{a.one("a", "b", "")}[a.IntN(2):],
+		"id": "7", "twin": "7", "event": a.one("push", "request"),
+	}
+	for _, name := range slices.Sorted(maps.Keys(claims)) {
+		if a.IntN(5) == 0 {
+			delete(claims, name)
+		}
+	}
+	return claims
+}
+
+// subsets calls f with every way to take claims away from the token.
+func subsets(claims map[string]any, names []string, f func(map[string]any)) {
+	if len(names) == 0 {
+		f(claims)
+		return
+	}
+	subsets(claims, names[1:], f)
+	without := maps.Clone(claims)
+	delete(without, names[0])
+	subsets(without, names[1:], f)
+}
+
+// checkAbsence fails if p grants to the token without some claims and not to
+// the token as it is.
+func checkAbsence(t *testing.T, p *policy, claims map[string]any) (granted bool) {
+	t.Helper()
+	with := p.gives(claims)
+	subsets(claims, slices.Sorted(maps.Keys(claims)), func(without map[string]any) {
+		if p.gives(without) && !with {
+			t.Errorf("%s\ngrants to %v\nand not to %v", p.when.source, without, claims)
+		}
+	})
+	return with
+}
+
+// An absent claim never makes a condition true: taking claims away from a token
+// never turns a no into a yes, whatever condition loads.
+func TestAbsentClaims(t *testing.T) {
+	a := author{rand.New(rand.NewPCG(1, 2))}
+	l, err := newLanguage(lab())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := made(t, "", is("id", "7"))
+	loaded, granted := 0, 0
+	for range 2_000 {
+		w, flaws := l.compile(a.condition(a.IntN(4)))
+		if len(flaws) > 0 {
+			continue
+		}
+		loaded, p.when = loaded+1, w
+		for range 4 {
+			if checkAbsence(t, p, a.token()) {
+				granted++
+			}
+		}
+	}
+	if loaded < 200 || granted < 100 {
+		t.Errorf("of the conditions %d load and %d tokens are granted to: too few to say something", loaded, granted)
+	}
+}
+
+// What is refused although CEL would take it: ways to turn an absent claim
+// around.
+func TestAbsenceIsNoCondition(t *testing.T) {
+	l, err := newLanguage(lab())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, source := range []string{
+		`claims.env != "a"`,
+		`!(claims.env == "a")`,
+		`!(claims.fork && claims.env == "a")`,
+		`(claims.env == "a") == false`,
+		`(claims.env == "a") != true`,
+		`(claims.env == "a") == claims.fork`,
+		`(claims.env == "a") in [false]`,
+		`false in [claims.env == "a"]`,
+		`claims.env == "a" ? claims.fork : !claims.fork`,
+		`(claims.env == "a" ? "x" : "y") == "y"`,
+		`!("a" in claims.groups)`,
+		`!(size(claims.groups) > 0)`,
+		`size(claims.groups) != 1`,
+		`!(claims.env in ["a"])`,
+		`!claims.env.startsWith("a")`,
+		`claims.ref == "a" || true`,
+		`claims.fork ? true : claims.ref == "a"`,
+		`has(claims.env)`,
+		`!has(claims.env)`,
+		`claims.?env.orValue("a") == "a"`,
+		`claims.groups.all(g, g != "a")`,
+		`claims.groups.exists(g, g == "a")`,
+		`{"a": claims.env}.b == "x"`,
+		`[claims.env][0] != "a"`,
+		`type(claims.env) == string`,
+		`dyn(claims.env) != "a"`,
+		`claims.env == null`,
+	} {
+		if w, flaws := l.compile(source); len(flaws) == 0 || w != nil {
+			t.Errorf("%s loads", source)
+		}
+	}
+}
+
+func FuzzAbsentClaims(f *testing.F) {
+	f.Add(`claims.env == "a" || claims.ref == "b"`, uint64(1))
+	f.Add(`!(claims.fork && claims.ref == "a")`, uint64(2))
+	f.Add(`(claims.fork ? claims.env : claims.ref) in [claims.name, "a"]`, uint64(3))
+	l, err := newLanguage(lab())
+	if err != nil {
+		f.Fatal(err)
+	}
+	p := made(f, "", is("id", "7"))
+	f.Fuzz(func(t *testing.T, source string, seed uint64) {
+		w, flaws := l.compile(source)
+		if len(flaws) > 0 {
+			if w != nil {
+				t.Errorf("%q has flaws and is there", source)
+			}
+			return
+		}
+		p.when = w
+		a := author{rand.New(rand.NewPCG(seed, 0))}
+		checkAbsence(t, p, a.token())
+	})
+}
+
+// The costs of what loads are bounded, whatever the token.
+func TestCostBounds(t *testing.T) {
+	l, err := newLanguage(lab())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, source := range map[string]string{
+		"long":      `claims.ref == "` + strings.Repeat("a", maxSource) + `"`,
+		"nodes":     strings.Repeat(`claims.fork && `, maxNodes) + `claims.fork`,
+		"nested":    strings.Repeat("(", maxNested+5) + "claims.fork" + strings.Repeat(")", maxNested+5),
+		"regexp":    `claims.ref.matches("^(a{1,100}){1,100}$")`,
+		"expensive": strings.Repeat(`claims.ref.matches("^[a-z]*[a-z]*[a-z]*$") && `, 5) + `claims.fork`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, flaws := l.compile(source); len(flaws) == 0 {
+				t.Errorf("%.60s… loads", source)
+			}
+		})
+	}
+}

@@ -1,0 +1,301 @@
+package policies
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/issuers/presets"
+	"github.com/brevet-dev/brevet/policies/strictyaml"
+)
+
+// A Severity says how bad a finding is.
+type Severity string
+
+// The severities.
+const (
+	Error   Severity = "error"   // does not do what its author must have meant
+	Hole    Severity = "warning" // grants more than it needs to
+	Comment Severity = "info"    // worth a thought
+)
+
+// A Finding is something that a policy says and its author may not have meant.
+type Finding struct {
+	ID       string   `json:"id"`   // L007
+	Rule     string   `json:"rule"` // prefix-open
+	Severity Severity `json:"severity"`
+	Policy   string   `json:"policy,omitempty"` // its full name; "" of a document of another kind
+	File     string   `json:"file"`
+	Line     int      `json:"line"`
+	Column   int      `json:"column"`
+	Message  string   `json:"message"`
+
+	// Token has the claims of a token, made up, that shows it, and Shows what
+	// comes of that token, as the policies decide it.
+	Token map[string]any `json:"token,omitempty"`
+	Shows string         `json:"shows,omitempty"`
+
+	// Mend is what to change so that the finding is gone: all of it.
+	Mend []Edit `json:"mend"`
+}
+
+// Place gives "file:line:column".
+func (f *Finding) Place() string { return fmt.Sprintf("%s:%d:%d", f.File, f.Line, f.Column) }
+
+// An Edit is one change of a document.
+type Edit struct {
+	Action string `json:"action"` // set or remove; a list's next element is added by set, too
+	Path   string `json:"path"`   // match.ref; "" is the document as a whole
+	Line   int    `json:"line"`   // of what is there now, or of what it belongs into
+	YAML   string `json:"yaml,omitempty"`
+	Note   string `json:"note,omitempty"` // what to fill in
+
+	steps strictyaml.Path
+}
+
+// A written is a policy as it was read.
+type written struct {
+	doc    *strictyaml.Document
+	in     *document
+	folder string
+}
+
+// A Rule is one thing that [Set.Lint] looks for.
+type Rule struct {
+	ID, Name string
+	Severity Severity
+	About    string // one sentence for people: what is wrong with it
+
+	check func(*linter)
+}
+
+// Rules returns all rules, by id.
+func Rules() []Rule {
+	list := slices.Concat(identityRules(), gateRules(), conditionRules(), lifeRules(), setRules())
+	slices.SortFunc(list, func(a, b Rule) int { return cmp.Compare(a.ID, b.ID) })
+	return list
+}
+
+// Lint returns what the rules find, in the order of files and lines. Policies
+// are to be loaded with [Options.Sources]. Of a finding that a token shows, the
+// token was tried: the policies decide as the finding says. progress, if it is
+// not nil, is called with the number of policies that were looked at.
+func (s *Set) Lint(progress func(done int)) []Finding {
+	if s == nil {
+		return nil
+	}
+	shared := newNeighbours(s.policies)
+	var findings []Finding
+	for i, p := range s.policies {
+		l := &linter{set: s, p: p, neighbours: shared}
+		findings = append(findings, l.run()...)
+		if progress != nil {
+			progress(i + 1)
+		}
+	}
+	findings = append(findings, s.lintRules()...)
+	slices.SortStableFunc(findings, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column), cmp.Compare(a.ID, b.ID))
+	})
+	return findings
+}
+
+// A linter looks at one policy.
+type linter struct {
+	set        *Set
+	p          *policy
+	neighbours *neighbours
+	usual      map[string]any // the claims of a token that it grants to; nil if none was found
+	proven     bool           // if usual is nil: there is none
+	rule       Rule           // whose turn it is
+	findings   []Finding
+}
+
+func (l *linter) run() []Finding {
+	if l.p.written == nil {
+		return nil
+	}
+	l.usual, l.proven = l.p.witness()
+	for i := 0; l.usual == nil && i < len(l.p.tests); i++ {
+		if claims := l.p.tests[i].claims; l.p.gives(claims) {
+			l.usual = claims
+		}
+	}
+	for _, l.rule = range Rules() {
+		if l.p.expired() && l.rule.ID != expiredID {
+			continue // it grants nothing, so nothing else is wrong with it
+		}
+		if l.rule.check != nil {
+			l.rule.check(l)
+		}
+	}
+	return l.findings
+}
+
+// A problem is a place in the policy and what is wrong there.
+func (l *linter) at(path ...any) strictyaml.Problem {
+	return l.p.written.doc.Problem(strictyaml.Path(path), "")
+}
+
+// find adds a finding. token may be nil.
+func (l *linter) find(place strictyaml.Problem, token map[string]any, mend []Edit, format string, args ...any) {
+	f := Finding{
+		ID: l.rule.ID, Rule: l.rule.Name, Severity: l.rule.Severity, Policy: l.p.name,
+		File: place.File, Line: place.Line, Column: place.Column,
+		Message: fmt.Sprintf(format, args...), Mend: mend,
+	}
+	if token != nil {
+		f.Token, f.Shows = token, l.shows(token)
+	}
+	l.findings = append(l.findings, f)
+}
+
+// shows says what the policies decide about a token.
+func (l *linter) shows(claims map[string]any) string {
+	id := &issuers.Identity{Issuer: l.p.issuer, Claims: claims}
+	var granted, recorded []string
+	for _, g := range l.p.grants {
+		d, err := l.set.Decide(id, g.Credential)
+		switch {
+		case err == nil:
+			granted = append(granted, g.Credential)
+		case slices.Contains(d.Shadow, l.p.name):
+			recorded = append(recorded, g.Credential)
+		}
+	}
+	switch {
+	case len(granted) > 0:
+		return "is granted " + strings.Join(granted, ", ")
+	case len(recorded) > 0:
+		return "would be granted " + strings.Join(recorded, ", ") + " (mode shadow)"
+	}
+	return "is refused: " + l.p.why(claims)
+}
+
+// like returns the claims of a token that the policy grants to and that has
+// changes; nil if none was found.
+func (l *linter) like(changes map[string]any) map[string]any {
+	if l.usual == nil {
+		return nil
+	}
+	claims := maps.Clone(l.usual)
+	for claim, v := range changes {
+		set(claims, claim, v)
+	}
+	if l.p.gives(claims) {
+		return claims
+	}
+	h := newHunt(l.p)
+	h.fix(changes)
+	claims, _ = h.find(l.p.gives)
+	return claims
+}
+
+// fix narrows the hunt to tokens with these values.
+func (h *hunt) fix(changes map[string]any) {
+	for claim, v := range changes {
+		if _, ok := h.lists[claim]; !ok {
+			h.order = append(h.order, claim)
+		}
+		h.lists[claim] = []any{v}
+	}
+	slices.Sort(h.order)
+}
+
+// other returns a value of the claim that the policy never heard of.
+func (l *linter) other(claim string) any {
+	decl := l.p.preset.Claims[claim]
+	literals := l.p.when.literals().claims[claim]
+	all := on(l.p.conditions(), claim)
+	if v, ok := l.usual[claim]; ok {
+		literals = append(literals, v)
+	}
+	return unheard(decl, all, literals)[0]
+}
+
+// mentions reports whether match, names or when say something of the claim.
+func (l *linter) mentions(claim string) bool {
+	if claim == "" || len(on(l.p.conditions(), claim)) > 0 {
+		return claim != ""
+	}
+	return l.p.when != nil && slices.Contains(claimsIn(l.p.when.tree.Expr()), claim)
+}
+
+// entry says what match, by this claim, should have.
+func (l *linter) entry(claim string, v any, note string) Edit {
+	return l.field(yamlKey(claim)+": "+yamlValue(v), note, "match", claim)
+}
+
+func (l *linter) without(path ...any) Edit {
+	p := strictyaml.Path(path)
+	return Edit{Action: "remove", Path: p.String(), Line: l.at(path...).Line, steps: p}
+}
+
+// field says what a field of the document should be.
+func (l *linter) field(yaml, note string, path ...any) Edit {
+	p := strictyaml.Path(path)
+	return Edit{Action: "set", Path: p.String(), Line: l.at(path...).Line, YAML: yaml, Note: note, steps: p}
+}
+
+// whole says to remove the policy.
+func (l *linter) whole(note string) []Edit {
+	return []Edit{{Action: "remove", Line: l.at("policy").Line, Note: note}}
+}
+
+// writes reports whether the policy grants something that can change things.
+func (l *linter) writes() bool {
+	return slices.ContainsFunc(l.p.grants, func(g Grant) bool { return !l.set.credentials[g.Credential].Read })
+}
+
+// yamlValue writes a claim's value, or values, as a policy has it.
+func yamlValue(v any) string {
+	switch v := v.(type) {
+	case string:
+		return yamlText(v)
+	case glob:
+		return "{glob: " + strconv.Quote(string(v)) + "}"
+	case []string:
+		return yamlList(v)
+	case []any:
+		return yamlList(v)
+	case map[string]any:
+		var list []string
+		for _, key := range slices.Sorted(maps.Keys(v)) {
+			list = append(list, yamlKey(key)+": "+yamlValue(v[key]))
+		}
+		return "{" + strings.Join(list, ", ") + "}"
+	case time.Duration:
+		return short(v)
+	}
+	return fmt.Sprint(v)
+}
+
+func yamlList[T any](items []T) string {
+	list := make([]string, len(items))
+	for i, item := range items {
+		list[i] = yamlValue(item)
+	}
+	return "[" + strings.Join(list, ", ") + "]"
+}
+
+// yamlText quotes what a reader of YAML could take for something else.
+func yamlText(s string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./@"
+	words := []string{"true", "false", "yes", "no", "on", "off", "y", "n", "null"}
+	starts := s != "" && (s[0] >= 'a' && s[0] <= 'z' || s[0] >= 'A' && s[0] <= 'Z')
+	if starts && strings.Trim(s, plain) == "" && !slices.Contains(words, strings.ToLower(s)) {
+		return s
+	}
+	return strconv.Quote(s)
+}
+
+// yamlKey writes the name of a claim: CircleCI's have dots and slashes.
+func yamlKey(claim string) string { return claim }
+
+// kindOf returns what is declared of the claim.
+func (l *linter) kindOf(claim string) presets.Kind { return l.p.preset.Claims[claim].Kind }

@@ -1,0 +1,136 @@
+package policies
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// expiredID is the one rule that is for policies that have expired, too.
+const expiredID = "L034"
+
+// lifeRules are about how long a policy and its leases live, and its tests.
+func lifeRules() []Rule {
+	return []Rule{
+		{"L012", "long-ttl", Hole, "A lease lives for longer than an hour. What leaks is of use for as long.", (*linter).longTTL},
+		{"L015", "no-expiry", Comment, "The policy has no end: it grants for as long as nobody thinks of it.", (*linter).noExpiry},
+		{"L016", "no-allow-test", Hole, "No test says whom the policy is for: a change that breaks it is not noticed.", (*linter).noAllowTest},
+		{"L026", "unsafe-in-force", Hole, "The policy says unsafe: it lacks what its issuer's preset asks for.", (*linter).unsafeInForce},
+		{expiredID, "expired", Hole, "The policy has expired: it grants nothing any more.", (*linter).isExpired},
+		{"L035", "no-deny-test", Hole, "No test says whom the policy is not for: a change that opens it is not noticed.", (*linter).noDenyTest},
+	}
+}
+
+// longTTL is what a lease may live without a remark.
+const longTTL = time.Hour
+
+func (l *linter) longTTL() {
+	for i, g := range l.p.grants {
+		if l.set.credentials[g.Credential].DataKey || l.set.credentials[g.Credential].MinTTL > longTTL || g.MaxTTL <= longTTL {
+			continue
+		}
+		var edits []Edit
+		place := l.at("grant", i)
+		for _, f := range []struct {
+			name string
+			d    time.Duration
+		}{{"ttl", g.TTL}, {"max_ttl", g.MaxTTL}} {
+			if f.d > longTTL && (f.name == "ttl" || g.MaxTTL != g.TTL || l.p.written.doc.Has([]any{"grant", i, f.name})) {
+				edits = append(edits, l.field(f.name+": "+short(longTTL), "", "grant", i, f.name))
+				place = l.at("grant", i, f.name)
+			}
+		}
+		l.find(place, l.usual, edits, "leases of %q live for up to %s; so does what leaks", g.Credential, short(g.MaxTTL))
+	}
+}
+
+func (l *linter) noExpiry() {
+	if l.p.expires.IsZero() && l.usual != nil {
+		end := time.Now().UTC().AddDate(1, 0, 0).Format(time.DateOnly)
+		l.find(l.at("policy"), l.usual, []Edit{l.field("expires: "+end, "at the latest when someone looks at it again", "expires")}, "the policy has no end")
+	}
+}
+
+func (l *linter) isExpired() {
+	if !l.p.expired() {
+		return
+	}
+	kept := *l.p
+	kept.expires = time.Time{}
+	token, _ := kept.witness()
+	f := len(l.findings)
+	l.find(l.at("expires"), nil, l.whole("it grants nothing"), "the policy has expired at %s", l.p.expires.Format(time.RFC3339))
+	if token != nil {
+		l.findings[f].Token, l.findings[f].Shows = token, "is refused: the policy has expired"
+	}
+}
+
+func (l *linter) unsafeInForce() {
+	if l.p.unsafe == "" {
+		return
+	}
+	edits := []Edit{}
+	for _, pin := range l.p.lacks() {
+		for _, e := range l.pass(pin.AnyOf[0]) {
+			if e.Action == "set" {
+				edits = append(edits, e)
+			}
+		}
+	}
+	l.find(l.at("unsafe"), l.usual, append(edits, l.without("unsafe")), "the policy is unsafe: %s", l.p.unsafe)
+}
+
+// expectations returns which tests there are of the policy.
+func (l *linter) expectations() (allows, denies bool) {
+	for _, t := range l.p.tests {
+		allows, denies = allows || len(t.allow) > 0, denies || len(t.deny) > 0
+	}
+	for _, t := range l.set.cases {
+		if t.policy == l.p {
+			allows, denies = allows || len(t.allow) > 0, denies || len(t.deny) > 0
+		}
+	}
+	return allows, denies
+}
+
+func (l *linter) noAllowTest() {
+	if allows, _ := l.expectations(); !allows && l.usual != nil {
+		l.find(l.at("policy"), l.usual, l.testEdit("whom it is for", l.usual, "allow"), "the policy has no test that allows")
+	}
+}
+
+func (l *linter) noDenyTest() {
+	if _, denies := l.expectations(); denies || l.usual == nil {
+		return
+	}
+	claims := l.nearMiss()
+	if claims != nil {
+		l.find(l.at("policy"), claims, l.testEdit("whom it is not for", claims, "deny"), "the policy has no test that denies")
+	}
+}
+
+// nearMiss returns a token that differs in one claim only from one that is
+// granted to, and is refused.
+func (l *linter) nearMiss() map[string]any {
+	for _, c := range l.p.match {
+		claims := maps.Clone(l.usual)
+		if claims[c.claim] = l.other(c.claim); !l.p.gives(claims) {
+			return claims
+		}
+	}
+	return nil
+}
+
+// testEdit adds a test with these claims.
+func (l *linter) testEdit(name string, claims map[string]any, field string) []Edit {
+	var credentials []string
+	for _, g := range l.p.grants {
+		credentials = append(credentials, g.Credential)
+	}
+	n := len(l.p.written.in.Tests)
+	yaml := fmt.Sprintf("{name: %s, claims: %s, %s: %s}", name, yamlValue(claims), field, yamlValue(slices.Clone(credentials)))
+	edit := l.field(yaml, "", "tests", n)
+	edit.Note = "one more of tests"
+	return []Edit{edit}
+}
