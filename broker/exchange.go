@@ -141,7 +141,7 @@ func (b *Broker) decide(id *issuers.Identity, req *Request, ev *Event) (*Session
 	set := b.Policies.Current()
 	ev.Policies, ev.Asked = set.Digest(), req.Credentials
 	now, shard := time.Now(), tokenUse(id, req).Shard()
-	s := &Session{ID: newID('s', shard), RequestID: req.RequestID, Who: *ev.Who, IssuedAt: now}
+	s := &Session{ID: newID('s', shard), RequestID: req.RequestID, Who: *ev.Who, IssuedAt: now, Policies: ev.Policies}
 	if req.Proof != nil {
 		s.KeyThumbprint = req.Proof.KeyThumbprint
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,7 +28,7 @@ func checkCommand() *cobra.Command {
 		if _, err := os.Stat(*file); err != nil {
 			return noConfig(err)
 		}
-		r := check(*file)
+		r := check(cmd.Context(), *file)
 		if *asJSON {
 			if err := writeJSON(cmd.OutOrStdout(), r); err != nil {
 				return err
@@ -58,7 +59,7 @@ type report struct {
 	Warnings []policies.Warning `json:"warnings"`
 }
 
-func check(file string) *report {
+func check(ctx context.Context, file string) *report {
 	r := &report{Problems: []string{}, FailedIDs: []string{}, Warnings: []policies.Warning{}}
 	c, p, err := readConfig(file)
 	if err != nil {
@@ -70,8 +71,8 @@ func check(file string) *report {
 	if len(p.problems) == 0 {
 		r.Redis = c.Redis.topology()
 	}
-	if !p.opaque && c.Policies != "" {
-		set, err := c.loadPolicies()
+	if !p.opaque && c.Policies.Dir != "" {
+		set, err := c.loadPolicies(ctx)
 		r.add(err)
 		if err == nil {
 			r.run(set)

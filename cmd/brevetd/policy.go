@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -19,16 +20,18 @@ func policyCommand() *cobra.Command {
 		policyTestCommand(),
 		policyExplainCommand(),
 		policyFixturesCommand(),
+		policyStatusCommand(),
+		policySchemaCommand(),
 	)
 }
 
 // policySet reads the configuration and its policies, as serve does.
-func policySet(file string) (*config, *policies.Set, error) {
+func policySet(ctx context.Context, file string) (*config, *policies.Set, error) {
 	c, err := loadConfig(file)
 	if err != nil {
 		return nil, nil, err
 	}
-	set, err := c.loadPolicies()
+	set, err := c.loadPolicies(ctx)
 	return c, set, err
 }
 
@@ -60,7 +63,11 @@ type palette struct{ on bool }
 
 func paletteFor(w io.Writer) palette {
 	f, isFile := w.(*os.File)
-	return palette{isFile && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
+	return paletteOf(isFile && term.IsTerminal(int(f.Fd())), os.Getenv)
+}
+
+func paletteOf(isTerminal bool, getenv func(string) string) palette {
+	return palette{isTerminal && getenv("NO_COLOR") == "" && getenv("TERM") != "dumb"}
 }
 
 func (p palette) good(s string) string { return p.paint("32", s) }
