@@ -60,9 +60,10 @@ type Edit struct {
 
 // A written is a policy as it was read.
 type written struct {
-	doc    *strictyaml.Document
-	in     *document
-	folder string
+	doc     *strictyaml.Document
+	in      *document
+	folder  string
+	example map[string]any // claims of a token of the issuer; not to be changed
 }
 
 // A Rule is one thing that [Set.Lint] looks for.
@@ -92,7 +93,8 @@ func (s *Set) Lint(progress func(done int)) []Finding {
 	shared := newNeighbours(s.policies)
 	var findings []Finding
 	for i, p := range s.policies {
-		l := &linter{set: s, p: p, neighbours: shared}
+		alone := &Set{index: newIndex([]*policy{p}), issuers: s.issuers, credentials: s.credentials}
+		l := &linter{set: s, alone: alone, p: p, neighbours: shared}
 		findings = append(findings, l.run()...)
 		if progress != nil {
 			progress(i + 1)
@@ -108,6 +110,7 @@ func (s *Set) Lint(progress func(done int)) []Finding {
 // A linter looks at one policy.
 type linter struct {
 	set        *Set
+	alone      *Set // of the policy only
 	p          *policy
 	neighbours *neighbours
 	usual      map[string]any // the claims of a token that it grants to; nil if none was found
@@ -155,12 +158,14 @@ func (l *linter) find(place strictyaml.Problem, token map[string]any, mend []Edi
 	l.findings = append(l.findings, f)
 }
 
-// shows says what the policies decide about a token.
+// shows says what the policy alone decides about a token, as [Set.Decide] does
+// it. What it grants, all policies together grant; and to ask them all each
+// time would take a project with thousands of policies minutes.
 func (l *linter) shows(claims map[string]any) string {
 	id := &issuers.Identity{Issuer: l.p.issuer, Claims: claims}
 	var granted, recorded []string
 	for _, g := range l.p.grants {
-		d, err := l.set.Decide(id, g.Credential)
+		d, err := l.alone.Decide(id, g.Credential)
 		switch {
 		case err == nil:
 			granted = append(granted, g.Credential)

@@ -460,7 +460,7 @@ func (l *linter) isRisk(claim string) bool {
 
 // wrongShape holds values against those of a token that was recorded.
 func (l *linter) wrongShape() {
-	example := exampleClaims(l.p.preset)
+	example := l.p.written.example
 	for _, s := range l.spellings() {
 		usual, _ := example[s.claim].(string)
 		switch {

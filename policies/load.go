@@ -37,7 +37,7 @@ func Load(dir string, o Options) (*Set, error) { return LoadFS(os.DirFS(dir), di
 // LoadFS is [Load] for a folder that is not on the disk; dir is its name in
 // problems.
 func LoadFS(fsys fs.FS, dir string, o Options) (*Set, error) {
-	l := loader{dir: dir, fsys: fsys, options: o, named: map[string]string{}, languages: map[string]*language{}}
+	l := loader{dir: dir, fsys: fsys, options: o, named: map[string]string{}, languages: map[string]*language{}, examples: map[string]map[string]any{}}
 	for _, name := range l.find() {
 		l.read(name)
 	}
@@ -68,7 +68,8 @@ type loader struct {
 
 	named     map[string]string    // place ("file:line") by kind and full name
 	languages map[string]*language // by issuer, made when first needed
-	sums      strings.Builder      // what sha256sum prints for the files
+	examples  map[string]map[string]any
+	sums      strings.Builder // what sha256sum prints for the files
 }
 
 // A source is a document that was read and not yet compiled.
@@ -188,6 +189,19 @@ func readFile(fsys fs.FS, name string) ([]byte, error) {
 	return data, nil
 }
 
+// example returns the claims of a token of the policy's issuer.
+func (l *loader) example(p *policy) map[string]any {
+	if p.preset == nil {
+		return nil
+	}
+	claims, ok := l.examples[p.issuer]
+	if !ok {
+		claims = exampleClaims(p.preset)
+		l.examples[p.issuer] = claims
+	}
+	return claims
+}
+
 func (l *loader) compilePolicies(rules []*defaults, rails []*guardrails) []*policy {
 	var list []*policy
 	for _, s := range l.policies {
@@ -201,7 +215,7 @@ func (l *loader) compilePolicies(rules []*defaults, rails []*guardrails) []*poli
 		p := c.compile()
 		p.hold(rails, &c)
 		if l.options.Sources {
-			p.written = &written{s.doc, &in, s.folder}
+			p.written = &written{s.doc, &in, s.folder, l.example(p)}
 		}
 		l.problems = append(l.problems, problems.And(c.problems.Limit())...)
 		list = append(list, p)

@@ -277,7 +277,12 @@ func fresh(known string) string {
 // are required, and what p wants of the others, so far as one value at a time
 // can say.
 func plausible(p *policy) map[string]any {
-	claims := exampleClaims(p.preset)
+	var claims map[string]any
+	if p.written != nil {
+		claims = maps.Clone(p.written.example)
+	} else {
+		claims = exampleClaims(p.preset)
+	}
 	for name, decl := range p.preset.Claims {
 		if _, there := claims[name]; !there && !decl.Optional {
 			claims[name] = usual(p, name, decl)
