@@ -37,8 +37,10 @@ type Finding struct {
 
 	// Token has the claims of a token, made up, that shows it, and Shows what
 	// comes of that token, as the policies decide it.
-	Token map[string]any `json:"token,omitempty"`
-	Shows string         `json:"shows,omitempty"`
+	// Telling are the names of those claims that it hangs on.
+	Token   map[string]any `json:"token,omitempty"`
+	Shows   string         `json:"shows,omitempty"`
+	Telling []string       `json:"telling,omitempty"`
 
 	// Mend is what to change so that the finding is gone: all of it.
 	Mend []Edit `json:"mend"`
@@ -113,9 +115,10 @@ type linter struct {
 	alone      *Set // of the policy only
 	p          *policy
 	neighbours *neighbours
-	usual      map[string]any // the claims of a token that it grants to; nil if none was found
-	proven     bool           // if usual is nil: there is none
-	rule       Rule           // whose turn it is
+	usual      map[string]any  // the claims of a token that it grants to; nil if none was found
+	proven     bool            // if usual is nil: there is none
+	about      map[string]bool // claims that the policy is about
+	rule       Rule            // whose turn it is
 	findings   []Finding
 }
 
@@ -153,7 +156,7 @@ func (l *linter) find(place strictyaml.Problem, token map[string]any, mend []Edi
 		Message: fmt.Sprintf(format, args...), Mend: mend,
 	}
 	if token != nil {
-		f.Token, f.Shows = token, l.shows(token)
+		f.Token, f.Shows, f.Telling = token, l.shows(token), l.telling(token)
 	}
 	l.findings = append(l.findings, f)
 }
@@ -179,7 +182,30 @@ func (l *linter) shows(claims map[string]any) string {
 	case len(recorded) > 0:
 		return "would be granted " + strings.Join(recorded, ", ") + " (mode shadow)"
 	}
+	if l.p.expired() {
+		return "is refused: the policy has expired"
+	}
 	return "is refused: " + l.p.why(claims)
+}
+
+// telling returns the claims that the policy is about, and those in which the
+// token differs from the usual one.
+func (l *linter) telling(token map[string]any) []string {
+	if l.about == nil {
+		l.about = map[string]bool{}
+		for _, m := range l.claims() {
+			l.about[m.name] = true
+		}
+	}
+	var list []string
+	for claim, v := range token {
+		usual, there := l.usual[claim]
+		if l.about[claim] || l.usual != nil && (!there || fmt.Sprint(v) != fmt.Sprint(usual)) {
+			list = append(list, claim)
+		}
+	}
+	slices.Sort(list)
+	return list
 }
 
 // like returns the claims of a token that the policy grants to and that has

@@ -293,23 +293,32 @@ func (c *config) targets(s signer) (map[string]broker.Target, error) {
 
 // loadPolicies reads the policies as the server does.
 func (c *config) loadPolicies() (*policies.Set, error) {
+	o, err := c.policyOptions()
+	if err != nil {
+		return nil, err
+	}
+	return policies.Load(c.path(c.Policies), o)
+}
+
+// policyOptions says what the policies may refer to.
+func (c *config) policyOptions() (policies.Options, error) {
 	o := policies.Options{Issuers: map[string]*presets.Preset{}, Credentials: map[string]policies.Credential{}}
 	for i := range c.Issuers {
 		preset, err := c.Issuers[i].Resolve()
 		if err != nil {
-			return nil, fmt.Errorf("issuer %s: %w", c.Issuers[i].Name, err)
+			return o, fmt.Errorf("issuer %s: %w", c.Issuers[i].Name, err)
 		}
 		o.Issuers[c.Issuers[i].Name] = preset
 	}
 	targets, err := c.targets(signNothing{})
 	if err != nil {
-		return nil, err
+		return o, err
 	}
 	for i := range c.Credentials {
 		cred := &c.Credentials[i]
 		o.Credentials[cred.Name] = policies.Credential{MinTTL: targets[cred.Name].MinTTL, MaxTTL: cred.Limit(), DataKey: cred.Kind == mint.KindDataKey}
 	}
-	return policies.Load(c.path(c.Policies), o)
+	return o, nil
 }
 
 // loadConfig reads the configuration for a command that needs it valid, but

@@ -17,6 +17,7 @@ import (
 func policyCommand() *cobra.Command {
 	return group("policy", "Test, lint, explain and compare policies",
 		policyTestCommand(),
+		policyLintCommand(),
 		policyExplainCommand(),
 		policyFixturesCommand(),
 	)
