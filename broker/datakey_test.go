@@ -28,7 +28,7 @@ var tarball = api.Context{"artifact": "app.tar", "release": "1.2"}
 // policyOf returns a policy of one repository: "456" is that of the harness's
 // tokens, and grant what it says of data keys.
 func policyOf(name, repository, grant string) string {
-	return "policy: " + name + "\nissuer: lab\nmatch: {repository_id: \"" + repository + "\", event_name: push}\ngrant:\n- {credential: " + grant + "}\n"
+	return "policy: " + name + "\nissuer: lab\nmatch: {repository_id: \"" + repository + "\", ref: refs/heads/main, event_name: push}\ngrant:\n- {credential: " + grant + "}\n"
 }
 
 func (h *harness) enforce(t *testing.T, documents ...string) {

@@ -57,7 +57,7 @@ func (b *Broker) Exchange(ctx context.Context, req *Request, ev *Event) (*Issued
 	if err != nil {
 		return nil, err
 	}
-	ev.Who = &who
+	ev.Who, ev.Undeclared = &who, id.Undeclared
 	session, err := b.decide(id, req, ev)
 	if err != nil {
 		return nil, err
@@ -141,7 +141,7 @@ func (b *Broker) decide(id *issuers.Identity, req *Request, ev *Event) (*Session
 	set := b.Policies.Current()
 	ev.Policies, ev.Asked = set.Digest(), req.Credentials
 	now, shard := time.Now(), tokenUse(id, req).Shard()
-	s := &Session{ID: newID('s', shard), RequestID: req.RequestID, Who: *ev.Who, IssuedAt: now}
+	s := &Session{ID: newID('s', shard), RequestID: req.RequestID, Who: *ev.Who, IssuedAt: now, Policies: ev.Policies}
 	if req.Proof != nil {
 		s.KeyThumbprint = req.Proof.KeyThumbprint
 	}
@@ -301,7 +301,7 @@ func tokenUse(id *issuers.Identity, req *Request) TokenUse {
 
 func intent(ev *Event) *Event {
 	out := *ev
-	out.Name, out.Time = EventIntent, time.Now()
+	out.Name, out.Time, out.Undeclared = EventIntent, time.Now(), nil // once is enough
 	return &out
 }
 
@@ -311,6 +311,10 @@ func (e *Event) note(d *policies.Decision) {
 		return
 	}
 	e.Shadow = append(e.Shadow, d.Shadow...)
+	if g := &d.Grant; g.Unsafe != "" {
+		said := fmt.Sprintf("policy %s: %s", g.Policy, g.Unsafe)
+		e.Unsafe = append(slices.DeleteFunc(e.Unsafe, func(other string) bool { return other == said }), said)
+	}
 	for _, drift := range d.Drift {
 		e.Drift = append(e.Drift, fmt.Sprintf("policy %s: %s is no longer %s", drift.Policy, drift.Claim, drift.Want))
 	}

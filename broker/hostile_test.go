@@ -151,7 +151,7 @@ func TestRepeatAfterItsLeaseWasRevoked(t *testing.T) {
 // The policies of the moment of renewal bound it, not those of the exchange.
 func TestRenewalByStricterPolicies(t *testing.T) {
 	policy := func(ttl, maxTTL string) string {
-		return "policy: shop\nissuer: lab\nmatch: {repository_id: \"456\", event_name: push}\ngrant:\n- {credential: deploy, ttl: " + ttl + ", max_ttl: " + maxTTL + "}\n"
+		return "policy: shop\nissuer: lab\nmatch: {repository_id: \"456\", ref: refs/heads/main, event_name: push}\ngrant:\n- {credential: deploy, ttl: " + ttl + ", max_ttl: " + maxTTL + "}\n"
 	}
 	for _, tt := range []struct{ name, ttl, maxTTL string }{{"a shorter ttl", "2m", "30m"}, {"a shorter max_ttl", "2m", "3m"}} {
 		h := newHarness(t)

@@ -17,6 +17,7 @@ issuer: lab
 match:
   repository_owner_id: "123"
   event_name: push
+unsafe: {reason: it is for every repository}
 grant:
 - {credential: deploy, ttl: 10m, max_ttl: 30m, dead_man: 30s}
 - {credential: registry, ttl: 5m, scope: run}

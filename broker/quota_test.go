@@ -15,6 +15,7 @@ issuer: lab
 match:
   repository_owner_id: "123"
   event_name: push
+unsafe: {reason: it is for every repository}
 limits: {live: 3, per_minute: 6}
 grant:
 - {credential: deploy, ttl: 10m, limits: {live: 2}}

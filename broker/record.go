@@ -26,6 +26,7 @@ type record struct {
 	Expires int64       `json:"expires"` // of the session
 	Context api.Context `json:"context,omitempty"`
 	Leases  []terms     `json:"leases"`
+	Set     string      `json:"policies,omitempty"` // none in records of before
 }
 
 // terms are what was granted with one lease.
@@ -46,7 +47,7 @@ type terms struct {
 func (s *Session) EncodeRecord() error {
 	r := record{
 		Who: s.Who, Key: s.KeyThumbprint, Request: s.RequestID, Issued: s.IssuedAt.UnixMilli(),
-		Expires: s.Expires.UnixMilli(), Context: s.Context, Leases: make([]terms, len(s.Leases)),
+		Expires: s.Expires.UnixMilli(), Context: s.Context, Leases: make([]terms, len(s.Leases)), Set: s.Policies,
 	}
 	for i, l := range s.Leases {
 		r.Leases[i] = terms{
@@ -73,7 +74,7 @@ func DecodeSession(id string, encoded []byte) (*Session, error) {
 	}
 	s := &Session{
 		ID: id, RequestID: r.Request, Who: r.Who, KeyThumbprint: r.Key, IssuedAt: time.UnixMilli(r.Issued),
-		Expires: time.UnixMilli(r.Expires), Context: r.Context, Record: encoded, Leases: make([]*Lease, len(r.Leases)),
+		Expires: time.UnixMilli(r.Expires), Context: r.Context, Policies: r.Set, Record: encoded, Leases: make([]*Lease, len(r.Leases)),
 	}
 	for i, t := range r.Leases {
 		if _, err := ShardOf('l', t.ID); err != nil {

@@ -45,6 +45,7 @@ type Session struct {
 	IssuedAt      time.Time
 	Expires       time.Time   // no lease of it goes beyond
 	Ended         bool        // revoked or replaced
+	Policies      string      // digest of the policy set that granted its leases
 	Leases        []*Lease    // in the order asked for
 	Context       api.Context // of the data keys it asks for
 	Quotas        []*Quota    // that it counts against; known during the exchange only

@@ -60,7 +60,7 @@ func TestWithdrawnGrantEndsTheLeaseAtRenewal(t *testing.T) {
 	h.Policies.Swap(loadPolicies(t, h.Issuers, `
 policy: shop
 issuer: lab
-match: {repository_id: "456", event_name: push}
+match: {repository_id: "456", ref: refs/heads/main, event_name: push}
 grant:
 - {credential: registry, ttl: 5m}
 `))

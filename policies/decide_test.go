@@ -82,7 +82,6 @@ func document(name, match, grant, more string) string {
 	return fmt.Sprintf("policy: %s\nissuer: github\nmatch: %s\ngrant: [%s]\n%s\n", name, match, grant, more)
 }
 
-
 func TestUntrustedTriggers(t *testing.T) {
 	tests := []struct {
 		name, match, when, trigger string
@@ -239,22 +238,5 @@ func TestPresetWithoutIDs(t *testing.T) {
 		if _, err := set.Decide(id, "other"); !errors.Is(err, tt.want) {
 			t.Errorf("Decide(%s, %s) = %v, want %v", tt.name, tt.origin, err, tt.want)
 		}
-	}
-}
-
-// BenchmarkDecide measures one decision by a policy with five conditions and a
-// when, alone and among 10 000 others for other projects of the same issuer.
-func BenchmarkDecide(b *testing.B) {
-	for _, n := range []int{1, 10_000} {
-		set := manyPolicies(b, n)
-		id := github(nil)
-		b.Run(fmt.Sprintf("policies=%d", n), func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				if _, err := set.Decide(id, "other"); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
 	}
 }

@@ -92,6 +92,7 @@ type Set struct {
 	issuers     map[string]*presets.Preset
 	credentials map[string]Credential
 	digest      string
+	origin      Origin
 }
 
 // Len returns the number of policies.
@@ -107,6 +108,8 @@ func (s *Set) Len() int {
 // name. In the folder, if all files in it are policies:
 //
 //	find * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum
+//
+// If they come from a commit, "+git:" and its id follow.
 func (s *Set) Digest() string {
 	if s == nil {
 		return ""

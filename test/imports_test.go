@@ -18,8 +18,9 @@ var mayImport = map[string][]string{
 	"broker/api":          {},
 	"issuers/presets":     {},
 	"issuers":             {"issuers/presets"},
-	"issuers/lab":         {},
+	"issuers/lab":         {"issuers/presets"},
 	"policies/strictyaml": {},
+	"policies/gitdir":     {},
 	"policies":            {"issuers", "issuers/presets", "policies/strictyaml"},
 	"broker":              {"broker/api", "issuers", "issuers/presets", "policies"},
 	"broker/lease":        {"broker", "broker/api"},
@@ -39,7 +40,7 @@ var mayImport = map[string][]string{
 
 	"cmd/brevetd": {
 		"broker", "broker/audit", "broker/keys", "broker/keys/pkcs11", "broker/keys/tpm", "broker/keys/trust", "broker/lease", "broker/mint", "broker/server",
-		"issuers", "issuers/lab", "issuers/presets", "policies", "policies/strictyaml",
+		"issuers", "issuers/lab", "issuers/presets", "policies", "policies/gitdir", "policies/strictyaml",
 	},
 }
 

@@ -36,6 +36,8 @@ debian swtpm swtpm swtpm-tools   # a TPM in software
 debian tpm2 tpm2-tools           # another reading of what a TPM says
 debian openssl openssl           # another reading of certificates and signatures
 debian softhsm2-util softhsm2    # an HSM in software
+debian git git                   # checkouts of policies
+debian ssh-keygen openssh-client # signatures of commits
 # psql alone may be there without the server, which Debian keeps out of the PATH
 compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
 debian psql postgresql-client    # a target with users of its own, and its client

@@ -12,7 +12,7 @@ import (
 	"github.com/brevet-dev/brevet/policies/strictyaml"
 )
 
-// Config is one entry of the list "credentials" in brevetd.yaml. The first four
+// Config is one entry of the list "credentials" in brevetd.yaml. The first five
 // fields belong to every kind, the others to the kinds that they name; a field
 // of another kind is an error.
 type Config struct {
@@ -23,6 +23,12 @@ type Config struct {
 
 	// Kind is "jwt", "aws-role", "data-key" or "postgres". Required.
 	Kind string `yaml:"kind"`
+
+	// Class is "write" or "read": whether whoever has the credential can change
+	// something that matters. Only those of class read are granted to runs whose
+	// code a stranger may have written, as those of pull requests, and only where
+	// a policy names these. Default "write".
+	Class string `yaml:"class"`
 
 	// MaxTTL is the longest that a lease of this credential may live, renewals
 	// included; a policy that grants more does not load. Written "15m". Default
@@ -157,6 +163,12 @@ func (c *Config) Limit() time.Duration {
 	return c.MaxTTL
 }
 
+// The classes of credentials.
+const (
+	ClassRead  = "read"
+	ClassWrite = "write"
+)
+
 // A FieldError is one thing that is wrong with a [Config].
 type FieldError struct {
 	Field   string // key in the YAML, such as "session_tags"
@@ -188,6 +200,9 @@ func (c *Config) Validate() []FieldError {
 	var bad []FieldError
 	if !nameForm.MatchString(c.Name) {
 		bad = append(bad, fieldErrorf("name", "name %.80q must be 1 to 64 lower-case letters, digits, '-' and '_', and start with a letter", c.Name))
+	}
+	if classes := []string{"", ClassRead, ClassWrite}; !slices.Contains(classes, c.Class) {
+		bad = append(bad, fieldErrorf("class", "class must be read or write, not %.80q%s", c.Class, strictyaml.DidYouMean(c.Class, classes[1:])))
 	}
 	switch c.Kind {
 	case KindJWT:

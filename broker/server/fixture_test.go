@@ -44,7 +44,7 @@ import (
 const policy = `
 policy: shop
 issuer: lab
-match: {repository_id: "456", event_name: push}
+match: {repository_id: "456", ref: refs/heads/main, event_name: push}
 grant:
 - {credential: registry, ttl: 5m, max_ttl: 10m}
 - {credential: watched, ttl: 5m, dead_man: 30s}
@@ -151,6 +151,7 @@ func (f *fixture) build(epochs *keys.Epochs, client *redis.Client, log *audit.Lo
 	s := &server.Server{
 		Broker: f.broker, Log: slog.New(slog.NewJSONHandler(&f.log, &slog.HandlerOptions{Level: slog.LevelDebug})), Metrics: server.NewMetrics(),
 		JWKS: epochs.JWKS, Trust: func() ([]byte, error) { return nil, errors.New("no bundle") }, Ready: func(context.Context) (error, error) { return nil, nil },
+		Policies: func() any { return map[string]string{"digest": "sha256:x"} },
 	}
 	f.handler, f.admin = s.Handler(), s.Admin()
 }

@@ -20,6 +20,7 @@ type Metrics struct {
 	exchanges  *prometheus.CounterVec
 	issued     *prometheus.CounterVec
 	heartbeats *prometheus.CounterVec
+	shadow     *shadowCounts
 }
 
 // NewMetrics returns empty metrics with the Go runtime's beside them.
@@ -39,8 +40,9 @@ func NewMetrics() *Metrics {
 		heartbeats: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "brevet_heartbeats_total", Help: "Heartbeats, by outcome.",
 		}, []string{"outcome"}),
+		shadow: newShadowCounts(),
 	}
-	m.registry.MustRegister(m.requests, m.exchanges, m.issued, m.heartbeats,
+	m.registry.MustRegister(m.requests, m.exchanges, m.issued, m.heartbeats, m.shadow,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -53,6 +55,25 @@ func (m *Metrics) Gauge(name, help string, labels map[string]string, value func(
 // CounterFunc adds a counter that is read when the metrics are.
 func (m *Metrics) CounterFunc(name, help string, value func() float64) {
 	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, value))
+}
+
+// Info adds a gauge that is always 1 and tells something by the values of its
+// labels, which are read when the metrics are.
+func (m *Metrics) Info(name, help string, labels []string, values func() []string) {
+	m.registry.MustRegister(&info{prometheus.NewDesc(name, help, labels, nil), values})
+}
+
+type info struct {
+	desc   *prometheus.Desc
+	values func() []string
+}
+
+// Describe implements [prometheus.Collector].
+func (i *info) Describe(out chan<- *prometheus.Desc) { out <- i.desc }
+
+// Collect implements [prometheus.Collector].
+func (i *info) Collect(out chan<- prometheus.Metric) {
+	out <- prometheus.MustNewConstMetric(i.desc, prometheus.GaugeValue, 1, i.values()...)
 }
 
 // Counter adds a counter.
@@ -83,6 +104,7 @@ func (m *Metrics) heartbeat(err error) {
 
 func (m *Metrics) exchange(ev *broker.Event) {
 	m.exchanges.WithLabelValues(string(ev.Outcome), ev.Code).Inc()
+	m.shadow.add(ev.Shadow)
 	if ev.Outcome != broker.Granted {
 		return
 	}

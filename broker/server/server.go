@@ -33,6 +33,10 @@ type Server struct {
 	// Ready reports what keeps the broker from exchanging, and, as a warning,
 	// what does not do so yet; nil: nothing.
 	Ready func(context.Context) (warning, err error)
+
+	// Policies returns what operators may know of the policies in force, to be
+	// written as JSON.
+	Policies func() any
 }
 
 // Handler returns the public surface.
@@ -55,7 +59,10 @@ func (s *Server) Handler() http.Handler {
 	return e
 }
 
-// Admin returns what is for operators only: metrics and health. It has no
+// PathPolicies is where [Server.Admin] tells of the policies in force.
+const PathPolicies = "/policies"
+
+// Admin returns what is for operators only: metrics, health and policies. It has no
 // authentication and changes nothing; it is served on a listener of its own.
 func (s *Server) Admin() http.Handler {
 	e := echo.New()
@@ -63,6 +70,7 @@ func (s *Server) Admin() http.Handler {
 	e.GET("/metrics", echo.WrapHandler(s.Metrics.handler()))
 	e.GET("/healthz", func(c echo.Context) error { return c.String(http.StatusOK, "alive\n") })
 	e.GET("/readyz", s.readyz)
+	e.GET(PathPolicies, func(c echo.Context) error { return c.JSON(http.StatusOK, s.Policies()) })
 	return e
 }
 

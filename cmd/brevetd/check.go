@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,7 +28,7 @@ func checkCommand() *cobra.Command {
 		if _, err := os.Stat(*file); err != nil {
 			return noConfig(err)
 		}
-		r := check(*file)
+		r := check(cmd.Context(), *file)
 		if *asJSON {
 			if err := writeJSON(cmd.OutOrStdout(), r); err != nil {
 				return err
@@ -54,10 +55,12 @@ type report struct {
 	Redis     string   `json:"redis,omitempty"` // which kind, and where
 	Tests     int      `json:"tests"`
 	FailedIDs []string `json:"failed_tests"`
+
+	Warnings []policies.Warning `json:"warnings"`
 }
 
-func check(file string) *report {
-	r := &report{Problems: []string{}, FailedIDs: []string{}}
+func check(ctx context.Context, file string) *report {
+	r := &report{Problems: []string{}, FailedIDs: []string{}, Warnings: []policies.Warning{}}
 	c, p, err := readConfig(file)
 	if err != nil {
 		r.add(err)
@@ -68,8 +71,8 @@ func check(file string) *report {
 	if len(p.problems) == 0 {
 		r.Redis = c.Redis.topology()
 	}
-	if !p.opaque && c.Policies != "" {
-		set, err := c.loadPolicies()
+	if !p.opaque && c.Policies.Dir != "" {
+		set, err := c.loadPolicies(ctx)
 		r.add(err)
 		if err == nil {
 			r.run(set)
@@ -93,6 +96,7 @@ func (r *report) add(err error) {
 
 func (r *report) run(set *policies.Set) {
 	r.Policies, r.Digest = set.Len(), set.Digest()
+	r.Warnings = append(r.Warnings, set.Warnings()...)
 	for _, t := range set.Test() {
 		r.Tests++
 		if !t.Passed {
@@ -111,6 +115,9 @@ func failedTest(t policies.TestResult) string {
 func (r *report) print(w io.Writer) {
 	for _, line := range append(r.Problems, r.FailedIDs...) {
 		fmt.Fprintln(w, line)
+	}
+	for _, warning := range r.Warnings {
+		fmt.Fprintln(w, warning)
 	}
 	switch {
 	case r.OK:

@@ -15,8 +15,6 @@ import (
 	"github.com/brevet-dev/brevet/broker"
 	"github.com/brevet-dev/brevet/broker/mint"
 	"github.com/brevet-dev/brevet/issuers"
-	"github.com/brevet-dev/brevet/issuers/presets"
-	"github.com/brevet-dev/brevet/policies"
 	"github.com/brevet-dev/brevet/policies/strictyaml"
 )
 
@@ -52,8 +50,8 @@ type config struct {
 	// Credentials are what jobs can get. Required.
 	Credentials []mint.Config `yaml:"credentials"`
 
-	// Policies is the folder of policy documents. Required.
-	Policies string `yaml:"policies"`
+	// Policies is the folder of policy documents, or says where it is. Required.
+	Policies policiesConfig `yaml:"policies"`
 
 	// Audit says where the audit log is written. Required.
 	Audit auditConfig `yaml:"audit"`
@@ -124,9 +122,7 @@ func (c *config) validate(p *place) {
 	c.validateListen(p)
 	c.validateRedis(p)
 	c.validateRoot(p)
-	if c.Policies == "" {
-		p.bad(strictyaml.Path{}, "policies is missing: the folder of the policy documents")
-	}
+	c.validatePolicies(p)
 	if c.Audit.File == "" {
 		p.bad(strictyaml.Path{"audit"}, "audit.file is missing: nothing is minted that is not recorded")
 	}
@@ -289,36 +285,6 @@ func (c *config) targets(s signer) (map[string]broker.Target, error) {
 		out[cred.Name] = t
 	}
 	return out, nil
-}
-
-// loadPolicies reads the policies as the server does.
-func (c *config) loadPolicies() (*policies.Set, error) {
-	o, err := c.policyOptions()
-	if err != nil {
-		return nil, err
-	}
-	return policies.Load(c.path(c.Policies), o)
-}
-
-// policyOptions says what the policies may refer to.
-func (c *config) policyOptions() (policies.Options, error) {
-	o := policies.Options{Issuers: map[string]*presets.Preset{}, Credentials: map[string]policies.Credential{}}
-	for i := range c.Issuers {
-		preset, err := c.Issuers[i].Resolve()
-		if err != nil {
-			return o, fmt.Errorf("issuer %s: %w", c.Issuers[i].Name, err)
-		}
-		o.Issuers[c.Issuers[i].Name] = preset
-	}
-	targets, err := c.targets(signNothing{})
-	if err != nil {
-		return o, err
-	}
-	for i := range c.Credentials {
-		cred := &c.Credentials[i]
-		o.Credentials[cred.Name] = policies.Credential{MinTTL: targets[cred.Name].MinTTL, MaxTTL: cred.Limit(), DataKey: cred.Kind == mint.KindDataKey}
-	}
-	return o, nil
 }
 
 // loadConfig reads the configuration for a command that needs it valid, but

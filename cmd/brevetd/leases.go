@@ -57,6 +57,7 @@ type leaseLine struct {
 	Revocable    bool      `json:"revocable"`
 	Policy       string    `json:"policy"`
 	Digest       string    `json:"policy_digest"`
+	Set          string    `json:"policies_digest,omitempty"` // of the whole set that granted it; "" if the session's record is gone
 	IssuedAt     time.Time `json:"issued_at"`
 	ExpiresAt    time.Time `json:"expires_at"`
 	MaxExpiresAt time.Time `json:"max_expires_at"`
@@ -89,6 +90,7 @@ func newLeaseLine(f lease.Found) leaseLine {
 	}
 	if s := f.Session; s != nil {
 		w := s.Who.Workload
+		out.Set = s.Policies
 		out.Who = &holder{
 			s.Who.Issuer, s.Who.Subject, w.Project, w.ProjectID, w.Owner, w.OwnerID, w.Run, w.Job, w.Ref, w.Environment, w.Actor, w.ActorID, s.Epoch,
 		}
@@ -220,6 +222,7 @@ func (l *leaseLine) show(w io.Writer) error {
 	row("state", l.stateText())
 	row("credential", l.Credential+" ("+l.Kind+")")
 	row("policy", l.Policy+" "+l.Digest)
+	row("policies", l.Set)
 	row("issued", l.IssuedAt.Format(time.RFC3339))
 	row("ends", l.ExpiresAt.Format(time.RFC3339)+", with renewals "+l.MaxExpiresAt.Format(time.RFC3339))
 	if !l.Revocable {

@@ -44,7 +44,7 @@ func scriptLease(ts *testscript.TestScript, blocked bool, args []string) {
 	use := broker.TokenUse{Issuer: "https://ci", ReplayID: rand.Text(), Mode: presets.Once, Expires: time.Now().Add(time.Minute)}
 	now := time.Now()
 	s := &broker.Session{
-		ID: newTestID("s", use.Shard()), IssuedAt: now, Expires: now.Add(time.Hour), Epoch: "epoch-1",
+		ID: newTestID("s", use.Shard()), IssuedAt: now, Expires: now.Add(time.Hour), Epoch: "epoch-1", Policies: "sha256:set",
 		Who: broker.Who{Issuer: "github", URL: "https://ci", Subject: "repo:acme/" + args[0], Workload: issuers.Workload{
 			ProjectID: args[0], Project: "acme/repo-" + args[0], OwnerID: "1", Owner: "acme", Run: args[1], Actor: "alice", Environment: "production",
 		}},

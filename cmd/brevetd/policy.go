@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -20,16 +21,18 @@ func policyCommand() *cobra.Command {
 		policyLintCommand(),
 		policyExplainCommand(),
 		policyFixturesCommand(),
+		policyStatusCommand(),
+		policySchemaCommand(),
 	)
 }
 
 // policySet reads the configuration and its policies, as serve does.
-func policySet(file string) (*config, *policies.Set, error) {
+func policySet(ctx context.Context, file string) (*config, *policies.Set, error) {
 	c, err := loadConfig(file)
 	if err != nil {
 		return nil, nil, err
 	}
-	set, err := c.loadPolicies()
+	set, err := c.loadPolicies(ctx)
 	return c, set, err
 }
 

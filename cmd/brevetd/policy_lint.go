@@ -76,7 +76,7 @@ func lint(file string, stderr io.Writer) (*lintReport, error) {
 		return nil, err
 	}
 	o.Sources = true
-	set, err := policies.Load(c.path(c.Policies), o)
+	set, err := policies.Load(c.policyFolder(), o)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -35,7 +36,7 @@ func policyTestCommand() *cobra.Command {
 		if !ok {
 			return usageError{fmt.Errorf("there is no format %q: say text, junit, json or github", *format)}
 		}
-		r, err := runTests(*file, *coverage)
+		r, err := runTests(cmd.Context(), *file, *coverage)
 		if err != nil {
 			return err
 		}
@@ -63,6 +64,7 @@ type testReport struct {
 	OK       bool               `json:"ok"`
 	Failed   int                `json:"failed"`
 	Tests    []testLine         `json:"tests"`
+	Warnings []policies.Warning `json:"warnings"` // of policies that are unsafe
 	Coverage *policies.Coverage `json:"coverage,omitempty"`
 }
 
@@ -78,12 +80,12 @@ type testLine struct {
 // place is where the test stands, for editors.
 func (t *testLine) place() string { return fmt.Sprintf("%s:%d", t.File, t.Line) }
 
-func runTests(file string, coverage bool) (*testReport, error) {
-	_, set, err := policySet(file)
+func runTests(ctx context.Context, file string, coverage bool) (*testReport, error) {
+	_, set, err := policySet(ctx, file)
 	if err != nil {
 		return nil, err
 	}
-	r := &testReport{Tests: []testLine{}}
+	r := &testReport{Tests: []testLine{}, Warnings: append([]policies.Warning{}, set.Warnings()...)}
 	for _, t := range set.Test() {
 		at, line := splitPlace(t.Pos)
 		r.Tests = append(r.Tests, testLine{t.Policy, t.Name, at, line, t.Passed, t.Message})
@@ -155,6 +157,9 @@ func writeTests(w io.Writer, r *testReport) error {
 	}
 	if r.Failed == 0 {
 		fmt.Fprintf(&out, "%s passed\n", count(len(r.Tests), "test"))
+	}
+	for _, warning := range r.Warnings {
+		out.WriteString(wrapped("", warning.String()))
 	}
 	if r.Coverage != nil {
 		writeCoverage(&out, r.Coverage)
@@ -262,11 +267,16 @@ func (t *testLine) junit() junitCase {
 }
 
 // writeAnnotations writes workflow commands of GitHub Actions: an error at each
-// test that failed, a notice at what no test has seen.
+// test that failed, a warning at each policy that is unsafe, and a notice at
+// what no test has seen.
 func writeAnnotations(w io.Writer, r *testReport) error {
 	var out strings.Builder
 	for _, t := range failures(r.Tests) {
 		annotate(&out, "error", t.File, t.Line, t.title(), t.Message)
+	}
+	for _, warning := range r.Warnings {
+		file, line := splitPlace(warning.Place)
+		annotate(&out, "warning", file, line, warning.Policy, warning.Message)
 	}
 	if r.Coverage != nil {
 		for _, u := range r.Coverage.Unseen {

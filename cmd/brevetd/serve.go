@@ -9,10 +9,8 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/signal"
 	"runtime/debug"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -32,7 +30,8 @@ func serveCommand() *cobra.Command {
 		Use:   "serve",
 		Short: "Run the broker",
 		Long: "serve runs the broker until SIGTERM or SIGINT, then stops accepting, finishes what\n" +
-			"it began, and exits. SIGHUP reads the policies again and reopens the audit log.",
+			"it began, and exits. It takes over policies that change; SIGHUP has it read them at\n" +
+			"once, and reopens the audit log.",
 		Args: noArgs,
 	}
 	file := configFlag(cmd)
@@ -88,6 +87,7 @@ type daemon struct {
 	audit         *audit.Log
 	issuers       *issuers.Set
 	policies      *policies.Live
+	reloader      *reloader // of policies
 	leases        *lease.Store
 	broker        *broker.Broker
 	metrics       *server.Metrics
@@ -107,17 +107,17 @@ func build(ctx context.Context, c *config, log *slog.Logger) (_ *daemon, err err
 			d.close()
 		}
 	}()
-	set, err := c.loadPolicies()
-	if err != nil {
+	if d.reloader, err = newReloader(ctx, c, log); err != nil {
 		return nil, fmt.Errorf("loading policies:\n%w", err)
 	}
-	d.policies = policies.NewLive(set)
+	d.policies = d.reloader.live
 	if d.issuers, err = issuers.New(c.Issuers); err != nil {
 		return nil, fmt.Errorf("issuers: %w", err)
 	}
 	if err := d.openStores(ctx); err != nil {
 		return nil, err
 	}
+	d.reloader.audit = d.audit
 	targets, err := c.targets(runningSigner{d.epochs, d.ring})
 	if err != nil {
 		return nil, err
@@ -207,7 +207,7 @@ func (d *daemon) newMetrics() *server.Metrics {
 	m.Gauge("brevet_epoch_seconds_left", "Seconds until nothing can be signed without the root.", nil, func() float64 {
 		return max(0, time.Until(d.epochs.Status().Until).Seconds())
 	})
-	m.Gauge("brevet_policies", "Policies in force.", nil, func() float64 { return float64(d.policies.Current().Len()) })
+	d.reloader.measure(m)
 	m.CounterFunc("brevet_audit_lines_total", "The seq of the last line of the audit log.", func() float64 { return float64(d.audit.Status().Seq) })
 	m.CounterFunc("brevet_audit_syncs_total", "Syncs of the audit log to disk; one may serve many lines.", func() float64 { return float64(d.audit.Status().Syncs) })
 	m.Gauge("brevet_audit_unsealed_lines", "Lines of the audit log after its last checkpoint.", nil, func() float64 { return float64(d.audit.Status().Unsealed) })
@@ -267,7 +267,7 @@ func (d *daemon) start(ctx context.Context) {
 	d.loops.Go(func() { d.broker.Sweep(ctx, func(err error) { d.log.Error("sweeping leases", "error", err) }) })
 	d.loops.Go(func() { d.reconcile(ctx) })
 	d.loops.Go(func() { d.readOrders(ctx) })
-	d.loops.Go(func() { d.reloadOnHangup(ctx) })
+	d.loops.Go(func() { d.reload(ctx) })
 }
 
 // close stops the loops and closes the stores, in the order that lets each
@@ -290,44 +290,6 @@ func (d *daemon) close() {
 		if err := d.redis.Close(); err != nil {
 			d.log.Error("closing the connection to Redis", "error", err)
 		}
-	}
-}
-
-func (d *daemon) reloadOnHangup(ctx context.Context) {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-hangup:
-			d.reload(ctx)
-		}
-	}
-}
-
-// reload swaps the policies for those on disk, or keeps the old ones and says
-// why.
-func (d *daemon) reload(ctx context.Context) {
-	if err := d.audit.Reopen(); err != nil {
-		d.log.Error("reopening the audit log", "error", err)
-	}
-	ev := &broker.Event{Time: time.Now(), Name: broker.EventReload, Outcome: broker.Granted}
-	set, err := d.config.loadPolicies()
-	if err != nil {
-		ev.Outcome, ev.Cause = broker.Refused, err.Error()
-		d.log.Error("policies not reloaded; the old ones stay in force", "error", err, "digest", d.policies.Current().Digest())
-	} else {
-		ev.Policies = set.Digest()
-	}
-	if auditErr := d.audit.Record(ctx, ev); auditErr != nil {
-		d.log.Error("policies not reloaded: recording it", "error", auditErr)
-		return
-	}
-	if err == nil {
-		d.policies.Swap(set)
-		d.log.Info("policies reloaded", "policies", set.Len(), "digest", set.Digest())
 	}
 }
 
@@ -385,7 +347,7 @@ const shutdownGrace = 35 * time.Second
 
 // serve accepts until ctx ends, then lets what was begun finish.
 func (d *daemon) serve(ctx context.Context, l listening, ready func()) error {
-	s := &server.Server{Broker: d.broker, Log: d.log, Metrics: d.metrics, JWKS: d.epochs.JWKS, Trust: d.trust, Ready: d.ready}
+	s := &server.Server{Broker: d.broker, Log: d.log, Metrics: d.metrics, JWKS: d.epochs.JWKS, Trust: d.trust, Ready: d.ready, Policies: d.policyStatus}
 	servers := []*http.Server{newHTTPServer(s.Handler())}
 	failed := make(chan error, 2)
 	go func() { failed <- servers[0].Serve(l.public) }()

@@ -23,7 +23,8 @@ import (
 // else by their name in lower case, as goccy/go-yaml does it. Structs, maps
 // with string keys, slices, pointers, strings, booleans, integers,
 // [time.Duration] (written 15m), [encoding.TextUnmarshaler] and any are read;
-// into any go string, int64, bool, []any and map[string]any.
+// into any go string, int64, bool, []any and map[string]any. A struct that is a
+// TextUnmarshaler may be written as a string or as a mapping.
 func (d *Document) Decode(v any) Problems {
 	dec := decoder{doc: d}
 	dec.value(nil, d.body, reflect.ValueOf(v).Elem())
@@ -57,7 +58,7 @@ func (d *decoder) value(path Path, n ast.Node, dst reflect.Value) {
 		d.duration(path, n, dst)
 		return
 	}
-	if u, ok := dst.Addr().Interface().(encoding.TextUnmarshaler); ok {
+	if u, ok := dst.Addr().Interface().(encoding.TextUnmarshaler); ok && !(dst.Kind() == reflect.Struct && isMapping(n)) {
 		d.text(path, n, u)
 		return
 	}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"github.com/brevet-dev/brevet/broker/mint"
+	"github.com/brevet-dev/brevet/issuers/presets"
+	"github.com/brevet-dev/brevet/policies"
+	"github.com/brevet-dev/brevet/policies/gitdir"
+	"github.com/brevet-dev/brevet/policies/strictyaml"
+)
+
+// policiesConfig says where the policies are. A string is its dir.
+type policiesConfig struct {
+	// Dir is the folder of policy documents; with git, relative to the checkout.
+	// Required.
+	Dir string `yaml:"dir"`
+
+	// Git makes the folder part of a git checkout whose commit must be signed.
+	// Default: the files are taken as they are.
+	Git *policiesGit `yaml:"git"`
+}
+
+// policiesGit is a checkout, see package gitdir.
+type policiesGit struct {
+	// Dir is the top of the checkout, which holds .git. Required.
+	Dir string `yaml:"dir"`
+
+	// AllowedSigners is a file outside of the checkout that lists whose
+	// signatures count, in the form of ssh-keygen(1), ALLOWED SIGNERS. Who can
+	// change it can grant anything. Required.
+	AllowedSigners string `yaml:"allowed_signers"`
+}
+
+// UnmarshalText takes the short form.
+func (p *policiesConfig) UnmarshalText(text []byte) error {
+	p.Dir = string(text)
+	return nil
+}
+
+func (c *config) validatePolicies(p *place) {
+	at := strictyaml.Path{"policies"}
+	if c.Policies.Dir == "" {
+		p.bad(at, "policies is missing: the folder of the policy documents")
+	}
+	git := c.Policies.Git
+	if git == nil {
+		if p.doc.Has(at.With("git")) {
+			p.bad(at.With("git"), "git is empty; it needs dir and allowed_signers")
+		}
+		return
+	}
+	if git.Dir == "" {
+		p.bad(at.With("git"), "git.dir is missing: the top of the checkout")
+	}
+	if git.AllowedSigners == "" {
+		p.bad(at.With("git"), "git.allowed_signers is missing: the file that lists whose signatures count; without git the files are taken as they are")
+	}
+}
+
+// checkout returns the checkout that holds the policies.
+func (c *config) checkout() *gitdir.Checkout {
+	return &gitdir.Checkout{Dir: c.path(c.Policies.Git.Dir), AllowedSigners: c.path(c.Policies.Git.AllowedSigners)}
+}
+
+// loadPolicies reads the policies as the server does.
+func (c *config) loadPolicies(ctx context.Context) (*policies.Set, error) {
+	o, err := c.policyOptions()
+	if err != nil {
+		return nil, err
+	}
+	if c.Policies.Git == nil {
+		return policies.Load(c.path(c.Policies.Dir), o)
+	}
+	commit, err := c.checkout().Signed(ctx, c.Policies.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("policies.git: %w", err)
+	}
+	return policies.LoadCommit(commit.Files, c.policyFolder(), policies.Origin{Commit: commit.ID, Signer: commit.Signer}, o)
+}
+
+// policyFolder is where the documents are on disk.
+func (c *config) policyFolder() string {
+	if c.Policies.Git == nil {
+		return c.path(c.Policies.Dir)
+	}
+	return filepath.Join(c.path(c.Policies.Git.Dir), c.Policies.Dir)
+}
+
+// policyOptions are what policies may refer to.
+func (c *config) policyOptions() (policies.Options, error) {
+	o := policies.Options{Issuers: map[string]*presets.Preset{}, Credentials: map[string]policies.Credential{}}
+	for i := range c.Issuers {
+		preset, err := c.Issuers[i].Resolve()
+		if err != nil {
+			return o, fmt.Errorf("issuer %s: %w", c.Issuers[i].Name, err)
+		}
+		o.Issuers[c.Issuers[i].Name] = preset
+	}
+	targets, err := c.targets(signNothing{})
+	if err != nil {
+		return o, err
+	}
+	for i := range c.Credentials {
+		cred := &c.Credentials[i]
+		o.Credentials[cred.Name] = policies.Credential{MinTTL: targets[cred.Name].MinTTL, MaxTTL: cred.Limit(), DataKey: cred.Kind == mint.KindDataKey, Read: cred.Class == mint.ClassRead}
+	}
+	return o, nil
+}

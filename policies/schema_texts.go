@@ -1,0 +1,71 @@
+package policies
+
+// schemaTexts returns what an editor shows of each key, by type and key.
+func schemaTexts() map[string]string {
+	return map[string]string{
+		"document.policy":      "The policy's name: a-z, 0-9 and -. With its tenant's, the first folder, it is unique.",
+		"document.description": "For people.",
+		"document.issuer":      "Who vouches for the job: an issuer of the configuration.",
+		"document.match":       "What the token's claims must be. All entries must hold; a list means one of. A claim that the token does not have never is what is asked for.",
+		"document.names":       "Names for people, beside the ids in match. If one no longer fits, nothing is granted, and it is reported as drift.",
+		"document.when":        "A condition in CEL over claims, beside match.",
+		"document.grant":       "The credentials that a job gets if all of the above holds.",
+		"document.limits":      "How much the policy grants, to all jobs together.",
+		"document.mode":        "enforce, or shadow: decided, counted and recorded, and never granted.",
+		"document.unsafe":      "Loads a policy whose match lacks pins. Every output warns of it.",
+		"document.expires":     "The last day on which the policy holds (2027-03-01, UTC), or the time until which it does.",
+		"document.tests":       "Tokens, and what this policy does with them.",
+
+		"grantEntry.credential": "A credential of the configuration.",
+		"grantEntry.ttl":        "How long a lease lives: 15m, 1h30m.",
+		"grantEntry.max_ttl":    "How long it lives with all renewals. Left out: ttl, so that it cannot be renewed.",
+		"grantEntry.scope":      "With what a lease ends: job, or run, the workflow run or pipeline.",
+		"grantEntry.dead_man":   "Ends a lease that hears no heartbeat for that long.",
+		"grantEntry.limits":     "How much is granted to each job's project.",
+		"grantEntry.allow":      "What may be done with a data key. Left out: generate.",
+		"grantEntry.max_uses":   "How often one data key may be unwrapped.",
+		"grantEntry.max_age":    "How old a data key may be to be unwrapped or rewrapped.",
+		"grantEntry.context":    "Entries that the context of a data key must have.",
+
+		"limitsEntry.live":       "Leases that live at once.",
+		"limitsEntry.per_minute": "Exchanges within any minute.",
+		"unsafeEntry.reason":     "Why it may be so: it stands in each audit line of what the policy grants.",
+
+		"testEntry.name":    "What the test shows.",
+		"testEntry.claims":  "All claims of the token.",
+		"testEntry.fixture": "Or: an example of the platform's preset; brevetd policy fixtures lists them.",
+		"testEntry.with":    "The fixture with other values.",
+		"testEntry.without": "The fixture without these claims.",
+		"testEntry.allow":   "Credentials that must be granted.",
+		"testEntry.deny":    "Credentials that must not be granted.",
+
+		"testFile.tests":  "The name of the policy that the cases are about.",
+		"testFile.cases":  "Tokens, and what all policies together do with them.",
+		"testList.tests":  "Tokens, and what all policies together do with them.",
+		"fileCase.policy": "The policy that the test is about, whose issuer's token it plays.",
+		"fileCase.issuer": "Or: whose token it plays.",
+
+		"guardrailsDocument.guardrails":  "The name of the guardrails.",
+		"guardrailsDocument.description": "For people.",
+		"guardrailsDocument.folder":      "The folder, below this one, that they are for. Left out: this one. Folders in it are included.",
+		"guardrailsDocument.issuer":      "For policies of this issuer only. Left out: of all.",
+		"guardrailsDocument.deny":        "Tokens that get nothing, whatever policies say.",
+		"guardrailsDocument.max_ttl":     "The longest max_ttl that a grant may have.",
+		"guardrailsDocument.require":     "What the match of each policy must keep within.",
+		"guardrailsDocument.credentials": "Which credentials may be granted, and by which policies. Left out: all, by all.",
+		"guardrailsDocument.unsafe":      "refuse: no policy may be unsafe.",
+		"denyEntry.reason":               "Why, for the audit log.",
+		"denyEntry.match":                "The tokens: all entries must hold. A claim that a token does not have might be any.",
+		"allowEntry.match":               "Policies whose match keeps within this. Left out: all.",
+		"allowEntry.allow":               "Names of credentials, or patterns with *.",
+
+		"defaultsDocument.defaults":    "The name of the defaults.",
+		"defaultsDocument.description": "For people.",
+		"defaultsDocument.issuer":      "Of policies that name none; match is then for policies of this one.",
+		"defaultsDocument.mode":        "Of policies that have none.",
+		"defaultsDocument.ttl":         "Of grants that have none.",
+		"defaultsDocument.max_ttl":     "Of grants that have none.",
+		"defaultsDocument.match":       "Entries for claims that a policy's match does not name.",
+		"defaultsDocument.limits":      "Of policies that have none.",
+	}
+}
