@@ -100,7 +100,7 @@ func (l *linter) held(h presets.Hold) any {
 		return true
 	case h.Value != "":
 		return h.Value
-	case h.Claim == l.p.preset.Environment:
+	case h.Claim == l.p.preset.Environment && decl.Kind != presets.Immutable:
 		return "production"
 	}
 	for _, r := range l.p.risks {
