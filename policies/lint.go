@@ -51,9 +51,10 @@ func (f *Finding) Place() string { return fmt.Sprintf("%s:%d:%d", f.File, f.Line
 
 // An Edit is one change of a document.
 type Edit struct {
-	Action string `json:"action"` // set or remove; a list's next element is added by set, too
+	Action string `json:"action"` // add, replace or remove
 	Path   string `json:"path"`   // match.ref; "" is the document as a whole
-	Line   int    `json:"line"`   // of what is there now, or of what it belongs into
+	Into   string `json:"into"`   // of what it is a part: match; "" is the document
+	Line   int    `json:"line"`   // of what is there now, or, to add to it, of Into
 	YAML   string `json:"yaml,omitempty"`
 	Note   string `json:"note,omitempty"` // what to fill in
 
@@ -262,15 +263,22 @@ func (l *linter) entry(claim string, v any, note string) Edit {
 	return l.field(yamlKey(claim)+": "+yamlValue(v), note, "match", claim)
 }
 
-func (l *linter) without(path ...any) Edit {
-	p := strictyaml.Path(path)
-	return Edit{Action: "remove", Path: p.String(), Line: l.at(path...).Line, steps: p}
-}
+func (l *linter) without(path ...any) Edit { return l.edit("remove", path) }
 
 // field says what a field of the document should be.
 func (l *linter) field(yaml, note string, path ...any) Edit {
-	p := strictyaml.Path(path)
-	return Edit{Action: "set", Path: p.String(), Line: l.at(path...).Line, YAML: yaml, Note: note, steps: p}
+	action := "replace"
+	if !l.p.written.doc.Has(path) {
+		action = "add"
+	}
+	e := l.edit(action, path)
+	e.YAML, e.Note = yaml, note
+	return e
+}
+
+func (l *linter) edit(action string, path strictyaml.Path) Edit {
+	into := path[:len(path)-1]
+	return Edit{Action: action, Path: path.String(), Into: into.String(), Line: l.at(path...).Line, steps: path}
 }
 
 // whole says to remove the policy.

@@ -69,7 +69,7 @@ func (l *linter) unsafeInForce() {
 	edits := []Edit{}
 	for _, pin := range l.p.lacks() {
 		for _, e := range l.pass(pin.AnyOf[0]) {
-			if e.Action == "set" {
+			if e.Action != "remove" {
 				edits = append(edits, e)
 			}
 		}
@@ -126,7 +126,5 @@ func (l *linter) testEdit(name string, claims map[string]any, field string) []Ed
 	}
 	n := len(l.p.written.in.Tests)
 	yaml := fmt.Sprintf("{name: %s, claims: %s, %s: %s}", name, yamlValue(claims), field, yamlValue(slices.Clone(credentials)))
-	edit := l.field(yaml, "", "tests", n)
-	edit.Note = "one more of tests"
-	return []Edit{edit}
+	return []Edit{l.field(yaml, "", "tests", n)}
 }

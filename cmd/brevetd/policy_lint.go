@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -157,17 +158,21 @@ func tokenText(f *policies.Finding) string {
 
 // editText says what to change. What is to be pasted is not broken into lines.
 func editText(e *policies.Edit) string {
-	what := fmt.Sprintf("    mend: line %d, %s %s", e.Line, e.Action, plain(e.Path))
-	if e.Path == "" {
-		what = fmt.Sprintf("    mend: line %d, %s the document", e.Line, e.Action)
+	what := e.Action + " " + e.Path
+	switch into := cmp.Or(e.Into, "the document"); {
+	case e.Action == "add":
+		what = "add to " + into
+	case e.Path == "":
+		what = "remove the document"
 	}
+	text := fmt.Sprintf("    mend: %s, line %d", plain(what), e.Line)
 	if e.Note != "" {
-		what += " (" + e.Note + ")"
+		text += " (" + plain(e.Note) + ")"
 	}
 	if e.YAML != "" {
-		what += ":\n        " + plain(e.YAML)
+		text += ":\n        " + plain(e.YAML)
 	}
-	return what + "\n"
+	return text + "\n"
 }
 
 // writeFindingAnnotations writes workflow commands of GitHub, which its pages
