@@ -154,7 +154,7 @@ func (l *linter) find(place strictyaml.Problem, token map[string]any, mend []Edi
 	f := Finding{
 		ID: l.rule.ID, Rule: l.rule.Name, Severity: l.rule.Severity, Policy: l.p.name,
 		File: place.File, Line: place.Line, Column: place.Column,
-		Message: fmt.Sprintf(format, args...), Mend: mend,
+		Message: fmt.Sprintf(format, args...), Mend: append([]Edit{}, mend...),
 	}
 	if token != nil {
 		f.Token, f.Shows, f.Telling = token, l.shows(token), l.telling(token)
