@@ -59,11 +59,7 @@ func (l *linter) isExpired() {
 	kept := *l.p
 	kept.expires = time.Time{}
 	token, _ := kept.witness()
-	f := len(l.findings)
-	l.find(l.at("expires"), nil, l.whole("it grants nothing"), "the policy has expired at %s", l.p.expires.Format(time.RFC3339))
-	if token != nil {
-		l.findings[f].Token, l.findings[f].Shows = token, "is refused: the policy has expired"
-	}
+	l.find(l.at("expires"), token, l.whole("it grants nothing"), "the policy has expired at %s", l.p.expires.Format(time.RFC3339))
 }
 
 func (l *linter) unsafeInForce() {
@@ -73,7 +69,7 @@ func (l *linter) unsafeInForce() {
 	edits := []Edit{}
 	for _, pin := range l.p.lacks() {
 		for _, e := range l.pass(pin.AnyOf[0]) {
-			if e.Action == "set" {
+			if e.Action != "remove" {
 				edits = append(edits, e)
 			}
 		}
@@ -130,7 +126,5 @@ func (l *linter) testEdit(name string, claims map[string]any, field string) []Ed
 	}
 	n := len(l.p.written.in.Tests)
 	yaml := fmt.Sprintf("{name: %s, claims: %s, %s: %s}", name, yamlValue(claims), field, yamlValue(slices.Clone(credentials)))
-	edit := l.field(yaml, "", "tests", n)
-	edit.Note = "one more of tests"
-	return []Edit{edit}
+	return []Edit{l.field(yaml, "", "tests", n)}
 }

@@ -281,7 +281,9 @@ func (l *linter) notFound() {
 	if l.usual != nil || l.proven {
 		return
 	}
-	l.find(l.at("when"), nil, nil, "no token was found for which the policy holds; give it a test that allows one")
+	test := l.testEdit("whom it is for", plausible(l.p), "allow")
+	test[0].Note = "with claims for which the condition is true"
+	l.find(l.at("when"), nil, test, "no token was found for which the policy holds; give it a test that allows one")
 }
 
 // A mention is a claim that the policy says something of.

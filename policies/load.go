@@ -46,7 +46,7 @@ func Load(dir string, o Options) (*Set, error) { return LoadFS(os.DirFS(dir), di
 func LoadFS(fsys fs.FS, dir string, o Options) (*Set, error) {
 	l := loader{
 		dir: dir, fsys: fsys, options: o, named: map[string]string{}, languages: map[string]*language{},
-		conditions: map[string]*when{}, fixtures: map[string]map[string]any{},
+		conditions: map[string]*when{}, fixtures: map[string]map[string]any{}, examples: map[string]map[string]any{},
 	}
 	for _, name := range l.find() {
 		l.read(name)
@@ -81,6 +81,7 @@ type loader struct {
 	languages  map[string]*language      // by issuer, made when first needed
 	conditions map[string]*when          // compiled, by issuer and text: those of many policies are the same
 	fixtures   map[string]map[string]any // by issuer and name, read when first needed
+	examples   map[string]map[string]any // claims of a token by issuer, for lint
 	size       int                       // bytes read
 	sums       strings.Builder           // what sha256sum prints for the files
 }
@@ -263,6 +264,19 @@ func parseAll(files []file) (all []*source, wrong strictyaml.Problems) {
 	return slices.Concat(sources...), slices.Concat(problems...)
 }
 
+// example returns the claims of a token of the policy's issuer.
+func (l *loader) example(p *policy) map[string]any {
+	if p.preset == nil {
+		return nil
+	}
+	claims, ok := l.examples[p.issuer]
+	if !ok {
+		claims = exampleClaims(p.preset)
+		l.examples[p.issuer] = claims
+	}
+	return claims
+}
+
 // compilePolicy returns nil for a document of another kind.
 func (l *loader) compilePolicy(s *source, rules []*defaults, rails []*guardrails) *policy {
 	switch kind := s.doc.FirstKey(); {
@@ -282,7 +296,7 @@ func (l *loader) compilePolicy(s *source, rules []*defaults, rails []*guardrails
 	p := c.compile()
 	p.hold(rails, &c)
 	if l.options.Sources {
-		p.written = &written{s.doc, &in, s.folder}
+		p.written = &written{s.doc, &in, s.folder, l.example(p)}
 	}
 	l.problems = append(l.problems, problems.And(c.problems.Limit())...)
 	return p
