@@ -20,6 +20,7 @@ func policyCommand() *cobra.Command {
 		policyTestCommand(),
 		policyExplainCommand(),
 		policyFixturesCommand(),
+		policyDiffCommand(),
 		policyStatusCommand(),
 		policySchemaCommand(),
 	)
