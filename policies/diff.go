@@ -26,6 +26,10 @@ type Difference struct {
 	Place   string     `json:"place"`  // "file:line" in the new set, or in the old one if it is not in the new one
 	Details []string   `json:"details"`
 	Effects []Effect   `json:"effects"`
+
+	// About are the claims that it hangs on: those of a token that are worth
+	// showing.
+	About []string `json:"about"`
 }
 
 // A ChangeKind says what became of a document.
@@ -148,7 +152,7 @@ func onlyIn(list, others []*policy) []*policy {
 // difference describes what became of a policy; q is nil if it is new, p if it is
 // gone.
 func difference(q, p *policy, forward, backward *comparer) Difference {
-	c := Difference{Kind: Changed, Details: []string{}, Effects: []Effect{}}
+	c := Difference{Kind: Changed, Details: []string{}, Effects: []Effect{}, About: []string{}}
 	switch {
 	case q == nil:
 		c.Kind, c.Policy, c.Place, c.Details = Added, p.name, p.place, p.says()
@@ -157,14 +161,18 @@ func difference(q, p *policy, forward, backward *comparer) Difference {
 	default:
 		c.Policy, c.Place, c.Details = p.name, p.place, differences(q, p)
 	}
+	for _, version := range []*policy{q, p} {
+		if version != nil {
+			c.About = append(c.About, version.asksAbout()...)
+		}
+	}
+	slices.Sort(c.About)
+	c.About = slices.Compact(c.About)
 	if p != nil {
 		c.Effects = append(c.Effects, forward.effects(p, Gained, More)...)
 	}
 	if q != nil {
 		c.Effects = append(c.Effects, backward.effects(q, Lost, Less)...)
-	}
-	if p != nil && q != nil {
-		c.Effects = append(c.Effects, ends(q, p)...)
 	}
 	if c.Kind == Changed {
 		c.Kind = direction(c.Effects)
@@ -184,27 +192,6 @@ func direction(effects []Effect) ChangeKind {
 		return Tightened
 	}
 	return Changed
-}
-
-// ends compares until when two versions hold: no token of today shows it.
-func ends(q, p *policy) []Effect {
-	if q.expires.Equal(p.expires) || p.shadow || p.expired() || q.expired() {
-		return nil
-	}
-	kind := Less
-	if !q.expires.IsZero() && (p.expires.IsZero() || p.expires.After(q.expires)) {
-		kind = More
-	}
-	var list []Effect
-	for i := range p.grants {
-		list = append(list, Effect{Credential: p.grants[i].Credential, Kind: kind, Terms: []string{"expires " + p.end() + " instead of " + q.end()}, Issuer: p.issuer})
-	}
-	if claims, _ := p.witness(); len(claims) > 0 {
-		for i := range list {
-			list[i].Claims = claims
-		}
-	}
-	return list
 }
 
 // A comparer looks for tokens to which one set grants more than another.
@@ -258,7 +245,12 @@ func (c *comparer) effects(p *policy, all, wider EffectKind) []Effect {
 	for i := range p.grants {
 		if e, found := c.beyond(p, &p.grants[i], others, all); found {
 			list = append(list, e)
-		} else if e, found := c.wider(p, &p.grants[i], others, wider); found {
+			continue
+		}
+		if e, found := c.wider(p, &p.grants[i], others, wider); found {
+			list = append(list, e)
+		}
+		if e, found := later(p, &p.grants[i], others, wider); found {
 			list = append(list, e)
 		}
 	}
@@ -267,10 +259,7 @@ func (c *comparer) effects(p *policy, all, wider EffectKind) []Effect {
 
 // beyond looks for a token to which p gives what the other set does not.
 func (c *comparer) beyond(p *policy, g *Grant, others []*policy, kind EffectKind) (Effect, bool) {
-	covers := func(q *policy) bool {
-		return !q.shadow && !q.expired() && q.grant(g.Credential) != nil && p.within(q)
-	}
-	if slices.ContainsFunc(others, covers) {
+	if slices.ContainsFunc(others, func(q *policy) bool { return q.gave(g) && p.within(q) }) {
 		return Effect{}, false
 	}
 	claims, proven := p.unlike(func(claims map[string]any) bool {
@@ -280,20 +269,64 @@ func (c *comparer) beyond(p *policy, g *Grant, others []*policy, kind EffectKind
 	return Effect{Credential: g.Credential, Kind: kind, Issuer: p.issuer, Claims: claims}, claims != nil || !proven
 }
 
+// gave reports whether q grants what g does to some token.
+func (q *policy) gave(g *Grant) bool {
+	return !q.shadow && !q.expired() && q.grant(g.Credential) != nil
+}
+
 // wider looks for a token to which both sets give the credential, this one by p
-// and on wider terms.
+// and on wider terms. If the search is no proof the terms themselves are
+// compared.
 func (c *comparer) wider(p *policy, g *Grant, others []*policy, kind EffectKind) (Effect, bool) {
-	var terms []string
-	claims, _ := p.unlike(func(claims map[string]any) bool {
+	e := Effect{Credential: g.Credential, Kind: kind, Issuer: p.issuer}
+	var proven bool
+	e.Claims, proven = p.unlike(func(claims map[string]any) bool {
 		old, granted := c.than.asks(p.issuer, claims, g.Credential)
 		now, _ := c.of.asks(p.issuer, claims, g.Credential)
 		if !granted || now.Policy != p.name {
 			return false
 		}
-		terms = now.beyond(&old)
-		return len(terms) > 0
+		e.Terms = now.beyond(&old, kind)
+		return len(e.Terms) > 0
 	}, others...)
-	return Effect{Credential: g.Credential, Kind: kind, Terms: terms, Issuer: p.issuer, Claims: claims}, claims != nil
+	if e.Claims != nil || proven {
+		return e, e.Claims != nil
+	}
+	for _, q := range others {
+		if e.Terms = nil; q.gave(g) {
+			e.Terms = g.beyond(q.grant(g.Credential), kind)
+		}
+		if len(e.Terms) > 0 {
+			return e, true
+		}
+	}
+	return e, false
+}
+
+// later compares until when p holds with how long those hold that give the
+// same now: no token of today shows it.
+func later(p *policy, g *Grant, others []*policy, kind EffectKind) (Effect, bool) {
+	e := Effect{Credential: g.Credential, Kind: kind, Issuer: p.issuer}
+	for _, q := range others {
+		switch {
+		case !q.gave(g):
+		case !p.outlasts(q):
+			if p.within(q) {
+				return Effect{}, false
+			}
+		default:
+			e.Terms = []string{"expires " + kind.insteadOf(p.end(), q.end())}
+		}
+	}
+	if len(e.Terms) > 0 {
+		e.Claims, _ = p.witness()
+	}
+	return e, len(e.Terms) > 0
+}
+
+// outlasts reports whether p holds when q does not any more.
+func (p *policy) outlasts(q *policy) bool {
+	return !q.expires.IsZero() && (p.expires.IsZero() || p.expires.After(q.expires))
 }
 
 // asks returns what a set grants of a credential to a token, as [Set.Decide]
@@ -335,7 +368,7 @@ func guardrailChanges(olds, news []*guardrails) []Difference {
 func guardrailChange(g *guardrails, what string, kind EffectKind) Difference {
 	return Difference{
 		Kind: Guardrails, Policy: g.name, Place: g.place, Details: []string{what + ": " + g.meaning()},
-		Effects: []Effect{{Kind: kind, Terms: []string{"what policies may become"}}},
+		Effects: []Effect{{Kind: kind, Terms: []string{"what policies may become"}}}, About: []string{},
 	}
 }
 

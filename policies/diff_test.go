@@ -60,15 +60,17 @@ func TestCompare(t *testing.T) {
 		{"no condition any more", []string{base + "when: claims.run_attempt == \"1\"\n"}, []string{base}, "loosened shop: gained deploy"},
 		{"a credential more", []string{base}, []string{base + "- {credential: registry, ttl: 5m}\n"}, "loosened shop: gained registry"},
 		{"longer", []string{base}, swap("max_ttl: 1h", "max_ttl: 2h"), "loosened shop: more deploy (max_ttl 2h instead of 1h)"},
-		{"shorter", []string{base}, swap("max_ttl: 1h", "max_ttl: 30m"), "tightened shop: less deploy (max_ttl 1h instead of 30m)"},
+		{"shorter", []string{base}, swap("max_ttl: 1h", "max_ttl: 30m"), "tightened shop: less deploy (max_ttl 30m instead of 1h)"},
 		{"longer and shorter", []string{base}, swap("ttl: 15m, max_ttl: 1h", "ttl: 30m, max_ttl: 45m"),
-			"changed shop: more deploy (ttl 30m instead of 15m) less deploy (max_ttl 1h instead of 45m)"},
+			"changed shop: more deploy (ttl 30m instead of 15m) less deploy (max_ttl 45m instead of 1h)"},
 		{"no limit any more", []string{base + "limits: {live: 5}\n"}, []string{base}, "loosened shop: more deploy (live of the policy none instead of 5)"},
 		{"enforced", []string{base + "mode: shadow\n"}, []string{base}, "loosened shop: gained deploy"},
 		{"in shadow", []string{base}, []string{base + "mode: shadow\n"}, "tightened shop: lost deploy"},
 		{"added in shadow", []string{base}, []string{base, strings.NewReplacer("shop", "b", "456", "457").Replace(base) + "mode: shadow\n"}, "added b:"},
 		{"an end", []string{base}, []string{base + "expires: 2999-01-01\n"}, "tightened shop: less deploy (expires 2999-01-02T00:00:00Z instead of never)"},
 		{"no end any more", []string{base + "expires: 2999-01-01\n"}, []string{base}, "loosened shop: more deploy (expires never instead of 2999-01-02T00:00:00Z)"},
+		{"no end, and another name", []string{base + "expires: 2999-01-01\n"}, []string{strings.Replace(base, "shop", "store", 1)},
+			"removed shop:\nadded store: more deploy (expires never instead of 2999-01-02T00:00:00Z)"},
 		{"it had ended", []string{base, strings.NewReplacer("shop", "b", "456", "457").Replace(base) + "expires: 2000-01-01\n"},
 			[]string{base, strings.NewReplacer("shop", "b", "456", "457").Replace(base)}, "loosened b: gained deploy"},
 		{"split in two", []string{base}, []string{
@@ -129,6 +131,18 @@ func TestCompareUnsure(t *testing.T) {
 	}
 	if d.Gains() == 0 {
 		t.Errorf("no gain: %s", effects(d))
+	}
+}
+
+// So are terms of a policy for which no token is found.
+func TestCompareUnsureTerms(t *testing.T) {
+	old := base + "when: claims.run_attempt.matches(\"^(?:[0-9]{7}a)$\")\n"
+	d, err := policies.Compare(t.Context(), mustLoad(t, old), mustLoad(t, strings.Replace(old, "max_ttl: 1h", "max_ttl: 2h", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := effects(d), "loosened shop: more deploy (max_ttl 2h instead of 1h)"; got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }
 

@@ -13,14 +13,12 @@ import (
 
 // meaning is all of p that matters to a decision: not its name, its place, its
 // order, nor why it is unsafe.
-func (p *policy) meaning() string { return strings.Join(p.says(), "\n") }
+func (p *policy) meaning() string { return fmt.Sprintf("%q", p.says()) }
 
 // says lists what p says, a line each.
 func (p *policy) says() []string {
-	list := []string{"issuer " + p.issuer, "match " + sentence(p.match)}
-	if len(p.names) > 0 {
-		list = append(list, "names "+sentence(p.names))
-	}
+	list := append([]string{"issuer " + p.issuer}, sentences("match", p.match)...)
+	list = append(list, sentences("names", p.names)...)
 	if p.when != nil {
 		list = append(list, "when "+p.when.source)
 	}
@@ -63,17 +61,41 @@ func (p *policy) end() string {
 	return p.expires.UTC().Format(time.RFC3339)
 }
 
-// sentence says what conditions want, sorted.
+// sentences says what each of some conditions wants, sorted.
+func sentences(of string, list []condition) []string {
+	said := make([]string, len(list))
+	for i := range list {
+		said[i] = of + " " + list[i].claim + " is " + list[i].wants()
+	}
+	slices.Sort(said)
+	return said
+}
+
+// sentence is all of them as one.
 func sentence(list []condition) string {
 	if len(list) == 0 {
 		return "anything"
 	}
-	said := make([]string, len(list))
-	for i := range list {
-		said[i] = list[i].claim + " is " + list[i].wants()
+	return strings.Join(sentences("claim", list), " and ")
+}
+
+// asksAbout returns the claims that a decision of p hangs on, sorted.
+func (p *policy) asksAbout() []string {
+	names := map[string]bool{}
+	for _, c := range p.conditions() {
+		names[c.claim] = true
 	}
-	slices.Sort(said)
-	return strings.Join(said, " and ")
+	for _, d := range p.denyRules() {
+		for _, c := range d.match {
+			names[c.claim] = true
+		}
+	}
+	for claim := range p.preset.Claims {
+		if p.when != nil && strings.Contains(p.when.source, claim) {
+			names[claim] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
 }
 
 // wants is [condition.wanted], sorted.
@@ -163,23 +185,31 @@ func allowTerm(op string, allowed bool) term {
 }
 
 // beyond lists the terms in which g allows more than other, a grant of the same
-// credential.
-func (g *Grant) beyond(other *Grant) []string {
+// credential. With [More] g is the newer one, with [Less] the older.
+func (g *Grant) beyond(other *Grant, kind EffectKind) []string {
 	var list []string
 	theirs := other.terms()
 	for i, t := range g.terms() {
 		if i < len(theirs) && t.allows > theirs[i].allows {
-			list = append(list, fmt.Sprintf("%s %s instead of %s", t.name, orNone(t.said), orNone(theirs[i].said)))
+			list = append(list, t.name+" "+kind.insteadOf(orNone(t.said), orNone(theirs[i].said)))
 		}
 	}
 	if g.KeyUse != nil && other.KeyUse != nil {
 		for _, name := range slices.Sorted(maps.Keys(other.KeyUse.Context)) {
 			if want := other.KeyUse.Context[name]; g.KeyUse.Context[name] != want {
-				list = append(list, fmt.Sprintf("context without %s: %q", name, want))
+				list = append(list, fmt.Sprintf("context %s: %s", name, kind.insteadOf("another", quoted(want))))
 			}
 		}
 	}
 	return list
+}
+
+// insteadOf says what is new and what was, of which the wider comes first.
+func (e EffectKind) insteadOf(wide, narrow string) string {
+	if e == Less {
+		wide, narrow = narrow, wide
+	}
+	return wide + " instead of " + narrow
 }
 
 func orNone(s string) string {

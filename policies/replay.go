@@ -84,10 +84,10 @@ func (r *Replay) Add(issuer string, raw map[string]any) {
 		case was && !is:
 			r.note(issuer, claims, Lost, old, nil)
 		case was && is:
-			if terms := now.beyond(&old); len(terms) > 0 {
+			if terms := now.beyond(&old, More); len(terms) > 0 {
 				r.note(issuer, claims, More, now, terms)
 			}
-			if terms := old.beyond(&now); len(terms) > 0 {
+			if terms := old.beyond(&now, Less); len(terms) > 0 {
 				r.note(issuer, claims, Less, now, terms)
 			}
 		}

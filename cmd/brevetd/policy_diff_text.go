@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -30,7 +28,7 @@ func writeDiff(w io.Writer, r *diffReport) error {
 		}
 		for _, e := range c.Effects {
 			out.WriteString(wrapped("  ", effectText(e)))
-			for _, line := range claimLines(e.Claims) {
+			for _, line := range claimLines(c, e.Claims) {
 				fmt.Fprintln(out, "      "+plain(line))
 			}
 		}
@@ -66,10 +64,18 @@ func effectText(e policies.Effect) string {
 	return text + "; by a token of " + e.Issuer + " such as"
 }
 
-// claimLines are claims as they stand in a YAML file.
-func claimLines(claims map[string]any) []string {
+// claimLines are the claims that a change hangs on, as they stand in a YAML
+// file. What else such a token has --json tells.
+func claimLines(c policies.Difference, claims map[string]any) []string {
+	if claims == nil {
+		return nil
+	}
 	var lines []string
-	for _, name := range slices.Sorted(maps.Keys(claims)) {
+	for _, name := range c.About {
+		if claims[name] == nil {
+			lines = append(lines, "# no "+name)
+			continue
+		}
 		value, err := json.Marshal(claims[name])
 		if err != nil {
 			value = []byte(`"?"`)
@@ -127,7 +133,7 @@ func writeMarkdown(w io.Writer, r *diffReport) error {
 		for _, e := range c.Effects {
 			fmt.Fprintf(out, "\n- %s %s\n", bold(e), code(strings.TrimLeft(effectText(e), "+- ")))
 			if e.Claims != nil {
-				fmt.Fprintf(out, "\n<details><summary>the token</summary>\n\n%s\n</details>\n", fenced(claimLines(e.Claims)))
+				fmt.Fprintf(out, "\n<details><summary>the token</summary>\n\n%s\n</details>\n", fenced(claimLines(c, e.Claims)))
 			}
 		}
 		if len(c.Effects) == 0 {
