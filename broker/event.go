@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"encoding/json"
 	"time"
 
 	"github.com/brevet-dev/brevet/broker/api"
@@ -29,6 +30,10 @@ type Event struct {
 	Shadow    []string      `json:"shadow,omitempty"`   // shadow policies that would have granted
 	Drift     []string      `json:"drift,omitempty"`    // names that no longer fit their ids
 	Unsafe    []string      `json:"unsafe,omitempty"`   // policies without pins that granted, with their reasons
+
+	// Undeclared are claims of the subject token that its issuer's preset does not
+	// know, as the platform wrote them; of an exchange.
+	Undeclared map[string]json.RawMessage `json:"undeclared,omitempty"`
 
 	// Suppressed counts refusals like this one, before it, that were not recorded,
 	// for their number.

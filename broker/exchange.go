@@ -57,7 +57,7 @@ func (b *Broker) Exchange(ctx context.Context, req *Request, ev *Event) (*Issued
 	if err != nil {
 		return nil, err
 	}
-	ev.Who = &who
+	ev.Who, ev.Undeclared = &who, id.Undeclared
 	session, err := b.decide(id, req, ev)
 	if err != nil {
 		return nil, err
@@ -301,7 +301,7 @@ func tokenUse(id *issuers.Identity, req *Request) TokenUse {
 
 func intent(ev *Event) *Event {
 	out := *ev
-	out.Name, out.Time = EventIntent, time.Now()
+	out.Name, out.Time, out.Undeclared = EventIntent, time.Now(), nil // once is enough
 	return &out
 }
 

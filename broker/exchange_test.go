@@ -51,6 +51,23 @@ func TestExchange(t *testing.T) {
 	}
 }
 
+// What the platform says and nobody declared is in the log once, and nowhere else.
+func TestUndeclaredClaims(t *testing.T) {
+	h := newHarness(t)
+	req := h.request(t, "deploy")
+	req.SubjectToken = h.token(t, map[string]any{"repo_property_tier": "gold"})
+	h.mustExchange(t, req)
+	for _, e := range h.audit.events {
+		want := ""
+		if e.Name == broker.EventExchange {
+			want = `"gold"`
+		}
+		if got := string(e.Undeclared["repo_property_tier"]); got != want || e.Who.Claims["repo_property_tier"] != nil {
+			t.Errorf("%s: undeclared %q, claims %v", e.Name, got, e.Who.Claims)
+		}
+	}
+}
+
 func TestExchangeRefuses(t *testing.T) {
 	bad := func(code string) *broker.Refusal { return &broker.Refusal{Public: api.Error{Code: code}, Status: 400} }
 	tests := []struct {

@@ -248,7 +248,10 @@ func declaredClaims(found map[string]any, p *presets.Preset) (map[string]any, er
 		}
 		declared[name] = converted
 	}
-	return declared, checkGroups(declared, p)
+	if err := checkGroups(declared, p); err != nil {
+		return nil, err
+	}
+	return declared, nil
 }
 
 // checkGroups applies MustEqual and OneOf.

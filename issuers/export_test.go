@@ -1,6 +1,11 @@
 package issuers
 
-import "net/netip"
+import (
+	"encoding/json"
+	"net/netip"
+
+	"github.com/brevet-dev/brevet/issuers/presets"
+)
 
 // What the fuzz targets and tables reach without a server in between.
 
@@ -18,6 +23,11 @@ func ParseJWKS(document []byte, algorithms ...string) (map[string]string, error)
 		names[kid] = key.alg
 	}
 	return names, nil
+}
+
+// Undeclared returns what the audit log gets.
+func Undeclared(payload map[string]any, p *presets.Preset) map[string]json.RawMessage {
+	return undeclared(payload, p)
 }
 
 // Public reports whether an issuer may live at addr.

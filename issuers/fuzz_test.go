@@ -2,11 +2,15 @@ package issuers_test
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/brevet-dev/brevet/issuers"
 	"github.com/brevet-dev/brevet/issuers/lab"
+	"github.com/brevet-dev/brevet/issuers/presets"
 )
 
 // FuzzVerify looks for a token that is accepted without having been minted.
@@ -51,4 +55,66 @@ func FuzzParseJWKS(f *testing.F) {
 			}
 		}
 	})
+}
+
+// FuzzReadClaims reads payloads as each preset does: what comes out is declared
+// and typed, is read again as the same, and is not in the audit log twice.
+func FuzzReadClaims(f *testing.F) {
+	known := presets.Known()
+	for name := range known {
+		for _, variant := range append(presets.Variants(name), "") {
+			payload, err := presets.Example(name, variant)
+			if err != nil {
+				f.Fatal(err)
+			}
+			text, err := json.Marshal(payload)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(name, string(text))
+		}
+	}
+	f.Add("google", `{"sub":"1","google":{"compute_engine":{"project_number":1e3}}}`)
+	f.Add("kubernetes", `{"kubernetes.io":{"serviceaccount":[]}}`)
+	f.Fuzz(func(t *testing.T, name, text string) {
+		p := known[name]
+		payload, err := issuers.ReadJSON(text)
+		if p == nil || err != nil {
+			return
+		}
+		before := fmt.Sprint(payload)
+		claims, err := issuers.ReadClaims(p, payload)
+		if (err == nil) == (claims == nil) || err != nil && !errors.Is(err, issuers.ErrInvalidToken) {
+			t.Fatalf("ReadClaims = %v, %v", claims, err)
+		}
+		for name, value := range claims {
+			if !hasType(value, p.Claims[name].Type) {
+				t.Errorf("%s is a %T", name, value)
+			}
+		}
+		size := 0
+		for name, value := range issuers.Undeclared(payload, p) {
+			if _, declared := p.Claims[name]; declared && len(p.Claims[name].Path) == 0 {
+				t.Errorf("%s is declared and undeclared", name)
+			}
+			size += len(name) + len(value)
+		}
+		if size > 4<<10 || fmt.Sprint(payload) != before {
+			t.Errorf("%d bytes are undeclared, or the payload was changed", size)
+		}
+	})
+}
+
+func hasType(value any, typ presets.Type) bool {
+	switch value.(type) {
+	case string:
+		return typ == presets.String
+	case int64:
+		return typ == presets.Int
+	case bool:
+		return typ == presets.Bool
+	case []string:
+		return typ == presets.StringList
+	}
+	return false
 }

@@ -278,10 +278,15 @@ func (c *compiler) when(p *presets.Preset) *when {
 		c.fail(path, "preparing conditions for issuer %q: %v", c.issuer, err)
 		return nil
 	}
+	key := c.issuer + " " + c.in.When // an issuer's name has no space
+	if w := c.loader.conditions[key]; w != nil {
+		return w
+	}
 	w, flaws := lang.compile(c.in.When)
 	for _, f := range flaws {
 		c.problems = append(c.problems, c.doc.TextProblem(path, f.line, f.column, "%s", f.message))
 	}
+	c.loader.conditions[key] = w
 	return w
 }
 

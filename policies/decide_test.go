@@ -240,20 +240,3 @@ func TestPresetWithoutIDs(t *testing.T) {
 		}
 	}
 }
-
-// BenchmarkDecide measures one decision by a policy with five conditions and a
-// when, alone and among 10 000 others for other projects of the same issuer.
-func BenchmarkDecide(b *testing.B) {
-	for _, n := range []int{1, 10_000} {
-		set := manyPolicies(b, n)
-		id := github(nil)
-		b.Run(fmt.Sprintf("policies=%d", n), func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				if _, err := set.Decide(id, "other"); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-	}
-}

@@ -3,6 +3,7 @@ package policies
 import (
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -110,7 +111,7 @@ func above(rules []*defaults, folder string) []*defaults {
 			list = append(list, d)
 		}
 	}
-	slices.SortFunc(list, func(a, b *defaults) int { return len(b.folder) - len(a.folder) })
+	slices.SortFunc(list, func(a, b *defaults) int { return len(path.Join("/", b.folder)) - len(path.Join("/", a.folder)) })
 	return list
 }
 

@@ -2,9 +2,7 @@ package policies
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -58,16 +56,6 @@ type Verdict struct {
 	Changes     []Change `json:"changes,omitempty"` // one for each part that does not hold
 }
 
-// A Change would make one part hold: of the policy, if YAML is not empty, or
-// of the token. That it would do so is no advice to make it.
-type Change struct {
-	Path  string `json:"path"`
-	Place string `json:"place"`
-	YAML  string `json:"yaml,omitempty"`  // the entry as it would have to be
-	Token string `json:"token,omitempty"` // what the token would have to have
-	Note  string `json:"note,omitempty"`
-}
-
 // An Answer is what [Set.Decide] says of one credential.
 type Answer struct {
 	Credential string   `json:"credential"`
@@ -78,6 +66,12 @@ type Answer struct {
 	Unsafe     string   `json:"unsafe,omitempty"` // why that policy may lack pins
 	Shadow     []string `json:"shadow,omitempty"` // that would have granted it
 	Drift      []string `json:"drift,omitempty"`  // that would have, but for names
+
+	// Nearest is the policy of which the fewest parts fail, of those that grant
+	// the credential and are for this project or owner; "" if it is granted, or
+	// if there is none.
+	Nearest string `json:"nearest,omitempty"`
+	Fails   string `json:"first_failed,omitempty"` // path of the first of these parts
 }
 
 // An Explanation says how the policies come to their answers for one workload.
@@ -109,6 +103,9 @@ func (s *Set) Explain(id *issuers.Identity, credential string) *Explanation {
 	granted := false
 	for _, name := range e.credentials(credential) {
 		a := s.answer(id, name)
+		if !a.Granted {
+			a.Nearest, a.Fails = e.nearestFor(name)
+		}
 		e.Answers = append(e.Answers, a)
 		granted = granted || a.Granted
 	}
@@ -134,18 +131,54 @@ func (s *Set) relevant(id *issuers.Identity, credential string) []*policy {
 // nearest returns what the nearest policies make of the claims that the index
 // does not find for them.
 func (s *Set) nearest(j *judge, id *issuers.Identity, credential string) []Verdict {
-	var list []Verdict
+	type ranked struct {
+		*policy
+		failed int
+	}
+	var list []ranked
 	for _, p := range s.policies {
-		if p.issuer != id.Issuer || credential != "" && p.grant(credential) == nil {
-			continue
-		}
-		list = append(list, j.judge(p, id.Claims, false))
-		if len(list) > maxNearest {
-			sortVerdicts(list)
-			list = list[:maxNearest]
+		if p.issuer == id.Issuer && (credential == "" || p.grant(credential) != nil) {
+			list = append(list, ranked{p, p.failed(id.Claims)})
 		}
 	}
-	return list
+	slices.SortFunc(list, func(a, b ranked) int {
+		return cmp.Or(cmp.Compare(a.failed, b.failed), cmp.Compare(a.name, b.name))
+	})
+	var nearest []Verdict
+	for _, r := range list[:min(len(list), maxNearest)] {
+		nearest = append(nearest, j.judge(r.policy, id.Claims, false))
+	}
+	return nearest
+}
+
+// failed counts the parts of p that do not hold, without looking into them.
+func (p *policy) failed(claims map[string]any) int {
+	n := len(p.drift(claims))
+	count := func(failed bool) {
+		if failed {
+			n++
+		}
+	}
+	count(p.expired())
+	count(!p.when.holds(claims))
+	for i := range p.match {
+		count(!p.match[i].holds(claims))
+	}
+	for i := range p.risks {
+		count(!p.risks[i].passes(claims))
+	}
+	for _, g := range p.guards {
+		for i := range g.denies {
+			count(g.denies[i].fits(claims))
+		}
+	}
+	return n
+}
+
+// passes reports whether the token is no such run, or one that match names.
+func (r *risk) passes(claims map[string]any) bool {
+	_, said := claims[r.claim]
+	return r.named.holds(claims) || said && !r.holds(claims)
 }
 
 func sortVerdicts(list []Verdict) {
@@ -168,6 +201,16 @@ func (e *Explanation) credentials(asked string) []string {
 	}
 	slices.Sort(all)
 	return slices.Compact(all)
+}
+
+// nearestFor returns the nearest policy for the credential, and where it fails.
+func (e *Explanation) nearestFor(credential string) (policy, fails string) {
+	for _, v := range e.Verdicts {
+		if v.Candidate && slices.Contains(v.Credentials, credential) {
+			return v.Policy, v.First
+		}
+	}
+	return "", ""
 }
 
 func (s *Set) answer(id *issuers.Identity, credential string) Answer {
@@ -213,12 +256,18 @@ func (j *judge) judge(p *policy, claims map[string]any, candidate bool) Verdict 
 		}
 		v.Failed++
 		v.First = cmp.Or(v.First, part.Path)
-		if c, ok := p.change(part, claims); ok {
+		if c, ok := p.change(part, claims); ok && (candidate || p.isID(part)) {
 			v.Changes = append(v.Changes, c)
 		}
 	}
 	v.Holds = v.Failed == 0
 	return v
+}
+
+// isID reports whether the part is an entry of match for an id. In a policy for
+// another workload there is nothing else to propose.
+func (p *policy) isID(part Part) bool {
+	return part.Kind == PartMatch && p.preset.Claims[part.claim].Kind == presets.Immutable
 }
 
 // parts returns everything that p asks, in the order in which a decision asks
@@ -304,231 +353,9 @@ func (d *deny) part(claims map[string]any) Part {
 }
 
 func (p *policy) riskPart(r *risk, claims map[string]any) Part {
-	_, there := claims[r.claim]
 	return Part{
 		Kind: PartRisk, Path: PartRisk + "." + r.claim, Place: p.at(PartMatch, r.claim),
 		Want: "no run that a stranger may have caused, unless match names it", Got: said(claims, r.claim),
-		Holds: r.named.holds(claims) || there && !r.holds(claims), claim: r.claim,
+		Holds: r.passes(claims), claim: r.claim,
 	}
-}
-
-// change says what would make a part hold. There is nothing to say of a risk
-// where the entry of match for the same claim has its own change.
-func (p *policy) change(part Part, claims map[string]any) (Change, bool) {
-	c := Change{Path: part.Path, Place: part.Place}
-	switch part.Kind {
-	case PartMatch:
-		p.matchChange(&c, part, claims)
-	case PartRisk:
-		if pin := p.pin(part.claim); pin != nil && !pin.holds(claims) {
-			return c, false
-		}
-		p.riskChange(&c, part.claim, claims)
-	case PartNames:
-		c.Token = part.claim + ": " + part.Want
-		if v, ok := claims[part.claim].(string); ok {
-			c.YAML = part.claim + ": " + flow(v)
-			c.Note = "names only say what the ids stand for: change it if the rename is meant"
-		}
-	case PartWhen:
-		c.Token = whenWants(part)
-	case PartGuardrails:
-		c.Note = "guardrails deny it, and no policy can change that"
-	case PartExpires:
-		c.Note = "it has ended: give it a later expires if it is still meant"
-	}
-	return c, true
-}
-
-// matchChange adds the token's value to an entry of match. An id is another
-// workload: the policy is not for this one.
-func (p *policy) matchChange(c *Change, part Part, claims map[string]any) {
-	pin := p.pin(part.claim)
-	c.Token = part.claim + ": " + part.Want
-	v, there := claims[part.claim]
-	switch {
-	case p.preset.Claims[part.claim].Kind == presets.Immutable && there:
-		c.Note = fmt.Sprintf("the policy is for another %s; write one for %s", part.claim, quoted(v))
-	case p.riskOf(part.claim, v):
-		p.riskChange(c, part.claim, claims)
-	case there && isPlain(v):
-		c.YAML = part.claim + ": " + flowList(pin, v)
-	}
-}
-
-// isPlain reports whether match takes v as a value: it refuses those that look
-// like patterns.
-func isPlain(v any) bool {
-	s, isText := v.(string)
-	list, isList := v.([]string)
-	return !isText && !isList || isText && s != "" && !strings.ContainsAny(s, "*?|") && !looksRegular(s) || len(list) > 0
-}
-
-// riskOf reports whether v is a value of the claim that the preset distrusts.
-func (p *policy) riskOf(claim string, v any) bool {
-	return slices.ContainsFunc(p.risks, func(r risk) bool {
-		return r.claim == claim && r.holds(map[string]any{claim: v})
-	})
-}
-
-// whyRisky says why the preset distrusts a value that it distrusts.
-func (p *policy) whyRisky(claim string, v any) string {
-	for _, r := range p.risks {
-		if r.claim == claim && r.why != "" && r.holds(map[string]any{claim: v}) {
-			return r.why
-		}
-	}
-	return "may be a stranger's"
-}
-
-// riskChange names the value in match.
-func (p *policy) riskChange(c *Change, claim string, claims map[string]any) {
-	v, there := claims[claim]
-	if !there {
-		c.Token = "a value of " + claim
-		return
-	}
-	pin := p.pin(claim)
-	if pin == nil {
-		pin = &condition{claim: claim}
-	}
-	c.YAML = claim + ": " + flowList(pin, v)
-	c.Note = "such a run " + p.whyRisky(claim, v) + ": name it only in a policy for credentials of class read"
-}
-
-// flowList writes a condition with one more value as it stands in match. Of a
-// claim that is a list, which is not empty, one item will do.
-func flowList(c *condition, v any) string {
-	var list []string
-	for _, have := range c.values {
-		list = append(list, flow(have))
-	}
-	for _, g := range c.globs {
-		list = append(list, "{glob: "+flow(string(g))+"}")
-	}
-	for _, h := range c.has {
-		list = append(list, "{contains: "+flow(h)+"}")
-	}
-	switch v := v.(type) {
-	case []string:
-		list = append(list, "{contains: "+flow(v[0])+"}") // one will do
-	default:
-		list = append(list, flow(v))
-	}
-	if len(list) == 1 {
-		return list[0]
-	}
-	return "[" + strings.Join(list, ", ") + "]"
-}
-
-// flow writes a value of a claim as YAML and JSON both have it.
-func flow(v any) string {
-	if s, ok := v.(string); ok {
-		return strconv.Quote(s)
-	}
-	return fmt.Sprint(v)
-}
-
-// A spot is where a part of a policy stands: an entry of match, one value of
-// it, a name, when or one line of it.
-type spot struct {
-	field, claim string
-	option       string // as condition.wanted has it; "" for the entry
-	line         int    // in the policy's file
-	from         string // "file:line" in another: of the defaults that it is from
-}
-
-// at returns "file:line" of a part, or of the policy if it has no place of its
-// own.
-func (p *policy) at(field, claim string) string { return p.optionAt(field, claim, "") }
-
-func (p *policy) optionAt(field, claim, option string) string {
-	place := p.place
-	for _, s := range p.spots {
-		if s.field != field || s.claim != claim || s.option != "" && s.option != option {
-			continue
-		}
-		place = s.from
-		if place == "" {
-			file, _, _ := cutLast(p.place, ":")
-			place = fmt.Sprintf("%s:%d", file, s.line)
-		}
-		if s.option == option {
-			break
-		}
-	}
-	return place
-}
-
-// cutLast cuts s around the last sep.
-func cutLast(s, sep string) (before, after string, found bool) {
-	i := strings.LastIndex(s, sep)
-	if i < 0 {
-		return s, "", false
-	}
-	return s[:i], s[i+len(sep):], true
-}
-
-// spots notes where the parts of p stand.
-func (c *compiler) spots(p *policy) []spot {
-	var list []spot
-	add := func(field, claim, option string, path strictyaml.Path) {
-		list = append(list, spot{field: field, claim: claim, option: option, line: c.doc.Line(path)})
-	}
-	if !p.expires.IsZero() {
-		add(PartExpires, "", "", strictyaml.Path{PartExpires})
-	}
-	for i := range p.names {
-		add(PartNames, p.names[i].claim, "", strictyaml.Path{PartNames, p.names[i].claim})
-	}
-	for i := range p.match {
-		claim := p.match[i].claim
-		value, own := c.in.Match[claim]
-		if !own {
-			list = append(list, c.inheritedSpot(p, claim))
-			continue
-		}
-		add(PartMatch, claim, "", strictyaml.Path{PartMatch, claim})
-		values, _ := value.([]any)
-		for j, v := range values {
-			add(PartMatch, claim, optionText(v), strictyaml.Path{PartMatch, claim, j})
-		}
-	}
-	if p.when != nil {
-		list = append(list, c.whenSpots()...)
-	}
-	return list
-}
-
-// inheritedSpot is where the nearest defaults with an entry for claim stand.
-func (c *compiler) inheritedSpot(p *policy, claim string) spot {
-	for _, d := range c.defaults {
-		if slices.ContainsFunc(d.match[p.issuer], func(c condition) bool { return c.claim == claim }) {
-			return spot{field: PartMatch, claim: claim, from: d.place}
-		}
-	}
-	return spot{field: PartMatch, claim: claim, from: p.place}
-}
-
-// whenSpots notes the line of the condition, and of each line within it.
-func (c *compiler) whenSpots() []spot {
-	path := strictyaml.Path{PartWhen}
-	list := []spot{{field: PartWhen, line: c.doc.Line(path)}}
-	for n := range strings.Count(strings.TrimSpace(c.in.When), "\n") + 1 {
-		line := c.doc.TextProblem(path, n+1, 1, "").Line
-		list = append(list, spot{field: PartWhen, claim: strconv.Itoa(n + 1), line: line})
-	}
-	return list
-}
-
-// optionText returns what condition.wanted says of one value of a list.
-func optionText(v any) string {
-	form, _ := v.(map[string]any)
-	if g, ok := form["glob"].(string); ok {
-		return (&condition{globs: []glob{glob(g)}}).wanted()
-	}
-	if h, ok := form["contains"].(string); ok {
-		return (&condition{has: []string{h}}).wanted()
-	}
-	return (&condition{values: []any{v}}).wanted()
 }

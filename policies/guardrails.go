@@ -97,8 +97,11 @@ func (l *loader) compileGuardrails() []*guardrails {
 		var in guardrailsDocument
 		problems := s.doc.Decode(&in)
 		r := reader{loader: l, doc: s.doc, folder: s.folder, issuer: in.Issuer}
-		list = append(list, r.guardrails(&in))
-		l.problems = append(l.problems, problems.And(r.problems.Limit())...)
+		g := r.guardrails(&in)
+		if problems = problems.And(r.problems.Limit()); len(problems) == 0 {
+			list = append(list, g) // policies are not held to what may not be meant
+		}
+		l.problems = append(l.problems, problems...)
 	}
 	return list
 }
@@ -117,9 +120,7 @@ func (r *reader) guardrails(in *guardrailsDocument) *guardrails {
 		r.fail(path, "unsafe must be refuse; leave it out to let policies say unsafe")
 	}
 	r.guards(in)
-	r.most(strictyaml.Path{"deny"}, len(in.Deny), maxRules)
-	r.most(strictyaml.Path{"credentials"}, len(in.Credentials), maxRules)
-	if len(r.problems) > 0 {
+	if !r.most(strictyaml.Path{"deny"}, len(in.Deny), maxRules) || !r.most(strictyaml.Path{"credentials"}, len(in.Credentials), maxRules) {
 		return g
 	}
 	namesClaims := len(in.Deny)+len(in.Require)+len(in.Credentials) > 0

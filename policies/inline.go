@@ -222,18 +222,24 @@ func (r *reader) onlyWithFixture(path strictyaml.Path) {
 
 // fixture returns the claims of a preset's example, nil if there is none of
 // that name.
-func (r *reader) fixture(path strictyaml.Path, variant string, p *presets.Preset) map[string]any {
+func (r *reader) fixture(path strictyaml.Path, name string, p *presets.Preset) map[string]any {
+	key := r.issuer + " " + name
+	if claims, ok := r.loader.fixtures[key]; ok {
+		return maps.Clone(claims)
+	}
 	known := Fixtures(p)
-	if !slices.Contains(known, variant) {
-		r.fail(path, "preset %s has no fixture %q%s; it has: %s", p.Name, variant,
-			strictyaml.DidYouMean(variant, known), cmp.Or(strings.Join(known, ", "), "none"))
+	if !slices.Contains(known, name) {
+		r.fail(path, "preset %s has no fixture %q%s; it has: %s", p.Name, name,
+			strictyaml.DidYouMean(name, known), cmp.Or(strings.Join(known, ", "), "none"))
 		return nil
 	}
-	claims, err := Fixture(p, variant)
+	claims, err := Fixture(p, name)
 	if err != nil {
-		r.fail(path, "reading the fixture %s of preset %s: %v", variant, p.Name, err)
+		r.fail(path, "reading the fixture %s of preset %s: %v", name, p.Name, err)
+		return nil
 	}
-	return claims
+	r.loader.fixtures[key] = claims
+	return maps.Clone(claims)
 }
 
 // remove takes away the claims that a test wants absent.

@@ -37,8 +37,10 @@ type Finding struct {
 
 	// Token has the claims of a token, made up, that shows it, and Shows what
 	// comes of that token, as the policies decide it.
-	Token map[string]any `json:"token,omitempty"`
-	Shows string         `json:"shows,omitempty"`
+	// Telling are the names of those claims that it hangs on.
+	Token   map[string]any `json:"token,omitempty"`
+	Shows   string         `json:"shows,omitempty"`
+	Telling []string       `json:"telling,omitempty"`
 
 	// Mend is what to change so that the finding is gone: all of it.
 	Mend []Edit `json:"mend"`
@@ -60,9 +62,10 @@ type Edit struct {
 
 // A written is a policy as it was read.
 type written struct {
-	doc    *strictyaml.Document
-	in     *document
-	folder string
+	doc     *strictyaml.Document
+	in      *document
+	folder  string
+	example map[string]any // claims of a token of the issuer; not to be changed
 }
 
 // A Rule is one thing that [Set.Lint] looks for.
@@ -92,7 +95,8 @@ func (s *Set) Lint(progress func(done int)) []Finding {
 	shared := newNeighbours(s.policies)
 	var findings []Finding
 	for i, p := range s.policies {
-		l := &linter{set: s, p: p, neighbours: shared}
+		alone := &Set{index: newIndex([]*policy{p}), issuers: s.issuers, credentials: s.credentials}
+		l := &linter{set: s, alone: alone, p: p, neighbours: shared}
 		findings = append(findings, l.run()...)
 		if progress != nil {
 			progress(i + 1)
@@ -108,11 +112,13 @@ func (s *Set) Lint(progress func(done int)) []Finding {
 // A linter looks at one policy.
 type linter struct {
 	set        *Set
+	alone      *Set // of the policy only
 	p          *policy
 	neighbours *neighbours
-	usual      map[string]any // the claims of a token that it grants to; nil if none was found
-	proven     bool           // if usual is nil: there is none
-	rule       Rule           // whose turn it is
+	usual      map[string]any  // the claims of a token that it grants to; nil if none was found
+	proven     bool            // if usual is nil: there is none
+	about      map[string]bool // claims that the policy is about
+	rule       Rule            // whose turn it is
 	findings   []Finding
 }
 
@@ -150,17 +156,19 @@ func (l *linter) find(place strictyaml.Problem, token map[string]any, mend []Edi
 		Message: fmt.Sprintf(format, args...), Mend: mend,
 	}
 	if token != nil {
-		f.Token, f.Shows = token, l.shows(token)
+		f.Token, f.Shows, f.Telling = token, l.shows(token), l.telling(token)
 	}
 	l.findings = append(l.findings, f)
 }
 
-// shows says what the policies decide about a token.
+// shows says what the policy alone decides about a token, as [Set.Decide] does
+// it. What it grants, all policies together grant; and to ask them all each
+// time would take a project with thousands of policies minutes.
 func (l *linter) shows(claims map[string]any) string {
 	id := &issuers.Identity{Issuer: l.p.issuer, Claims: claims}
 	var granted, recorded []string
 	for _, g := range l.p.grants {
-		d, err := l.set.Decide(id, g.Credential)
+		d, err := l.alone.Decide(id, g.Credential)
 		switch {
 		case err == nil:
 			granted = append(granted, g.Credential)
@@ -174,7 +182,30 @@ func (l *linter) shows(claims map[string]any) string {
 	case len(recorded) > 0:
 		return "would be granted " + strings.Join(recorded, ", ") + " (mode shadow)"
 	}
+	if l.p.expired() {
+		return "is refused: the policy has expired"
+	}
 	return "is refused: " + l.p.why(claims)
+}
+
+// telling returns the claims that the policy is about, and those in which the
+// token differs from the usual one.
+func (l *linter) telling(token map[string]any) []string {
+	if l.about == nil {
+		l.about = map[string]bool{}
+		for _, m := range l.claims() {
+			l.about[m.name] = true
+		}
+	}
+	var list []string
+	for claim, v := range token {
+		usual, there := l.usual[claim]
+		if l.about[claim] || l.usual != nil && (!there || fmt.Sprint(v) != fmt.Sprint(usual)) {
+			list = append(list, claim)
+		}
+	}
+	slices.Sort(list)
+	return list
 }
 
 // like returns the claims of a token that the policy grants to and that has

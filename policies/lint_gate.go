@@ -100,7 +100,7 @@ func (l *linter) held(h presets.Hold) any {
 		return true
 	case h.Value != "":
 		return h.Value
-	case h.Claim == l.p.preset.Environment:
+	case h.Claim == l.p.preset.Environment && decl.Kind != presets.Immutable:
 		return "production"
 	}
 	for _, r := range l.p.risks {
@@ -460,7 +460,7 @@ func (l *linter) isRisk(claim string) bool {
 
 // wrongShape holds values against those of a token that was recorded.
 func (l *linter) wrongShape() {
-	example := exampleClaims(l.p.preset)
+	example := l.p.written.example
 	for _, s := range l.spellings() {
 		usual, _ := example[s.claim].(string)
 		switch {

@@ -59,11 +59,7 @@ func (l *linter) isExpired() {
 	kept := *l.p
 	kept.expires = time.Time{}
 	token, _ := kept.witness()
-	f := len(l.findings)
-	l.find(l.at("expires"), nil, l.whole("it grants nothing"), "the policy has expired at %s", l.p.expires.Format(time.RFC3339))
-	if token != nil {
-		l.findings[f].Token, l.findings[f].Shows = token, "is refused: the policy has expired"
-	}
+	l.find(l.at("expires"), token, l.whole("it grants nothing"), "the policy has expired at %s", l.p.expires.Format(time.RFC3339))
 }
 
 func (l *linter) unsafeInForce() {

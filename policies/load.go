@@ -1,14 +1,17 @@
 package policies
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/brevet-dev/brevet/policies/strictyaml"
 )
@@ -16,8 +19,12 @@ import (
 const (
 	// maxFile is the largest file read, in bytes, and maxDocument the largest
 	// document. A policy with twenty tests has about 5 KiB.
-	maxFile     = 256 << 10
+	maxFile     = 128 << 10
 	maxDocument = 64 << 10
+
+	// maxFolder is the most that is read of all files: 10 000 policies with
+	// their tests have a third of it.
+	maxFolder = 128 << 20
 )
 
 // testSuffix ends the names, without .yaml or .yml, of files that hold tests.
@@ -37,7 +44,10 @@ func Load(dir string, o Options) (*Set, error) { return LoadFS(os.DirFS(dir), di
 // LoadFS is [Load] for a folder that is not on the disk; dir is its name in
 // problems.
 func LoadFS(fsys fs.FS, dir string, o Options) (*Set, error) {
-	l := loader{dir: dir, fsys: fsys, options: o, named: map[string]string{}, languages: map[string]*language{}}
+	l := loader{
+		dir: dir, fsys: fsys, options: o, named: map[string]string{}, languages: map[string]*language{},
+		conditions: map[string]*when{}, fixtures: map[string]map[string]any{}, examples: map[string]map[string]any{},
+	}
 	for _, name := range l.find() {
 		l.read(name)
 	}
@@ -63,12 +73,25 @@ type loader struct {
 	options  Options
 	problems strictyaml.Problems
 
-	policies, defaults, guardrails []*source
-	tests                          []*source // documents of *_test.yaml
+	files                []file // that may hold policies
+	defaults, guardrails []*source
+	tests                []*source // documents of *_test.yaml
 
-	named     map[string]string    // place ("file:line") by kind and full name
-	languages map[string]*language // by issuer, made when first needed
-	sums      strings.Builder      // what sha256sum prints for the files
+	named      map[string]string         // place ("file:line") by kind and full name
+	languages  map[string]*language      // by issuer, made when first needed
+	conditions map[string]*when          // compiled, by issuer and text: those of many policies are the same
+	fixtures   map[string]map[string]any // by issuer and name, read when first needed
+	examples   map[string]map[string]any // claims of a token by issuer, for lint
+	size       int                       // bytes read
+	sums       strings.Builder           // what sha256sum prints for the files
+}
+
+// A file was read and not yet parsed.
+type file struct {
+	path   string // for problems
+	folder string // from the root with slashes; "." is the root
+	digest string
+	data   []byte
 }
 
 // A source is a document that was read and not yet compiled.
@@ -76,6 +99,7 @@ type source struct {
 	folder string // of its file, from the root with slashes; "." is the root
 	digest string // of its file
 	doc    *strictyaml.Document
+	isKept bool // its file may hold rules, which were compiled already
 }
 
 // report adds a problem with the file name as a whole.
@@ -127,43 +151,68 @@ func (l *loader) isPolicy(name string) bool {
 	return false
 }
 
-// read reads the documents of one file.
+// read reads one file, and parses what policies are compiled with. The policies
+// themselves are many: compilePolicies parses their files again and keeps
+// nothing of them.
 func (l *loader) read(name string) {
 	data, err := readFile(l.fsys, name)
 	if err != nil {
 		l.report(name, "%v", err)
 		return
 	}
-	folder := path.Dir(name)
-	if t := tenantOf(folder); strings.Trim(t, nameLetters) != "" || len(t) > maxName {
+	if l.size += len(data); l.size > maxFolder {
+		if l.size-len(data) <= maxFolder {
+			l.report(".", "the folder holds more than %d MiB of documents", maxFolder>>20)
+		}
+		return
+	}
+	f := file{filepath.Join(l.dir, name), path.Dir(name), digest(data), data}
+	if t := tenantOf(f.folder); strings.Trim(t, nameLetters) != "" || len(t) > maxName {
 		l.report(name, "the folder %.64q is a tenant, whose name may hold at most %d of a-z, 0-9 and -", t, maxName)
 	}
-	sum := digest(data)
-	fmt.Fprintf(&l.sums, "%s  %s\n", strings.TrimPrefix(sum, "sha256:"), name)
-	docs, problems := strictyaml.ParseStream(filepath.Join(l.dir, name), data)
-	l.problems = append(l.problems, problems...)
+	fmt.Fprintf(&l.sums, "%s  %s\n", strings.TrimPrefix(f.digest, "sha256:"), name)
 	isTest := strings.HasSuffix(strings.TrimSuffix(name, path.Ext(name)), testSuffix)
-	for _, doc := range docs {
-		l.sort(&source{folder, sum, doc}, isTest)
+	if isTest || f.mayHoldRules() {
+		sources, problems := f.parse()
+		if l.problems = append(l.problems, problems...); len(problems) > 0 {
+			return
+		}
+		l.keep(sources, isTest)
+	}
+	if !isTest {
+		l.files = append(l.files, f)
 	}
 }
 
-// sort puts a document to those of its kind, which its first key says. One that
-// begins otherwise is a policy whose problems will tell.
-func (l *loader) sort(s *source, isTest bool) {
-	list := &l.policies
-	switch kind := s.doc.FirstKey(); {
-	case s.doc.Size() > maxDocument:
-		l.problems = append(l.problems, s.doc.Problem(nil, "a document has at most %d bytes", maxDocument))
-		return
-	case isTest:
-		list = &l.tests
-	case kind == "defaults":
-		list = &l.defaults
-	case kind == "guardrails":
-		list = &l.guardrails
+// mayHoldRules reports whether a document of the file may begin with defaults
+// or guardrails.
+func (f *file) mayHoldRules() bool {
+	return bytes.Contains(f.data, []byte("defaults")) || bytes.Contains(f.data, []byte("guardrails"))
+}
+
+func (l *loader) keep(sources []*source, isTest bool) {
+	for _, s := range sources {
+		switch kind := s.doc.FirstKey(); {
+		case isTest:
+			l.tests = append(l.tests, s)
+		case kind == "defaults":
+			l.defaults = append(l.defaults, s)
+		case kind == "guardrails":
+			l.guardrails = append(l.guardrails, s)
+		}
 	}
-	*list = append(*list, s)
+}
+
+func (f *file) parse() ([]*source, strictyaml.Problems) {
+	docs, problems := strictyaml.ParseStream(f.path, f.data)
+	sources, kept := make([]*source, len(docs)), f.mayHoldRules()
+	for i, doc := range docs {
+		sources[i] = &source{f.folder, f.digest, doc, kept}
+		if doc.Size() > maxDocument {
+			problems = append(problems, doc.Problem(nil, "a document has at most %d bytes", maxDocument))
+		}
+	}
+	return sources, problems
 }
 
 // tenantOf returns the first level of a folder; "" for the root.
@@ -188,23 +237,67 @@ func readFile(fsys fs.FS, name string) ([]byte, error) {
 	return data, nil
 }
 
+// compilePolicies compiles the policies of all files in their order. Some files
+// are parsed at the same time, and only so many are in memory.
 func (l *loader) compilePolicies(rules []*defaults, rails []*guardrails) []*policy {
 	var list []*policy
-	for _, s := range l.policies {
-		var in document
-		problems := s.doc.Decode(&in)
-		c := compiler{
-			reader: reader{loader: l, doc: s.doc, folder: s.folder, issuer: in.Issuer},
-			in:     &in, digest: s.digest,
-			defaults: above(rules, s.folder),
+	for chunk := range slices.Chunk(l.files, 4*runtime.GOMAXPROCS(0)) {
+		sources, problems := parseAll(chunk)
+		l.problems = append(l.problems, problems...)
+		for _, s := range sources {
+			if p := l.compilePolicy(s, rules, rails); p != nil {
+				list = append(list, p)
+			}
 		}
-		p := c.compile()
-		p.hold(rails, &c)
-		if l.options.Sources {
-			p.written = &written{s.doc, &in, s.folder}
-		}
-		l.problems = append(l.problems, problems.And(c.problems.Limit())...)
-		list = append(list, p)
 	}
 	return list
+}
+
+// parseAll returns the documents of all files, in their order.
+func parseAll(files []file) (all []*source, wrong strictyaml.Problems) {
+	sources, problems := make([][]*source, len(files)), make([]strictyaml.Problems, len(files))
+	var wg sync.WaitGroup
+	for i := range files {
+		wg.Go(func() { sources[i], problems[i] = files[i].parse() })
+	}
+	wg.Wait()
+	return slices.Concat(sources...), slices.Concat(problems...)
+}
+
+// example returns the claims of a token of the policy's issuer.
+func (l *loader) example(p *policy) map[string]any {
+	if p.preset == nil {
+		return nil
+	}
+	claims, ok := l.examples[p.issuer]
+	if !ok {
+		claims = exampleClaims(p.preset)
+		l.examples[p.issuer] = claims
+	}
+	return claims
+}
+
+// compilePolicy returns nil for a document of another kind.
+func (l *loader) compilePolicy(s *source, rules []*defaults, rails []*guardrails) *policy {
+	switch kind := s.doc.FirstKey(); {
+	case (kind == "defaults" || kind == "guardrails") && s.isKept:
+		return nil
+	case kind == "defaults" || kind == "guardrails":
+		l.problems = append(l.problems, s.doc.KeyProblem(strictyaml.Path{kind}, "write the key %s as it is, without escapes", kind))
+		return nil
+	}
+	var in document
+	problems := s.doc.Decode(&in)
+	c := compiler{
+		reader: reader{loader: l, doc: s.doc, folder: s.folder, issuer: in.Issuer},
+		in:     &in, digest: s.digest,
+		defaults: above(rules, s.folder),
+	}
+	p := c.compile()
+	p.hold(rails, &c)
+	if l.options.Sources {
+		p.written = &written{s.doc, &in, s.folder, l.example(p)}
+	}
+	l.problems = append(l.problems, problems.And(c.problems.Limit())...)
+	return p
 }

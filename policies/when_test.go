@@ -1,14 +1,9 @@
 package policies_test
 
 import (
-	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/brevet-dev/brevet/policies"
 )
 
 func withWhen(when string) string {
@@ -128,27 +123,4 @@ func TestEmptyWhen(t *testing.T) {
 	if got := messages(t, doc); !slices.Equal(got, want) {
 		t.Errorf("Load = %q, want %q", got, want)
 	}
-}
-
-// manyPolicies loads n policies of as many projects; acme/shop's is one of them.
-func manyPolicies(tb testing.TB, n int) *policies.Set {
-	tb.Helper()
-	dir := tb.TempDir()
-	for i := range n {
-		doc := fmt.Sprintf(`policy: p%d
-issuer: github
-match: {repository_id: "%d", repository_owner_id: "123", ref: refs/heads/main, environment: production, event_name: [push, schedule]}
-names: {repository: acme/shop}
-when: claims.run_attempt == "1"
-grant: [{credential: other, ttl: 1m}]
-`, i, 456+i)
-		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%d.yaml", i)), []byte(doc), 0o600); err != nil {
-			tb.Fatal(err)
-		}
-	}
-	set, err := policies.Load(dir, options())
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return set
 }

@@ -133,6 +133,7 @@ func (s *observed) part(e ast.NavigableExpr) Part {
 	}
 	if part.Join = joins(e); part.Join != "" {
 		part.Parts = s.operands(e, part.Join)
+		part.Place = part.Parts[0].Place // CEL has the operator's
 	}
 	return part
 }

@@ -253,7 +253,7 @@ func unheard(decl presets.Claim, conditions []*condition, literals []any) []any 
 	}
 	text := fresh(known.String())
 	if decl.Kind == presets.Immutable {
-		return []any{strings.Repeat(text, 4)}
+		return []any{strings.Repeat(freshOf("9876543210", known.String(), text), 4)}
 	}
 	return []any{text, "refs/heads/" + text}
 }
@@ -261,23 +261,33 @@ func unheard(decl presets.Claim, conditions []*condition, literals []any) []any 
 // fresh returns one letter or digit that is not in known: a glob fits a text
 // with it only if it has a * there.
 func fresh(known string) string {
-	for _, r := range "x9yz7qjkvw8bpfgcm65dulnh4rsoi3tae210" {
-		if !strings.ContainsRune(known, r) {
-			return string(r)
-		}
-	}
 	r := '\u3400' // some character; there are thousands more
 	for strings.ContainsRune(known, r) {
 		r++
 	}
-	return string(r)
+	return freshOf("x9yz7qjkvw8bpfgcm65dulnh4rsoi3tae210", known, string(r))
+}
+
+// freshOf returns the first of the signs that is not in known, or else.
+func freshOf(signs, known, or string) string {
+	for _, r := range signs {
+		if !strings.ContainsRune(known, r) {
+			return string(r)
+		}
+	}
+	return or
 }
 
 // plausible returns the claims of a token that a job may well have: all that
 // are required, and what p wants of the others, so far as one value at a time
 // can say.
 func plausible(p *policy) map[string]any {
-	claims := exampleClaims(p.preset)
+	var claims map[string]any
+	if p.written != nil {
+		claims = maps.Clone(p.written.example)
+	} else {
+		claims = exampleClaims(p.preset)
+	}
 	for name, decl := range p.preset.Claims {
 		if _, there := claims[name]; !there && !decl.Optional {
 			claims[name] = usual(p, name, decl)

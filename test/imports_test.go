@@ -18,7 +18,7 @@ var mayImport = map[string][]string{
 	"broker/api":          {},
 	"issuers/presets":     {},
 	"issuers":             {"issuers/presets"},
-	"issuers/lab":         {},
+	"issuers/lab":         {"issuers/presets"},
 	"policies/strictyaml": {},
 	"policies/gitdir":     {},
 	"policies":            {"issuers", "issuers/presets", "policies/strictyaml"},

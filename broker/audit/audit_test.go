@@ -325,6 +325,8 @@ func TestEncode(t *testing.T) {
 		{"much drift", broker.Event{Drift: list}, `"cut":["cause","asked","drift"]`},
 		{"many shadows", broker.Event{Shadow: list}, `"cut":["cause","asked","drift","shadow"]`},
 		{"long claims", broker.Event{Who: &broker.Who{Subject: "sub", Claims: map[string]any{"x": long}}}, `"cut":["cause","asked","drift","shadow","who.claims"]`},
+		{"undeclared claims", broker.Event{Undeclared: map[string]json.RawMessage{"x": json.RawMessage("{\"line\": \"\\n\\u2028<\"}")}}, ""},
+		{"many of them", broker.Event{Undeclared: map[string]json.RawMessage{"x": json.RawMessage(`"` + strings.Repeat("a", 70<<10) + `"`)}}, `"who.claims","undeclared"]`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -193,6 +193,7 @@ func cuts() []cut {
 				e.Who = &who
 			}
 		}},
+		{"undeclared", func(e *broker.Event) { e.Undeclared = nil }},
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 func policyCommand() *cobra.Command {
 	return group("policy", "Test, lint, explain and compare policies",
 		policyTestCommand(),
+		policyLintCommand(),
 		policyExplainCommand(),
 		policyFixturesCommand(),
 		policyDiffCommand(),

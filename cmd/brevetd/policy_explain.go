@@ -14,6 +14,7 @@ import (
 
 	"github.com/brevet-dev/brevet/issuers"
 	"github.com/brevet-dev/brevet/policies"
+	"github.com/brevet-dev/brevet/policies/strictyaml"
 )
 
 // maxClaimsFile bounds files of claims and tokens: a token has at most 16 KiB.
@@ -121,8 +122,8 @@ func explain(ctx context.Context, file string, in *explainInput, stdin io.Reader
 	if !ok {
 		return nil, fmt.Errorf("issuer %q is not configured", name)
 	}
-	if !c.hasCredential(in.credential) {
-		return nil, fmt.Errorf("credential %q is not configured", in.credential)
+	if in.credential != "" && !slices.Contains(c.credentialNames(), in.credential) {
+		return nil, fmt.Errorf("credential %q is not configured%s", in.credential, strictyaml.DidYouMean(in.credential, c.credentialNames()))
 	}
 	id := &issuers.Identity{Issuer: name, Preset: preset}
 	if id.Claims, r.Unused, err = policies.Claims(preset, raw); err != nil {
@@ -137,14 +138,12 @@ func explain(ctx context.Context, file string, in *explainInput, stdin io.Reader
 // section 4.1).
 func registered() []string { return []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti"} }
 
-// hasCredential reports whether the credential is configured; "" is none.
-func (c *config) hasCredential(name string) bool {
+func (c *config) credentialNames() []string {
+	var names []string
 	for i := range c.Credentials {
-		if c.Credentials[i].Name == name {
-			return true
-		}
+		names = append(names, c.Credentials[i].Name)
 	}
-	return name == ""
+	return names
 }
 
 // An explainer finds the claims that are to be explained.
@@ -175,11 +174,20 @@ func (x *explainer) read(ctx context.Context, stdin io.Reader) (map[string]any, 
 	if x.in.claims == "-" {
 		x.report.Source = "claims from stdin"
 	}
-	if inner, ok := raw["claims"].(map[string]any); ok {
-		raw = inner
-	}
+	raw = within(raw)
 	name, err := x.issuer(raw)
 	return raw, name, err
+}
+
+// within returns the claims in what "brevet claims --json" prints, or in the who
+// of a line of the audit log, or raw if it is neither.
+func within(raw map[string]any) map[string]any {
+	for _, member := range []string{"token", "claims"} {
+		if inner, ok := raw[member].(map[string]any); ok {
+			return inner
+		}
+	}
+	return raw
 }
 
 // shown reads a token. What is wrong with it must not keep its owner from
@@ -194,7 +202,7 @@ func (x *explainer) shown(ctx context.Context, stdin io.Reader) (map[string]any,
 	if err != nil {
 		return nil, "", fmt.Errorf("reading the token: %w", err)
 	}
-	x.report.Source = "a token that was not verified: anybody can write one"
+	x.report.Source = "a token that was not verified: signature, audience and times may be anything"
 	if x.in.verify {
 		x.report.Source = "a token that was verified"
 		if _, err := x.issuers.Verify(ctx, token); err != nil {
@@ -320,24 +328,26 @@ func (r *explanation) writeAnswers(out *strings.Builder, p palette) {
 		out.WriteString("No policy is for this project or owner.\n")
 	}
 	for _, a := range r.Answers {
-		fmt.Fprintf(out, "%s: %s\n", plain(a.Credential), answerText(a, p))
+		text := wrapped("", a.Credential+": "+answerText(a))
+		text = strings.Replace(text, ": yes", ": "+p.good("yes"), 1)
+		out.WriteString(strings.Replace(text, ": no;", ": "+p.bad("no")+";", 1))
 	}
 }
 
-func answerText(a policies.Answer, p palette) string {
+func answerText(a policies.Answer) string {
 	switch {
+	case a.Granted && a.Unsafe != "":
+		return fmt.Sprintf("yes, by policy %s, which is unsafe: ttl %s, max_ttl %s", a.Policy, a.TTL, a.MaxTTL)
 	case a.Granted:
-		unsafe := ""
-		if a.Unsafe != "" {
-			unsafe = ", which is unsafe"
-		}
-		return p.good("yes") + fmt.Sprintf(", by policy %s%s: ttl %s, max_ttl %s", a.Policy, unsafe, a.TTL, a.MaxTTL)
+		return fmt.Sprintf("yes, by policy %s: ttl %s, max_ttl %s", a.Policy, a.TTL, a.MaxTTL)
 	case len(a.Shadow) > 0:
-		return p.bad("no") + "; policies in mode shadow would grant it: " + strings.Join(a.Shadow, ", ")
+		return "no; policies in mode shadow would grant it: " + strings.Join(a.Shadow, ", ")
 	case len(a.Drift) > 0:
-		return p.bad("no") + "; only names keep policies from granting it: " + strings.Join(a.Drift, ", ")
+		return "no; only names keep policies from granting it: " + strings.Join(a.Drift, ", ")
+	case a.Nearest != "":
+		return fmt.Sprintf("no; the nearest is policy %s, where %s fails", a.Nearest, plain(a.Fails))
 	}
-	return p.bad("no")
+	return "no; no policy for this project or owner has a grant for it"
 }
 
 func writeVerdict(out *strings.Builder, p palette, v *policies.Verdict, nearest bool) {
@@ -368,8 +378,10 @@ func verdictText(v *policies.Verdict, nearest bool) string {
 	switch {
 	case v.Holds:
 		s += "; holds"
+	case v.Failed == 1:
+		s += fmt.Sprintf("; 1 of %s fails: %s", count(len(v.Parts), "part"), v.First)
 	default:
-		s += fmt.Sprintf("; %d of %s not hold, %s first", v.Failed, does(len(v.Parts)), v.First)
+		s += fmt.Sprintf("; %d of %s fail, %s first", v.Failed, count(len(v.Parts), "part"), v.First)
 	}
 	if nearest {
 		s += "; the nearest"
@@ -378,13 +390,6 @@ func verdictText(v *policies.Verdict, nearest bool) string {
 		s += "; for another project or owner"
 	}
 	return s
-}
-
-func does(parts int) string {
-	if parts == 1 {
-		return "1 part does"
-	}
-	return fmt.Sprintf("%d parts do", parts)
 }
 
 func mark(p palette, holds bool) string {

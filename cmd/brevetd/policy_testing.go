@@ -64,6 +64,7 @@ type testReport struct {
 	OK       bool               `json:"ok"`
 	Failed   int                `json:"failed"`
 	Tests    []testLine         `json:"tests"`
+	Warnings []policies.Warning `json:"warnings"` // of policies that are unsafe
 	Coverage *policies.Coverage `json:"coverage,omitempty"`
 }
 
@@ -84,7 +85,7 @@ func runTests(ctx context.Context, file string, coverage bool) (*testReport, err
 	if err != nil {
 		return nil, err
 	}
-	r := &testReport{Tests: []testLine{}}
+	r := &testReport{Tests: []testLine{}, Warnings: append([]policies.Warning{}, set.Warnings()...)}
 	for _, t := range set.Test() {
 		at, line := splitPlace(t.Pos)
 		r.Tests = append(r.Tests, testLine{t.Policy, t.Name, at, line, t.Passed, t.Message})
@@ -156,6 +157,9 @@ func writeTests(w io.Writer, r *testReport) error {
 	}
 	if r.Failed == 0 {
 		fmt.Fprintf(&out, "%s passed\n", count(len(r.Tests), "test"))
+	}
+	for _, warning := range r.Warnings {
+		out.WriteString(wrapped("", warning.String()))
 	}
 	if r.Coverage != nil {
 		writeCoverage(&out, r.Coverage)
@@ -263,11 +267,16 @@ func (t *testLine) junit() junitCase {
 }
 
 // writeAnnotations writes workflow commands of GitHub Actions: an error at each
-// test that failed, a notice at what no test has seen.
+// test that failed, a warning at each policy that is unsafe, and a notice at
+// what no test has seen.
 func writeAnnotations(w io.Writer, r *testReport) error {
 	var out strings.Builder
 	for _, t := range failures(r.Tests) {
 		annotate(&out, "error", t.File, t.Line, t.title(), t.Message)
+	}
+	for _, warning := range r.Warnings {
+		file, line := splitPlace(warning.Place)
+		annotate(&out, "warning", file, line, warning.Policy, warning.Message)
 	}
 	if r.Coverage != nil {
 		for _, u := range r.Coverage.Unseen {

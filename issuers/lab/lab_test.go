@@ -169,6 +169,64 @@ func TestES256AndRotation(t *testing.T) {
 	}
 }
 
+// Every algorithm's tokens verify with a stock client.
+func TestAlgorithms(t *testing.T) {
+	for _, alg := range []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"} {
+		l := start(t, lab.Options{Preset: "generic", Algorithm: alg})
+		raw, err := l.Mint("a", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys := oidc.NewRemoteKeySet(t.Context(), l.URL+"/.well-known/jwks")
+		config := &oidc.Config{ClientID: "a", SupportedSigningAlgs: []string{alg}}
+		if _, err := oidc.NewVerifier(l.URL, keys, config).Verify(t.Context(), raw); err != nil {
+			t.Errorf("%s: %v", alg, err)
+		}
+	}
+}
+
+// What is inside of objects can be played by the preset's name for it, and
+// numbers and booleans stay what they are.
+func TestPlayedInsideOfObjects(t *testing.T) {
+	l := start(t, lab.Options{Preset: "kubernetes", Claims: map[string]any{"namespace": "build", "pod": nil}})
+	for range 2 { // the first does not change what the second gets
+		_, raw := fetch(t, l, "bearer "+l.RequestToken, "&audience=a&claim.service_account=shop&claim.warnafter=7&claim.node=")
+		claims := verify(t, l, raw, "a")
+		inner, _ := claims["kubernetes.io"].(map[string]any)
+		account, _ := inner["serviceaccount"].(map[string]any)
+		pod, _ := inner["pod"].(map[string]any)
+		node, _ := inner["node"].(map[string]any)
+		if claims["sub"] != "system:serviceaccount:build:shop" || account["uid"] == nil || inner["warnafter"] != 7.0 ||
+			pod["name"] != nil || pod["uid"] == nil || node["name"] != nil || node["uid"] == nil {
+			t.Errorf("claims = %v", claims)
+		}
+		if claims["namespace"] != nil {
+			t.Error("the claim was set at the top, too")
+		}
+		_, raw = fetch(t, l, "bearer "+l.RequestToken, "&audience=a")
+		if claims := verify(t, l, raw, "a"); claims["sub"] != "system:serviceaccount:build:shop-deploy" {
+			t.Errorf("the next token has %v", claims["sub"])
+		}
+	}
+	l = start(t, lab.Options{Preset: "circleci"})
+	_, raw := fetch(t, l, "bearer "+l.RequestToken, "&audience=a&claim.oidc.circleci.com/ssh-rerun=true")
+	if claims := verify(t, l, raw, "a"); claims["oidc.circleci.com/ssh-rerun"] != true {
+		t.Errorf("claims = %v", claims)
+	}
+}
+
+// The token that a job gets without asking has the platform's default audience.
+func TestDefaultAudience(t *testing.T) {
+	for preset, want := range map[string]string{
+		"github": "https://github.com/acme", "buildkite": "https://buildkite.com/acme", "azure-devops": "api://AzureADTokenExchange",
+		"vercel": "https://vercel.com/acme", "circleci": "9f1c2d3e-4b5a-4c6d-8e7f-0a1b2c3d4e5f", "google": "default",
+	} {
+		l := start(t, lab.Options{Preset: preset})
+		_, raw := fetch(t, l, "bearer "+l.RequestToken, "")
+		verify(t, l, raw, want)
+	}
+}
+
 func TestIssuerWithPath(t *testing.T) {
 	var l *lab.Lab
 	outer, err := lab.Start(lab.Options{}) // only for a free address

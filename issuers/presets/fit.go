@@ -12,11 +12,12 @@ func Fit(pattern, s string) (parts map[string]string, ok bool) {
 	parts = make(map[string]string)
 	for {
 		literal, rest, more := strings.Cut(pattern, "{")
-		if s, ok = strings.CutPrefix(s, literal); !ok {
+		s, ok = strings.CutPrefix(s, literal)
+		if !ok || !more && s != "" {
 			return nil, false
 		}
 		if !more {
-			return parts, s == ""
+			return parts, true
 		}
 		name, after, _ := strings.Cut(rest, "}")
 		end := partEnd(name, after, s)

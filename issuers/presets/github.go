@@ -50,13 +50,9 @@ func github() *Preset {
 			{"the event", []Gate{{{Claim: "event_name"}}}},
 		},
 		Risks: []Risk{{
-			Claim: "event_name",
-			Values: []string{
-				"pull_request", "pull_request_target", "pull_request_review", "pull_request_review_comment",
-				"workflow_run", "issue_comment", "issues", "commit_comment",
-				"discussion", "discussion_comment", "fork", "gollum", "watch",
-			},
-			Why: "runs on the merge of code that nobody has reviewed, or with the claims of the default branch on a stranger's input",
+			Claim:  "event_name",
+			Values: strangersEvents(),
+			Why:    "runs on the merge of code that nobody has reviewed, or with the claims of the default branch on a stranger's input",
 		}},
 		Guide: Guide{
 			Job: "With `permissions: {id-token: write}`, `curl -H \"Authorization: bearer $ACTIONS_ID_TOKEN_REQUEST_TOKEN\" " +
@@ -102,6 +98,16 @@ func github() *Preset {
 			"check_run_id":          maybe(String, Immutable, "the job, also within a matrix").unverified(),
 			"runner_environment":    must(String, Platform, "whose runner it is").of("github-hosted", "self-hosted"),
 		},
+	}
+}
+
+// strangersEvents are those that a stranger can cause or whose code a stranger
+// can have written.
+func strangersEvents() []string {
+	return []string{
+		"pull_request", "pull_request_target", "pull_request_review", "pull_request_review_comment",
+		"workflow_run", "issue_comment", "issues", "commit_comment",
+		"discussion", "discussion_comment", "fork", "gollum", "watch",
 	}
 }
 

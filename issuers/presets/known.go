@@ -7,7 +7,8 @@ import "strings"
 func Known() map[string]*Preset {
 	known := make(map[string]*Preset)
 	for _, p := range []*Preset{
-		github(), gitlab(), buildkite(), circleci(), terraform(), generic(),
+		github(), gitlab(), buildkite(), circleci(), bitbucket(), azureDevOps(), terraform(),
+		kubernetes(), google(), aws(), entra(), fly(), vercel(), spiffe(), forgejo(), generic(),
 	} {
 		known[p.Name] = p
 	}

@@ -118,7 +118,12 @@ func checkBytes(data []byte) *Problem {
 	return nil
 }
 
-func parse(source string) (ast.Node, Problems) {
+func parse(source string) (body ast.Node, problems Problems) {
+	defer func() { // a library's mistake must not end a broker that reads its policies again
+		if v := recover(); v != nil {
+			body, problems = nil, Problems{{Line: 1, Column: 1, Message: fmt.Sprintf("the document cannot be read: %.200v", v)}}
+		}
+	}()
 	tokens := lexer.Tokenize(source)
 	if problems := checkTokens(tokens); len(problems) > 0 {
 		return nil, problems

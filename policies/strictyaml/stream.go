@@ -20,11 +20,18 @@ func ParseStream(file string, data []byte) ([]*Document, Problems) {
 		return nil, Problems{*p}
 	}
 	parts, problems := split(file, string(data))
-	if len(parts) > MaxDocuments {
+	switch {
+	case len(problems) > 0:
+		return nil, problems.Limit()
+	case len(parts) > MaxDocuments:
 		return nil, Problems{{File: file, Message: fmt.Sprintf("the file has more than %d documents; divide it", MaxDocuments)}}
 	}
 	var docs []*Document
 	for _, p := range parts {
+		if p.before > 0 && isComment(p.text) { // the place is that of the marker
+			problems = append(problems, Problem{File: file, Line: p.before, Column: 1, Message: "the document is empty"})
+			continue
+		}
 		doc, more := parsePart(file, p)
 		docs, problems = append(docs, doc), append(problems, more...)
 	}
@@ -65,7 +72,7 @@ func split(file, source string) (parts []part, problems Problems) {
 		if !alone {
 			problems = append(problems, Problem{File: file, Line: i + 1, Column: 1, Message: "three dashes separate documents, three dots end one; write --- on a line of its own"})
 		}
-		if current.text = source[from:begin]; len(parts) > 0 || !isComment(current.text) {
+		if current.text = source[from:begin]; current.before > 0 || !isComment(current.text) {
 			parts = append(parts, current)
 		}
 		from, current = end, part{before: i + 1}

@@ -1,10 +1,8 @@
 package docs
 
 import (
-	"bytes"
 	"encoding/json"
 	"flag"
-	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -27,7 +25,7 @@ import (
 	"github.com/brevet-dev/brevet/issuers/presets"
 )
 
-var update = flag.Bool("update", false, "write the generated tables into the documents")
+var update = flag.Bool("update", false, "write what is generated into the documents")
 
 // TestKeysAreDocumented holds the reference tables to the code: every key,
 // field, event and metric that the code has must begin a row of its table.
@@ -123,59 +121,6 @@ func TestJSONFiles(t *testing.T) {
 			}
 		}
 	}
-}
-
-// TestGeneratedTables compares the tables between "<!-- name -->" and
-// "<!-- end -->" with the presets; -update writes them.
-func TestGeneratedTables(t *testing.T) {
-	file := filepath.Join(root, "docs", "policies.md")
-	data, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := data
-	for name, table := range map[string]string{
-		"triggers": triggerTable(), "claims: github": claimTable("github"), "claims: gitlab": claimTable("gitlab"),
-	} {
-		marked := regexp.MustCompile(`(?s)(<!-- ` + name + ` -->\n).*?(<!-- end -->)`)
-		if !marked.Match(want) {
-			t.Fatalf("policies.md has no place for %q", name)
-		}
-		want = marked.ReplaceAllLiteral(want, []byte("<!-- "+name+" -->\n"+table+"<!-- end -->"))
-	}
-	if bytes.Equal(data, want) {
-		return
-	}
-	if !*update {
-		t.Fatal("the tables of docs/policies.md are not those of the presets; run: go test ./test/docs -run TestGeneratedTables -update")
-	}
-	if err := os.WriteFile(file, want, 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func triggerTable() string {
-	out := "| preset | claim | values that match must name |\n|---|---|---|\n"
-	for _, name := range []string{"github", "gitlab"} {
-		p := presets.Known()[name]
-		for _, r := range p.Risks {
-			out += fmt.Sprintf("| `%s` | `%s` | `%s` |\n", name, r.Claim, strings.Join(r.Values, "` `"))
-		}
-	}
-	return out
-}
-
-func claimTable(preset string) string {
-	p := presets.Known()[preset]
-	out := "| claim | type | kind | meaning |\n|---|---|---|---|\n"
-	for _, name := range slices.Sorted(maps.Keys(p.Claims)) {
-		c, optional := p.Claims[name], ""
-		if c.Optional {
-			optional = " ?"
-		}
-		out += fmt.Sprintf("| `%s`%s | %s | %s | %s |\n", name, optional, c.Type, c.Kind, c.Doc)
-	}
-	return out
 }
 
 // section returns a document's text from a heading to the next of its level.
