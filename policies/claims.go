@@ -11,18 +11,35 @@ import (
 
 // Claims returns those of a token's claims that the preset declares, each with
 // its type, and the sorted names of the others. Numbers in raw are
-// [encoding/json.Number]. A claim inside of an object is looked for there and
-// under the name that the preset gives it. Unlike a verified token the claims
-// may be incomplete: a claim that is not there, or null, is absent.
+// [encoding/json.Number]. Unlike those of a verified token the claims may be
+// incomplete: one that is not there, or null, is absent.
 //
 // The error names every claim of a wrong type.
 func Claims(p *presets.Preset, raw map[string]any) (claims map[string]any, others []string, err error) {
+	return readClaims(p, raw, dig)
+}
+
+// NamedClaims is [Claims] for what is no token: a claim that tokens have inside
+// of an object is looked for under the name that the preset gives it, too, as
+// the audit log and people have it.
+func NamedClaims(p *presets.Preset, raw map[string]any) (claims map[string]any, others []string, err error) {
+	return readClaims(p, raw, func(raw map[string]any, name string, path []string) (any, string) {
+		if v, ok := raw[name]; ok {
+			return v, name
+		}
+		return dig(raw, name, path)
+	})
+}
+
+// readClaims reads each claim where find says that it is: its value, nil for
+// none, and the name at the top that this is below.
+func readClaims(p *presets.Preset, raw map[string]any, find func(raw map[string]any, name string, path []string) (any, string)) (claims map[string]any, others []string, err error) {
 	claims = map[string]any{}
 	used := map[string]bool{}
 	var wrong []string
 	for _, name := range slices.Sorted(maps.Keys(p.Claims)) {
 		decl := p.Claims[name]
-		v, top := dig(raw, name, decl.Path)
+		v, top := find(raw, name, decl.Path)
 		if used[top] = true; v == nil {
 			continue
 		}
@@ -44,11 +61,10 @@ func Claims(p *presets.Preset, raw map[string]any) (claims map[string]any, other
 	return claims, others, nil
 }
 
-// dig returns the value of a claim and the name, at the top of the token, that
-// it was found under.
+// dig finds a claim where tokens have it.
 func dig(raw map[string]any, name string, path []string) (any, string) {
-	if v, ok := raw[name]; ok || len(path) == 0 {
-		return v, name
+	if len(path) == 0 {
+		return raw[name], name
 	}
 	var at any = raw
 	for _, step := range path {

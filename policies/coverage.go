@@ -47,6 +47,9 @@ func Percent(seen, ways int) int {
 // index finds for its token.
 func (s *Set) Coverage() *Coverage {
 	w := watcher{judge: newJudge(), sights: map[string]*sight{}}
+	if s == nil {
+		return w.coverage()
+	}
 	for _, p := range s.policies {
 		w.expect(p)
 	}

@@ -91,7 +91,11 @@ const maxNearest = 3
 // a credential only the policies that grant it are asked. The answers are
 // those of [Set.Decide]. All of it is for operators, not for strangers.
 func (s *Set) Explain(id *issuers.Identity, credential string) *Explanation {
-	e := &Explanation{Issuer: id.Issuer, Answers: []Answer{}, Verdicts: []Verdict{}}
+	e := &Explanation{Answers: []Answer{}, Verdicts: []Verdict{}}
+	if s == nil || id == nil {
+		return e
+	}
+	e.Issuer = id.Issuer
 	j := newJudge()
 	for _, p := range s.relevant(id, credential) {
 		e.Verdicts = append(e.Verdicts, j.judge(p, id.Claims, true))

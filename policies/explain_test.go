@@ -96,6 +96,16 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+func TestNothingToExplain(t *testing.T) {
+	var none *policies.Set
+	if e := none.Explain(github(nil), ""); len(e.Answers)+len(e.Verdicts) > 0 {
+		t.Errorf("Explain of no policies = %+v", e)
+	}
+	if c := none.Coverage(); c.Ways != 0 || c.Unseen == nil {
+		t.Errorf("Coverage of no policies = %+v", c)
+	}
+}
+
 // An explanation that says something else than the decision would be worse
 // than none.
 func TestExplanationAgreesWithTheDecision(t *testing.T) {
@@ -265,11 +275,15 @@ func TestClaims(t *testing.T) {
 	}}
 	tests := []struct{ in, want string }{
 		{`{"id": "1", "n": 2, "groups": ["a"], "kubernetes.io": {"pod": "x"}, "more": 1}`, `map[groups:[a] id:1 n:2 pod:x] [more]`},
-		{`{"id": null, "pod": "flat"}`, `map[pod:flat] []`},
+		{`{"id": null}`, `map[] []`},
+		{`{"pod": "not where tokens have it"}`, `map[] [pod]`},
 		{`{"id": 1}`, `reading claims: claim id must be a string`},
 		{`{"id": true, "n": "2", "groups": [1]}`, `reading claims: claim groups must be a list of strings, claim id must be a string and claim n must be a whole number without quotes`},
 		{`{"n": 1.5}`, `reading claims: claim n must be a whole number without quotes`},
 		{`{"kubernetes.io": "x"}`, `map[] []`},
+	}
+	if claims, _, err := policies.NamedClaims(p, map[string]any{"pod": "x"}); err != nil || claims["pod"] != "x" {
+		t.Errorf("NamedClaims = %v, %v", claims, err)
 	}
 	for _, tt := range tests {
 		d := json.NewDecoder(strings.NewReader(tt.in))

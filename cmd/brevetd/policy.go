@@ -65,7 +65,11 @@ type palette struct{ on bool }
 
 func paletteFor(w io.Writer) palette {
 	f, isFile := w.(*os.File)
-	return palette{isFile && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
+	return paletteOf(isFile && term.IsTerminal(int(f.Fd())), os.Getenv)
+}
+
+func paletteOf(isTerminal bool, getenv func(string) string) palette {
+	return palette{isTerminal && getenv("NO_COLOR") == "" && getenv("TERM") != "dumb"}
 }
 
 func (p palette) good(s string) string { return p.paint("32", s) }

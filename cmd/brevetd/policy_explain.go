@@ -126,7 +126,11 @@ func explain(ctx context.Context, file string, in *explainInput, stdin io.Reader
 		return nil, fmt.Errorf("credential %q is not configured%s", in.credential, strictyaml.DidYouMean(in.credential, c.credentialNames()))
 	}
 	id := &issuers.Identity{Issuer: name, Preset: preset}
-	if id.Claims, r.Unused, err = policies.Claims(preset, raw); err != nil {
+	read := policies.NamedClaims
+	if in.token != "" {
+		read = policies.Claims // as the broker reads it
+	}
+	if id.Claims, r.Unused, err = read(preset, raw); err != nil {
 		return nil, err
 	}
 	r.Unused = slices.DeleteFunc(r.Unused, func(name string) bool { return slices.Contains(registered(), name) })

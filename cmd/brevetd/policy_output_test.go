@@ -6,9 +6,12 @@ import (
 	"encoding/xml"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/rogpeppe/go-internal/txtar"
 
 	"github.com/brevet-dev/brevet/issuers/lab"
 )
@@ -60,6 +63,16 @@ func TestJUnitOfHostileNames(t *testing.T) {
 func TestPalette(t *testing.T) {
 	if p := paletteFor(&bytes.Buffer{}); p.good("ok") != "ok" || p.bad("no") != "no" {
 		t.Error("colours in what is no terminal")
+	}
+	for _, tt := range []struct {
+		isTerminal  bool
+		name, value string
+		want        bool
+	}{{true, "TERM", "xterm", true}, {true, "NO_COLOR", "1", false}, {true, "TERM", "dumb", false}, {false, "TERM", "xterm", false}} {
+		env := func(name string) string { return map[string]string{tt.name: tt.value}[name] }
+		if p := paletteOf(tt.isTerminal, env); p.on != tt.want {
+			t.Errorf("terminal %v, %s=%s: colours %v, want %v", tt.isTerminal, tt.name, tt.value, p.on, tt.want)
+		}
 	}
 	if p := (palette{on: true}); p.good("ok") != "\x1b[32mok\x1b[0m" {
 		t.Errorf("good = %q", p.good("ok"))
@@ -151,6 +164,31 @@ audit: {file: audit.jsonl}
 		for i := 0; i+16 <= len(token); i++ {
 			if strings.Contains(out.String()+errs.String(), token[i:i+16]) {
 				t.Fatalf("a part of the token is shown: %s", out.String())
+			}
+		}
+	}
+}
+
+// What people read fits a terminal of 80 columns.
+func TestOutputFitsATerminal(t *testing.T) {
+	for file, sections := range map[string][]string{
+		"policy_testing.txtar": {"good.golden", "text.golden"}, "policy_explain.txtar": {"token.golden", "claims.golden", "request.golden"},
+	} {
+		archive, err := txtar.ParseFile(filepath.Join("testdata", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range archive.Files {
+			if !slices.Contains(sections, f.Name) {
+				continue
+			}
+			if len(f.Data) == 0 {
+				t.Errorf("%s: %s is empty", file, f.Name)
+			}
+			for line := range strings.Lines(string(f.Data)) {
+				if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > columns {
+					t.Errorf("%s, %s: %d columns: %s", file, f.Name, n, line)
+				}
 			}
 		}
 	}
