@@ -35,7 +35,7 @@ func SchemaKinds() []string {
 // guardrails and conditions are beyond it.
 func Schema(kind string, o Options) ([]byte, error) {
 	m := schemaMaker{options: o, defs: schema{}}
-	root := schema{}
+	var root schema
 	switch {
 	case kind == "":
 		root = m.anyDocument()

@@ -21,6 +21,7 @@ func policyCommand() *cobra.Command {
 		policyLintCommand(),
 		policyExplainCommand(),
 		policyFixturesCommand(),
+		policyDiffCommand(),
 		policyStatusCommand(),
 		policySchemaCommand(),
 	)
