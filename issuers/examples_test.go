@@ -13,6 +13,7 @@ import (
 	"github.com/brevet-dev/brevet/issuers"
 	"github.com/brevet-dev/brevet/issuers/lab"
 	"github.com/brevet-dev/brevet/issuers/presets"
+	"github.com/brevet-dev/brevet/issuers/strictjson"
 )
 
 // Every example, of every variant, is signed and verified as a token of its
@@ -93,7 +94,7 @@ func stored(t *testing.T, claims map[string]any) map[string]any {
 	if err != nil {
 		t.Fatal(err)
 	}
-	object, err := issuers.ReadJSON(string(text))
+	object, err := strictjson.Object(string(text), strictjson.Limits{Depth: 16, Members: 200})
 	if err != nil {
 		t.Fatal(err)
 	}

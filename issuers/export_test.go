@@ -5,13 +5,9 @@ import (
 	"net/netip"
 
 	"github.com/brevet-dev/brevet/issuers/presets"
-	"github.com/brevet-dev/brevet/issuers/strictjson"
 )
 
 // What the fuzz targets and tables reach without a server in between.
-
-// ReadJSON reads a token's JSON.
-func ReadJSON(text string) (map[string]any, error) { return strictjson.Object(text, tokenLimits()) }
 
 // ParseJWKS returns the usable keys' algorithms by kid.
 func ParseJWKS(document []byte, algorithms ...string) (map[string]string, error) {

@@ -1,15 +1,21 @@
-package issuers_test
+package strictjson_test
 
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"reflect"
 	"strings"
 	"testing"
 
-	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/issuers/strictjson"
 )
+
+// read reads with the limits of a token.
+func read(text string) (map[string]any, error) {
+	return strictjson.Object(text, strictjson.Limits{Depth: 16, Members: 200})
+}
 
 func goodJSON() []string {
 	return []string{
@@ -31,15 +37,15 @@ func badJSON() []string {
 	}
 }
 
-func TestReadJSON(t *testing.T) {
+func TestObject(t *testing.T) {
 	for _, text := range append(goodJSON(), `{"x":`+strings.Repeat("[", 15)+strings.Repeat("]", 15)+`}`, `{"x":0`+manyMembers(199)+`}`) {
-		if _, err := issuers.ReadJSON(text); err != nil {
-			t.Errorf("ReadJSON(%.60q) = %v", text, err)
+		if _, err := read(text); err != nil {
+			t.Errorf("Object(%.60q) = %v", text, err)
 		}
 	}
 	for _, text := range badJSON() {
-		if object, err := issuers.ReadJSON(text); err == nil || object != nil {
-			t.Errorf("ReadJSON(%.60q) = %v, %v, want an error", text, object, err)
+		if object, err := read(text); err == nil || object != nil {
+			t.Errorf("Object(%.60q) = %v, %v, want an error", text, object, err)
 		}
 	}
 }
@@ -51,10 +57,10 @@ func FuzzStrictJSON(f *testing.F) {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		got, err := issuers.ReadJSON(text)
+		got, err := read(text)
 		if err != nil {
 			if got != nil {
-				t.Fatalf("ReadJSON(%q) = %v and %v", text, got, err)
+				t.Fatalf("Object(%q) = %v and %v", text, got, err)
 			}
 			return
 		}
@@ -68,7 +74,15 @@ func FuzzStrictJSON(f *testing.F) {
 			t.Fatalf("text behind %q", text)
 		}
 		if !reflect.DeepEqual(got, want) {
-			t.Fatalf("ReadJSON(%q) = %v, encoding/json reads %v", text, got, want)
+			t.Fatalf("Object(%q) = %v, encoding/json reads %v", text, got, want)
 		}
 	})
+}
+
+func manyMembers(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, `,"m%d":0`, i)
+	}
+	return b.String()
 }
