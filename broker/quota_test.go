@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -60,5 +61,19 @@ func TestPoliciesWithoutLimits(t *testing.T) {
 	h.mustExchange(t, h.request(t, "deploy"))
 	if n := len(h.redis.Keys(t.Context(), "brevet:*:q:*").Val()); n != 0 {
 		t.Errorf("%d quotas are counted, want none", n)
+	}
+}
+
+// The audit log tells of grants by policies that lack pins, once each,
+// and of those only.
+func TestUnsafePoliciesAreRecorded(t *testing.T) {
+	h := newHarness(t)
+	h.mustExchange(t, h.request(t, "deploy"))
+	h.Policies.Swap(loadPolicies(t, h.Issuers, limitedPolicy))
+	h.mustExchange(t, h.request(t, "deploy", "registry"))
+	want := []string{"policy limited: it is for every repository"}
+	events := h.audit.named(broker.EventExchange)
+	if len(events) != 2 || events[0].Unsafe != nil || !slices.Equal(events[1].Unsafe, want) {
+		t.Errorf("exchanges: %+v, want unsafe in the second: %q", events, want)
 	}
 }

@@ -261,6 +261,7 @@ func (c *compiler) names(p *presets.Preset) []condition {
 			c.failKey(path, "%s is not a name; move it to match", claim)
 		case c.in.Names[claim] == "":
 			c.fail(path, "%s is empty", path)
+		case !c.literal(path, decl, c.in.Names[claim]):
 		default:
 			list = append(list, condition{claim: claim, values: []any{c.in.Names[claim]}})
 		}

@@ -92,7 +92,7 @@ func TestValidate(t *testing.T) {
 		{"an unknown kind", mint.Config{Name: "a", Kind: "database"}, []string{"kind: there are jwt, aws-role, data-key"}},
 		{"audience with a space", jwtConfig(func(c *mint.Config) { c.Audience = "a b" }), []string{"audience: printable"}},
 		{"jwt for two days", jwtConfig(func(c *mint.Config) { c.MaxTTL = 48 * time.Hour }), []string{"max_ttl: within 1s and 12h"}},
-		{"another class", jwtConfig(func(c *mint.Config) { c.Class = "raed" }), []string{"class must be read or write, not \"raed\"; did you mean \"read\"?"}},
+		{"another class", jwtConfig(func(c *mint.Config) { c.Class = "raed" }), []string{"class: not \"raed\"; did you mean \"read\"?"}},
 		{"negative ttl", jwtConfig(func(c *mint.Config) { c.MaxTTL = -1 }), []string{"max_ttl: within"}},
 		{"aws for five minutes", awsConfig(func(c *mint.Config) { c.MaxTTL = 5 * time.Minute }), []string{"max_ttl: within 15m0s and 12h"}},
 		{"env of an unknown value", jwtConfig(func(c *mint.Config) { c.Env = map[string]string{"tokn": "T"} }), []string{"env: did you mean \"token\"?"}},
