@@ -7,6 +7,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/brevet-dev/brevet/issuers"
+	"github.com/brevet-dev/brevet/issuers/presets"
 )
 
 // An author writes conditions of lab at random, and tokens for them.
@@ -166,6 +169,79 @@ func TestAbsenceIsNoCondition(t *testing.T) {
 			t.Errorf("%s loads", source)
 		}
 	}
+}
+
+// The same of whole policies, those of these tests, as [Set.Decide] has it, and
+// with guardrails: for tokens as platforms make them, less one or two claims.
+func TestAbsentClaimsOfPolicies(t *testing.T) {
+	const rails = "guardrails: g\nissuer: github\ndeny:\n- {reason: no, match: {actor_id: \"66\"}}\n- {reason: no, match: {ref: {glob: \"refs/heads/*\"}, runner_environment: self-hosted}}\n"
+	docs := []string{exemplary}
+	for _, w := range wrongs() {
+		docs = append(docs, w.doc)
+	}
+	for _, l := range lessons() {
+		docs = append(docs, l.doc)
+	}
+	granted := 0
+	for _, doc := range docs {
+		set, _, err := lintFiles(t, map[string]string{"a.yaml": doc, "g.yaml": rails, "filler.yaml": filler})
+		if err != nil {
+			continue // does not load, which is what it is there for
+		}
+		for _, claims := range platformTokens(t, set.policies[0]) {
+			granted += checkDecisions(t, set, claims)
+		}
+	}
+	if granted < 30 {
+		t.Errorf("only %d tokens are granted to: too few to say something", granted)
+	}
+}
+
+// platformTokens returns the examples of the policy's preset, and what the
+// policy grants to.
+func platformTokens(t *testing.T, p *policy) []map[string]any {
+	t.Helper()
+	var list []map[string]any
+	for _, variant := range append(presets.Variants(p.preset.Name), "") {
+		raw, err := presets.Example(p.preset.Name, variant)
+		if err != nil {
+			t.Fatal(err)
+		}
+		claims, _, err := Claims(p.preset, raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, claims)
+	}
+	if claims, _ := p.witness(); claims != nil {
+		list = append(list, claims)
+	}
+	return list
+}
+
+// checkDecisions fails if the first policy's credential is granted to the token
+// less one or two claims, and not to the token as it is.
+func checkDecisions(t *testing.T, set *Set, claims map[string]any) (granted int) {
+	t.Helper()
+	p := set.policies[0]
+	decide := func(claims map[string]any) bool {
+		_, err := set.Decide(&issuers.Identity{Issuer: p.issuer, Claims: claims}, p.grants[0].Credential)
+		return err == nil
+	}
+	if decide(claims) {
+		return 1
+	}
+	for a := range claims {
+		for b := range claims {
+			without := maps.Clone(claims)
+			delete(without, a)
+			delete(without, b)
+			if decide(without) {
+				t.Errorf("policy at %s: granted without %s and %s, and not to %v", p.place, a, b, claims)
+			}
+		}
+	}
+	return 0
 }
 
 func FuzzAbsentClaims(f *testing.F) {

@@ -19,9 +19,9 @@ type Severity string
 
 // The severities.
 const (
-	Error   Severity = "error"   // does not do what its author must have meant
-	Hole    Severity = "warning" // grants more than it needs to
-	Comment Severity = "info"    // worth a thought
+	SeverityError   Severity = "error"   // does not do what its author must have meant
+	SeverityWarning Severity = "warning" // grants more than it needs to
+	SeverityInfo    Severity = "info"    // worth a thought
 )
 
 // A Finding is something that a policy says and its author may not have meant.
@@ -51,9 +51,10 @@ func (f *Finding) Place() string { return fmt.Sprintf("%s:%d:%d", f.File, f.Line
 
 // An Edit is one change of a document.
 type Edit struct {
-	Action string `json:"action"` // set or remove; a list's next element is added by set, too
+	Action string `json:"action"` // add, replace or remove
 	Path   string `json:"path"`   // match.ref; "" is the document as a whole
-	Line   int    `json:"line"`   // of what is there now, or of what it belongs into
+	Into   string `json:"into"`   // of what it is a part: match; "" is the document
+	Line   int    `json:"line"`   // of what is there now, or, to add to it, of Into
 	YAML   string `json:"yaml,omitempty"`
 	Note   string `json:"note,omitempty"` // what to fill in
 
@@ -92,11 +93,11 @@ func (s *Set) Lint(progress func(done int)) []Finding {
 	if s == nil {
 		return nil
 	}
-	shared := newNeighbours(s.policies)
+	shared, rules := newNeighbours(s.policies), Rules()
 	var findings []Finding
 	for i, p := range s.policies {
 		alone := &Set{index: newIndex([]*policy{p}), issuers: s.issuers, credentials: s.credentials}
-		l := &linter{set: s, alone: alone, p: p, neighbours: shared}
+		l := &linter{set: s, alone: alone, p: p, neighbours: shared, rules: rules}
 		findings = append(findings, l.run()...)
 		if progress != nil {
 			progress(i + 1)
@@ -118,7 +119,8 @@ type linter struct {
 	usual      map[string]any  // the claims of a token that it grants to; nil if none was found
 	proven     bool            // if usual is nil: there is none
 	about      map[string]bool // claims that the policy is about
-	rule       Rule            // whose turn it is
+	rules      []Rule
+	rule       Rule // whose turn it is
 	findings   []Finding
 }
 
@@ -132,7 +134,7 @@ func (l *linter) run() []Finding {
 			l.usual = claims
 		}
 	}
-	for _, l.rule = range Rules() {
+	for _, l.rule = range l.rules {
 		if l.p.expired() && l.rule.ID != expiredID {
 			continue // it grants nothing, so nothing else is wrong with it
 		}
@@ -143,7 +145,7 @@ func (l *linter) run() []Finding {
 	return l.findings
 }
 
-// A problem is a place in the policy and what is wrong there.
+// at returns the place of a value of the document.
 func (l *linter) at(path ...any) strictyaml.Problem {
 	return l.p.written.doc.Problem(strictyaml.Path(path), "")
 }
@@ -153,7 +155,7 @@ func (l *linter) find(place strictyaml.Problem, token map[string]any, mend []Edi
 	f := Finding{
 		ID: l.rule.ID, Rule: l.rule.Name, Severity: l.rule.Severity, Policy: l.p.name,
 		File: place.File, Line: place.Line, Column: place.Column,
-		Message: fmt.Sprintf(format, args...), Mend: mend,
+		Message: fmt.Sprintf(format, args...), Mend: append([]Edit{}, mend...),
 	}
 	if token != nil {
 		f.Token, f.Shows, f.Telling = token, l.shows(token), l.telling(token)
@@ -259,18 +261,25 @@ func (l *linter) mentions(claim string) bool {
 
 // entry says what match, by this claim, should have.
 func (l *linter) entry(claim string, v any, note string) Edit {
-	return l.field(yamlKey(claim)+": "+yamlValue(v), note, "match", claim)
+	return l.field(claim+": "+yamlValue(v), note, "match", claim)
 }
 
-func (l *linter) without(path ...any) Edit {
-	p := strictyaml.Path(path)
-	return Edit{Action: "remove", Path: p.String(), Line: l.at(path...).Line, steps: p}
-}
+func (l *linter) without(path ...any) Edit { return l.edit("remove", path) }
 
 // field says what a field of the document should be.
 func (l *linter) field(yaml, note string, path ...any) Edit {
-	p := strictyaml.Path(path)
-	return Edit{Action: "set", Path: p.String(), Line: l.at(path...).Line, YAML: yaml, Note: note, steps: p}
+	action := "replace"
+	if !l.p.written.doc.Has(path) {
+		action = "add"
+	}
+	e := l.edit(action, path)
+	e.YAML, e.Note = yaml, note
+	return e
+}
+
+func (l *linter) edit(action string, path strictyaml.Path) Edit {
+	into := path[:len(path)-1]
+	return Edit{Action: action, Path: path.String(), Into: into.String(), Line: l.at(path...).Line, steps: path}
 }
 
 // whole says to remove the policy.
@@ -297,7 +306,7 @@ func yamlValue(v any) string {
 	case map[string]any:
 		var list []string
 		for _, key := range slices.Sorted(maps.Keys(v)) {
-			list = append(list, yamlKey(key)+": "+yamlValue(v[key]))
+			list = append(list, key+": "+yamlValue(v[key]))
 		}
 		return "{" + strings.Join(list, ", ") + "}"
 	case time.Duration:
@@ -324,9 +333,6 @@ func yamlText(s string) string {
 	}
 	return strconv.Quote(s)
 }
-
-// yamlKey writes the name of a claim: CircleCI's have dots and slashes.
-func yamlKey(claim string) string { return claim }
 
 // kindOf returns what is declared of the claim.
 func (l *linter) kindOf(claim string) presets.Kind { return l.p.preset.Claims[claim].Kind }

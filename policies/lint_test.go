@@ -263,7 +263,7 @@ func change(t *testing.T, root map[string]any, e Edit) {
 		switch s := step.(type) {
 		case string:
 			m := at.(map[string]any)
-			if m[s] == nil && e.Action == "set" {
+			if m[s] == nil && e.Action != "remove" {
 				m[s] = map[string]any{}
 				if _, isIndex := e.steps[i+1].(int); isIndex {
 					m[s] = []any{}

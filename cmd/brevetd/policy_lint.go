@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -83,9 +84,9 @@ func lint(file string, stderr io.Writer) (*lintReport, error) {
 	r := &lintReport{Policies: set.Len(), Findings: []policies.Finding{}}
 	for _, f := range set.Lint(lintProgress(stderr, set.Len())) {
 		switch f.Severity {
-		case policies.Error:
+		case policies.SeverityError:
 			r.Errors++
-		case policies.Hole:
+		case policies.SeverityWarning:
 			r.Warnings++
 		default:
 			r.Infos++
@@ -123,7 +124,7 @@ func writeFindings(w io.Writer, r *lintReport) error {
 
 func writeFinding(out *strings.Builder, p palette, f *policies.Finding) {
 	severity := string(f.Severity)
-	if f.Severity == policies.Error {
+	if f.Severity == policies.SeverityError {
 		severity = p.bad(severity)
 	}
 	fmt.Fprintf(out, "%s: %s %s %s\n", plain(f.Place()), severity, f.ID, f.Rule)
@@ -157,23 +158,27 @@ func tokenText(f *policies.Finding) string {
 
 // editText says what to change. What is to be pasted is not broken into lines.
 func editText(e *policies.Edit) string {
-	what := fmt.Sprintf("    mend: line %d, %s %s", e.Line, e.Action, plain(e.Path))
-	if e.Path == "" {
-		what = fmt.Sprintf("    mend: line %d, %s the document", e.Line, e.Action)
+	what := e.Action + " " + e.Path
+	switch into := cmp.Or(e.Into, "the document"); {
+	case e.Action == "add":
+		what = "add to " + into
+	case e.Path == "":
+		what = "remove the document"
 	}
+	text := fmt.Sprintf("    mend: %s, line %d", plain(what), e.Line)
 	if e.Note != "" {
-		what += " (" + e.Note + ")"
+		text += " (" + plain(e.Note) + ")"
 	}
 	if e.YAML != "" {
-		what += ":\n        " + plain(e.YAML)
+		text += ":\n        " + plain(e.YAML)
 	}
-	return what + "\n"
+	return text + "\n"
 }
 
 // writeFindingAnnotations writes workflow commands of GitHub, which its pages
 // show beside the lines.
 func writeFindingAnnotations(w io.Writer, r *lintReport) error {
-	levels := map[policies.Severity]string{policies.Error: "error", policies.Hole: "warning", policies.Comment: "notice"}
+	levels := map[policies.Severity]string{policies.SeverityError: "error", policies.SeverityWarning: "warning", policies.SeverityInfo: "notice"}
 	for _, f := range r.Findings {
 		message := f.Message
 		if f.Token != nil {
