@@ -169,15 +169,26 @@ func difference(q, p *policy, forward, backward *comparer) Difference {
 	slices.Sort(c.About)
 	c.About = slices.Compact(c.About)
 	if p != nil {
-		c.Effects = append(c.Effects, forward.effects(p, Gained, More)...)
+		c.note(forward.effects(p, Gained, More))
+		c.note(backward.byWay(p, forward.related(p), Less))
 	}
 	if q != nil {
-		c.Effects = append(c.Effects, backward.effects(q, Lost, Less)...)
+		c.note(backward.effects(q, Lost, Less))
+		c.note(forward.byWay(q, backward.related(q), More))
 	}
 	if c.Kind == Changed {
 		c.Kind = direction(c.Effects)
 	}
 	return c
+}
+
+// note adds effects, of each kind one for a credential.
+func (c *Difference) note(list []Effect) {
+	for _, e := range list {
+		if !slices.ContainsFunc(c.Effects, func(other Effect) bool { return other.Credential == e.Credential && other.Kind == e.Kind }) {
+			c.Effects = append(c.Effects, e)
+		}
+	}
 }
 
 func direction(effects []Effect) ChangeKind {
@@ -245,7 +256,6 @@ func (c *comparer) effects(p *policy, all, wider EffectKind) []Effect {
 	for i := range p.grants {
 		if e, found := c.beyond(p, &p.grants[i], others, all); found {
 			list = append(list, e)
-			continue
 		}
 		if e, found := c.wider(p, &p.grants[i], others, wider); found {
 			list = append(list, e)
@@ -266,7 +276,40 @@ func (c *comparer) beyond(p *policy, g *Grant, others []*policy, kind EffectKind
 		_, granted := c.than.asks(p.issuer, claims, g.Credential)
 		return !granted
 	}, others...)
-	return Effect{Credential: g.Credential, Kind: kind, Issuer: p.issuer, Claims: claims}, claims != nil || !proven
+	return Effect{Credential: g.Credential, Kind: kind, Issuer: p.issuer, Claims: claims}, claims != nil || !proven || !exhaustive(p, others)
+}
+
+// exhaustive reports whether no claim is held against more than one glob. Of tokens
+// that fit several the search does not try one of each kind: then that it finds
+// none is no proof.
+func exhaustive(p *policy, others []*policy) bool {
+	globs := map[string]glob{} // by claim
+	for _, q := range append(slices.Clone(others), p) {
+		for _, c := range q.conditions() {
+			for _, g := range c.globs {
+				if other, ok := globs[c.claim]; ok && other != g {
+					return false
+				}
+				globs[c.claim] = g
+			}
+		}
+	}
+	return true
+}
+
+// byWay returns what a change of p does by way of other policies: of several
+// that grant, one is chosen, and with p there or gone it may be another.
+func (c *comparer) byWay(p *policy, others []*policy, kind EffectKind) []Effect {
+	if p.shadow || p.expired() {
+		return nil
+	}
+	var list []Effect
+	for i := range p.grants {
+		if e, _ := c.terms(p, &p.grants[i], others, kind); e.Claims != nil {
+			list = append(list, e)
+		}
+	}
+	return list
 }
 
 // gave reports whether q grants what g does to some token.
@@ -274,21 +317,11 @@ func (q *policy) gave(g *Grant) bool {
 	return !q.shadow && !q.expired() && q.grant(g.Credential) != nil
 }
 
-// wider looks for a token to which both sets give the credential, this one by p
-// and on wider terms. If the search is no proof the terms themselves are
-// compared.
+// wider looks for a token that p holds for, to which both sets give the
+// credential, this one on wider terms. If the search is no proof the terms
+// themselves are compared.
 func (c *comparer) wider(p *policy, g *Grant, others []*policy, kind EffectKind) (Effect, bool) {
-	e := Effect{Credential: g.Credential, Kind: kind, Issuer: p.issuer}
-	var proven bool
-	e.Claims, proven = p.unlike(func(claims map[string]any) bool {
-		old, granted := c.than.asks(p.issuer, claims, g.Credential)
-		now, _ := c.of.asks(p.issuer, claims, g.Credential)
-		if !granted || now.Policy != p.name {
-			return false
-		}
-		e.Terms = now.beyond(&old, kind)
-		return len(e.Terms) > 0
-	}, others...)
+	e, proven := c.terms(p, g, others, kind)
 	if e.Claims != nil || proven {
 		return e, e.Claims != nil
 	}
@@ -301,6 +334,21 @@ func (c *comparer) wider(p *policy, g *Grant, others []*policy, kind EffectKind)
 		}
 	}
 	return e, false
+}
+
+// terms is [comparer.wider] as far as tokens show it.
+func (c *comparer) terms(p *policy, g *Grant, others []*policy, kind EffectKind) (e Effect, proven bool) {
+	e = Effect{Credential: g.Credential, Kind: kind, Issuer: p.issuer}
+	e.Claims, proven = p.unlike(func(claims map[string]any) bool {
+		old, granted := c.than.asks(p.issuer, claims, g.Credential)
+		now, given := c.of.asks(p.issuer, claims, g.Credential)
+		if !granted || !given {
+			return false
+		}
+		e.Terms = now.beyond(&old, kind)
+		return len(e.Terms) > 0
+	}, others...)
+	return e, proven && exhaustive(p, others)
 }
 
 // later compares until when p holds with how long those hold that give the

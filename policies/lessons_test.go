@@ -194,7 +194,7 @@ func TestLintEveryPreset(t *testing.T) {
 				if f.Policy != "a" {
 					continue
 				}
-				if f.Severity == Error {
+				if f.Severity == SeverityError {
 					t.Errorf("%s: %s %s", doc, f.ID, f.Message)
 				}
 				checkFinding(t, set, f)

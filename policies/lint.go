@@ -19,9 +19,9 @@ type Severity string
 
 // The severities.
 const (
-	Error   Severity = "error"   // does not do what its author must have meant
-	Hole    Severity = "warning" // grants more than it needs to
-	Comment Severity = "info"    // worth a thought
+	SeverityError   Severity = "error"   // does not do what its author must have meant
+	SeverityWarning Severity = "warning" // grants more than it needs to
+	SeverityInfo    Severity = "info"    // worth a thought
 )
 
 // A Finding is something that a policy says and its author may not have meant.
@@ -93,11 +93,11 @@ func (s *Set) Lint(progress func(done int)) []Finding {
 	if s == nil {
 		return nil
 	}
-	shared := newNeighbours(s.policies)
+	shared, rules := newNeighbours(s.policies), Rules()
 	var findings []Finding
 	for i, p := range s.policies {
 		alone := &Set{index: newIndex([]*policy{p}), issuers: s.issuers, credentials: s.credentials}
-		l := &linter{set: s, alone: alone, p: p, neighbours: shared}
+		l := &linter{set: s, alone: alone, p: p, neighbours: shared, rules: rules}
 		findings = append(findings, l.run()...)
 		if progress != nil {
 			progress(i + 1)
@@ -119,7 +119,8 @@ type linter struct {
 	usual      map[string]any  // the claims of a token that it grants to; nil if none was found
 	proven     bool            // if usual is nil: there is none
 	about      map[string]bool // claims that the policy is about
-	rule       Rule            // whose turn it is
+	rules      []Rule
+	rule       Rule // whose turn it is
 	findings   []Finding
 }
 
@@ -133,7 +134,7 @@ func (l *linter) run() []Finding {
 			l.usual = claims
 		}
 	}
-	for _, l.rule = range Rules() {
+	for _, l.rule = range l.rules {
 		if l.p.expired() && l.rule.ID != expiredID {
 			continue // it grants nothing, so nothing else is wrong with it
 		}
@@ -144,7 +145,7 @@ func (l *linter) run() []Finding {
 	return l.findings
 }
 
-// A problem is a place in the policy and what is wrong there.
+// at returns the place of a value of the document.
 func (l *linter) at(path ...any) strictyaml.Problem {
 	return l.p.written.doc.Problem(strictyaml.Path(path), "")
 }
@@ -260,7 +261,7 @@ func (l *linter) mentions(claim string) bool {
 
 // entry says what match, by this claim, should have.
 func (l *linter) entry(claim string, v any, note string) Edit {
-	return l.field(yamlKey(claim)+": "+yamlValue(v), note, "match", claim)
+	return l.field(claim+": "+yamlValue(v), note, "match", claim)
 }
 
 func (l *linter) without(path ...any) Edit { return l.edit("remove", path) }
@@ -305,7 +306,7 @@ func yamlValue(v any) string {
 	case map[string]any:
 		var list []string
 		for _, key := range slices.Sorted(maps.Keys(v)) {
-			list = append(list, yamlKey(key)+": "+yamlValue(v[key]))
+			list = append(list, key+": "+yamlValue(v[key]))
 		}
 		return "{" + strings.Join(list, ", ") + "}"
 	case time.Duration:
@@ -332,9 +333,6 @@ func yamlText(s string) string {
 	}
 	return strconv.Quote(s)
 }
-
-// yamlKey writes the name of a claim: CircleCI's have dots and slashes.
-func yamlKey(claim string) string { return claim }
 
 // kindOf returns what is declared of the claim.
 func (l *linter) kindOf(claim string) presets.Kind { return l.p.preset.Claims[claim].Kind }

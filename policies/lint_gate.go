@@ -13,18 +13,18 @@ import (
 // gateRules are about which of a project's jobs a policy is for.
 func gateRules() []Rule {
 	return []Rule{
-		{"L004", "pull-requests", Comment, "Runs of code or input that a stranger may have written get a credential, if only one of class read.", (*linter).pullRequests},
-		{"L006", "missing-pin", Hole, "The policy lacks what its issuer's preset asks for, and loads because it says unsafe.", (*linter).missingPin},
-		{"L010", "unprotected-ref", Hole, "Neither a protected ref nor an environment is asked for: whoever can push to the ref is let in.", (*linter).unprotectedRef},
-		{"L014", "self-hosted", Comment, "Runners of one's own may run a job that gets a credential of class write; on them, other jobs may listen.", (*linter).selfHosted},
-		{"L018", "suspicious-value", Error, "A value has white space around it, or characters that look like others: no token has it, or another one than it seems.", (*linter).suspicious},
-		{"L019", "moving-workflow", Hole, "A workflow is pinned at a branch, which moves: what runs is what the branch has by then.", (*linter).movingWorkflow},
-		{"L021", "unknown-value", Error, "A value is not one that the platform is known to send.", (*linter).unknownValue},
-		{"L025", "workflow-is-caller", Comment, "job_workflow_ref is the caller's own workflow where none is reused, so it does not say that one was.", (*linter).workflowIsCaller},
-		{"L029", "loose-glob", Hole, "A * follows right after a letter or digit: longer names begin like it, too.", (*linter).looseGlob},
-		{"L031", "kind-glob", Error, "A * stands for the kind of ref: branches, tags and pull requests alike.", (*linter).kindGlob},
-		{"L033", "attacker-gate", Hole, "A claim decides that whoever pushes, or edits the pipeline, writes as they like: it keeps nobody out.", (*linter).attackerGate},
-		{"L036", "wrong-shape", Error, "A value looks unlike what the platform sends, such as a branch without refs/heads/: no token has it.", (*linter).wrongShape},
+		{"L004", "pull-requests", SeverityInfo, "Runs of code or input that a stranger may have written get a credential, if only one of class read.", (*linter).pullRequests},
+		{"L006", "missing-pin", SeverityWarning, "The policy lacks what its issuer's preset asks for, and loads because it says unsafe.", (*linter).missingPin},
+		{"L010", "unprotected-ref", SeverityWarning, "Neither a protected ref nor an environment is asked for: whoever can push to the ref is let in.", (*linter).unprotectedRef},
+		{"L014", "self-hosted", SeverityInfo, "Runners of one's own may run a job that gets a credential of class write; on them, other jobs may listen.", (*linter).selfHosted},
+		{"L018", "suspicious-value", SeverityError, "A value has white space around it, or characters that look like others: no token has it, or another one than it seems.", (*linter).suspicious},
+		{"L019", "moving-workflow", SeverityWarning, "A workflow is pinned at a branch, which moves: what runs is what the branch has by then.", (*linter).movingWorkflow},
+		{"L021", "unknown-value", SeverityError, "A value is not one that the platform is known to send.", (*linter).unknownValue},
+		{"L025", "workflow-is-caller", SeverityInfo, "job_workflow_ref is the caller's own workflow where none is reused, so it does not say that one was.", (*linter).workflowIsCaller},
+		{"L029", "loose-glob", SeverityWarning, "A * follows right after a letter or digit: longer names begin like it, too.", (*linter).looseGlob},
+		{"L031", "kind-glob", SeverityError, "A * stands for the kind of ref: branches, tags and pull requests alike.", (*linter).kindGlob},
+		{"L033", "attacker-gate", SeverityWarning, "A claim decides that whoever pushes, or edits the pipeline, writes as they like: it keeps nobody out.", (*linter).attackerGate},
+		{"L036", "wrong-shape", SeverityError, "A value looks unlike what the platform sends, such as a branch without refs/heads/: no token has it.", (*linter).wrongShape},
 	}
 }
 
@@ -201,7 +201,7 @@ func (l *linter) spellings() []spelling {
 	}
 	for _, c := range l.p.names {
 		edit := func(mended string) []Edit {
-			return []Edit{l.field(yamlKey(c.claim)+": "+yamlText(mended), "", "names", c.claim)}
+			return []Edit{l.field(c.claim+": "+yamlText(mended), "", "names", c.claim)}
 		}
 		list = append(list, spelling{c.claim, fmt.Sprint(c.values[0]), l.at("names", c.claim), edit})
 	}

@@ -12,19 +12,20 @@ import (
 // identityRules are about who a policy is for.
 func identityRules() []Rule {
 	return []Rule{
-		{"L001", "no-immutable-id", Error, "A policy that pins neither the project nor its owner by an id is for whoever has the name, also for who takes it next.", (*linter).noID},
-		{"L005", "name-without-id", Hole, "A name is pinned without the id that goes with it. Names are renamed, deleted and registered again by someone else.", (*linter).nameWithoutID},
-		{"L009", "owner-only", Hole, "Only the owner is pinned: every project of it, of today and of tomorrow, is let in.", (*linter).ownerOnly},
-		{"L023", "across-owners", Error, "A pattern whose first segment has a * is for names of other owners.", (*linter).acrossOwners},
-		{"L022", "mutable-gate", Comment, "A name stands in match. In names a mismatch denies as well, and is reported as drift, so that a rename is seen.", (*linter).mutableGate},
-		{"L024", "person-gate", Hole, "A person's name, login or e-mail address decides. It can be given to someone else.", (*linter).personGate},
-		{"L037", "environment-without-owner", Hole, "An environment is trusted and its owner is not pinned: after a transfer the new owner decides who may use it.", (*linter).environmentWithoutOwner},
+		{"L001", "no-immutable-id", SeverityError, "A policy that pins neither the project nor its owner by an id is for whoever has the name, also for who takes it next.", (*linter).noID},
+		{"L005", "name-without-id", SeverityWarning, "A name is pinned without the id that goes with it. Names are renamed, deleted and registered again by someone else.", (*linter).nameWithoutID},
+		{"L009", "owner-only", SeverityWarning, "Only the owner is pinned: every project of it, of today and of tomorrow, is let in.", (*linter).ownerOnly},
+		{"L023", "across-owners", SeverityError, "A pattern whose first segment has a * is for names of other owners.", (*linter).acrossOwners},
+		{"L022", "mutable-gate", SeverityInfo, "A name stands in match. In names a mismatch denies as well, and is reported as drift, so that a rename is seen.", (*linter).mutableGate},
+		{"L024", "person-gate", SeverityWarning, "A person's name, login or e-mail address decides. It can be given to someone else.", (*linter).personGate},
+		{"L037", "environment-without-owner", SeverityWarning, "An environment is trusted and its owner is not pinned: after a transfer the new owner decides who may use it.", (*linter).environmentWithoutOwner},
 	}
 }
 
 const ofClaims = "with the value that brevet claims shows in the job"
 
-// identity returns a token for which the claims are other ones.
+// stranger returns a token with other values of the claims, which the policy
+// grants to all the same; nil if there is none.
 func (l *linter) stranger(claims ...string) map[string]any {
 	changes := map[string]any{}
 	for _, claim := range claims {
@@ -139,7 +140,7 @@ func (l *linter) mutableGate() {
 		if _, own := l.p.written.in.Match[c.claim]; !own || l.pins(c.claim) {
 			continue // of defaults, or asked for
 		}
-		edits := []Edit{l.without("match", c.claim), l.field(yamlKey(c.claim)+": "+yamlText(text), "", "names", c.claim)}
+		edits := []Edit{l.without("match", c.claim), l.field(c.claim+": "+yamlText(text), "", "names", c.claim)}
 		l.find(l.at("match", c.claim), l.refusedWith(c.claim), edits, "%s is a name; in names a rename denies too, and is told of", c.claim)
 	}
 }

@@ -13,12 +13,12 @@ const expiredID = "L034"
 // lifeRules are about how long a policy and its leases live, and its tests.
 func lifeRules() []Rule {
 	return []Rule{
-		{"L012", "long-ttl", Hole, "A lease lives for longer than an hour. What leaks is of use for as long.", (*linter).longTTL},
-		{"L015", "no-expiry", Comment, "The policy has no end: it grants for as long as nobody thinks of it.", (*linter).noExpiry},
-		{"L016", "no-allow-test", Hole, "No test says whom the policy is for: a change that breaks it is not noticed.", (*linter).noAllowTest},
-		{"L026", "unsafe-in-force", Hole, "The policy says unsafe: it lacks what its issuer's preset asks for.", (*linter).unsafeInForce},
-		{expiredID, "expired", Hole, "The policy has expired: it grants nothing any more.", (*linter).isExpired},
-		{"L035", "no-deny-test", Hole, "No test says whom the policy is not for: a change that opens it is not noticed.", (*linter).noDenyTest},
+		{"L012", "long-ttl", SeverityWarning, "A lease lives for longer than an hour. What leaks is of use for as long.", (*linter).longTTL},
+		{"L015", "no-expiry", SeverityInfo, "The policy has no end: it grants for as long as nobody thinks of it.", (*linter).noExpiry},
+		{"L016", "no-allow-test", SeverityWarning, "No test says whom the policy is for: a change that breaks it is not noticed.", (*linter).noAllowTest},
+		{"L026", "unsafe-in-force", SeverityWarning, "The policy says unsafe: it lacks what its issuer's preset asks for.", (*linter).unsafeInForce},
+		{expiredID, "expired", SeverityWarning, "The policy has expired: it grants nothing any more.", (*linter).isExpired},
+		{"L035", "no-deny-test", SeverityWarning, "No test says whom the policy is not for: a change that opens it is not noticed.", (*linter).noDenyTest},
 	}
 }
 

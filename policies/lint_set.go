@@ -10,9 +10,9 @@ import (
 // setRules are about documents beside each other.
 func setRules() []Rule {
 	return []Rule{
-		{"L017", "shadowed", Hole, "Another policy grants all that this one does, to all whom it is for: it is without effect.", (*linter).shadowed},
-		{"L027", "idle-guardrail", Hole, "Guardrails, or one of their rules, are for no policy.", nil},
-		{"L028", "idle-defaults", Hole, "Defaults are used by no policy.", nil},
+		{"L017", "shadowed", SeverityWarning, "Another policy grants all that this one does, to all whom it is for: it is without effect.", (*linter).shadowed},
+		{"L027", "idle-guardrail", SeverityWarning, "Guardrails, or one of their rules, are for no policy.", nil},
+		{"L028", "idle-defaults", SeverityWarning, "Defaults are used by no policy.", nil},
 	}
 }
 

@@ -18,18 +18,18 @@ import (
 // conditionRules are about conditions in CEL.
 func conditionRules() []Rule {
 	return []Rule{
-		{"L002", "open-text", Error, "A condition looks for a part of a text, around which anyone may write what they like.", (*linter).openText},
-		{"L003", "open-regexp", Hole, "A regular expression lets any text stand somewhere, slashes included.", (*linter).openRegexp},
-		{"L007", "prefix-open", Error, "The text that a claim must begin with ends inside of a name, so that longer names begin with it too.", (*linter).openPrefix},
-		{"L008", "workflow-prefix", Error, "A workflow is told by the begin of its path, without the ref after the @: any branch's version of it is let in.", (*linter).openWorkflow},
-		{"L011", "negation", Hole, "A condition says what is not allowed. Everything else is, also what nobody has thought of yet.", (*linter).negation},
-		{"L013", "always-true", Hole, "The condition is true for every token that match fits: it keeps nobody out.", (*linter).alwaysTrue},
-		{"L030", "never-holds", Error, "No token can be what the policy asks for: it grants nothing, and hides that something is missing.", (*linter).neverHolds},
-		{"L032", "no-token-found", Comment, "No token was found that the policy grants to. A test that allows one shows that there is one.", (*linter).notFound},
+		{"L002", "open-text", SeverityError, "A condition looks for a part of a text, around which anyone may write what they like.", (*linter).openText},
+		{"L003", "open-regexp", SeverityWarning, "A regular expression lets any text stand somewhere, slashes included.", (*linter).openRegexp},
+		{"L007", "prefix-open", SeverityError, "The text that a claim must begin with ends inside of a name, so that longer names begin with it too.", (*linter).openPrefix},
+		{"L008", "workflow-prefix", SeverityError, "A workflow is told by the begin of its path, without the ref after the @: any branch's version of it is let in.", (*linter).openWorkflow},
+		{"L011", "negation", SeverityWarning, "A condition says what is not allowed. Everything else is, also what nobody has thought of yet.", (*linter).negation},
+		{"L013", "always-true", SeverityWarning, "The condition is true for every token that match fits: it keeps nobody out.", (*linter).alwaysTrue},
+		{"L030", "never-holds", SeverityError, "No token can be what the policy asks for: it grants nothing, and hides that something is missing.", (*linter).neverHolds},
+		{"L032", "no-token-found", SeverityInfo, "No token was found that the policy grants to. A test that allows one shows that there is one.", (*linter).notFound},
 	}
 }
 
-// A call is a comparison of one claim with a text, in a condition.
+// A textCall is a comparison of one claim with a text, in a condition.
 type textCall struct {
 	expr  ast.NavigableExpr
 	name  string // of the function

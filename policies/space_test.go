@@ -181,11 +181,13 @@ func lab() *presets.Preset {
 			"ref":   {Type: presets.String, Kind: presets.Attacker},
 			"event": {Type: presets.String, Kind: presets.Attacker, Values: []string{"request", "push", "schedule"}},
 			"env":   {Type: presets.String, Kind: presets.Platform, Optional: true},
+			"old":   {Type: presets.String, Optional: true}, "new": {Type: presets.String, Optional: true},
 			"count": {Type: presets.Int}, "fork": {Type: presets.Bool},
 			"groups": {Type: presets.StringList, Optional: true},
 		},
 		ProjectID: "id", Trigger: "event",
 		MustEqual: [][2]string{{"twin", "id"}},
+		OneOf:     [][]string{{"old", "new"}},
 		Risks:     []presets.Risk{{Claim: "event", Values: []string{"request"}}},
 	}
 }
@@ -224,6 +226,7 @@ func TestWitness(t *testing.T) {
 	}{
 		{"", []condition{id}, true, true},
 		{"", []condition{id, is("event", "request")}, true, true},
+		{"", []condition{id, is("new", "n")}, true, true},
 		{"", []condition{id, fits("ref", "refs/heads/*"), fits("ref", "refs/*/x*")}, true, true},
 		{"", []condition{id, is("ref", "a"), fits("ref", "b*")}, false, true},
 		{"", []condition{id, fits("ref", "a*"), fits("ref", "b*")}, false, false},
@@ -268,6 +271,9 @@ func checkToken(t *testing.T, p *presets.Preset, claims map[string]any) {
 	}
 	if claims["twin"] != claims["id"] {
 		t.Errorf("twin is %v and id %v; such a token is refused", claims["twin"], claims["id"])
+	}
+	if claims["old"] != nil && claims["new"] != nil {
+		t.Error("the token has both of two claims of which it must have one")
 	}
 }
 

@@ -346,7 +346,8 @@ func byType(name string, decl presets.Claim) any {
 	return "some-" + strings.ReplaceAll(name, "_", "-")
 }
 
-// equalise makes claims that must be equal so, where p leaves one of them open.
+// equalise makes claims that must be equal so, where p leaves one of them open,
+// and leaves one of those of which there must be one.
 func equalise(p *policy, claims map[string]any) {
 	for _, pair := range p.preset.MustEqual {
 		a, b := pair[0], pair[1]
@@ -357,5 +358,13 @@ func equalise(p *policy, claims map[string]any) {
 			a, b = b, a
 		}
 		claims[a] = claims[b]
+	}
+	for _, group := range p.preset.OneOf {
+		pinned := slices.ContainsFunc(group, func(claim string) bool { return p.pin(claim) != nil })
+		for _, claim := range group {
+			if pinned && p.pin(claim) == nil {
+				delete(claims, claim)
+			}
+		}
 	}
 }

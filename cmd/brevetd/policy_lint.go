@@ -84,9 +84,9 @@ func lint(file string, stderr io.Writer) (*lintReport, error) {
 	r := &lintReport{Policies: set.Len(), Findings: []policies.Finding{}}
 	for _, f := range set.Lint(lintProgress(stderr, set.Len())) {
 		switch f.Severity {
-		case policies.Error:
+		case policies.SeverityError:
 			r.Errors++
-		case policies.Hole:
+		case policies.SeverityWarning:
 			r.Warnings++
 		default:
 			r.Infos++
@@ -124,7 +124,7 @@ func writeFindings(w io.Writer, r *lintReport) error {
 
 func writeFinding(out *strings.Builder, p palette, f *policies.Finding) {
 	severity := string(f.Severity)
-	if f.Severity == policies.Error {
+	if f.Severity == policies.SeverityError {
 		severity = p.bad(severity)
 	}
 	fmt.Fprintf(out, "%s: %s %s %s\n", plain(f.Place()), severity, f.ID, f.Rule)
@@ -178,7 +178,7 @@ func editText(e *policies.Edit) string {
 // writeFindingAnnotations writes workflow commands of GitHub, which its pages
 // show beside the lines.
 func writeFindingAnnotations(w io.Writer, r *lintReport) error {
-	levels := map[policies.Severity]string{policies.Error: "error", policies.Hole: "warning", policies.Comment: "notice"}
+	levels := map[policies.Severity]string{policies.SeverityError: "error", policies.SeverityWarning: "warning", policies.SeverityInfo: "notice"}
 	for _, f := range r.Findings {
 		message := f.Message
 		if f.Token != nil {

@@ -365,12 +365,13 @@ const shutdownGrace = 35 * time.Second
 // serve accepts until ctx ends, then lets what was begun finish.
 func (d *daemon) serve(ctx context.Context, l listening, ready func()) error {
 	s := &server.Server{Broker: d.broker, Log: d.log, Metrics: d.metrics, JWKS: d.epochs.JWKS, Trust: d.trust, Ready: d.ready, Policies: d.policyStatus}
-	servers := []*http.Server{newHTTPServer(s.Handler())}
+	public, admin := newHTTPServer(s.Handler()), newHTTPServer(s.Admin())
+	servers := []*http.Server{public}
 	failed := make(chan error, 2)
-	go func() { failed <- servers[0].Serve(l.public) }()
+	go func() { failed <- public.Serve(l.public) }()
 	if l.admin != nil {
-		servers = append(servers, newHTTPServer(s.Admin()))
-		go func() { failed <- servers[1].Serve(l.admin) }()
+		servers = append(servers, admin)
+		go func() { failed <- admin.Serve(l.admin) }()
 	}
 	if ready != nil {
 		ready()
