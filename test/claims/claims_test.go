@@ -60,7 +60,7 @@ func checkLint(t *testing.T, set *policies.Set, d *draft.Draft) {
 	t.Helper()
 	protected := strings.Contains(d.Policy, "ref_protected: \"true\"")
 	for _, f := range set.Lint(nil) {
-		expected := f.Severity == policies.Comment ||
+		expected := f.Severity == policies.SeverityInfo ||
 			f.Rule == "unprotected-ref" && !protected || // the run's ref is not
 			f.Rule == "attacker-gate" && d.Certainty == presets.Unknown || // nobody said what the claims are worth
 			f.Rule == "person-gate" && d.Preset.Name == "google" // of a service account, which is no person
