@@ -133,7 +133,7 @@ func TestAbsentClaims(t *testing.T) {
 	}
 	p := made(t, "", is("id", "7"))
 	loaded, granted := 0, 0
-	for range 2_000 {
+	for range 1_500 {
 		w, flaws := l.compile(a.condition(a.IntN(4)))
 		if len(flaws) > 0 {
 			continue
@@ -145,7 +145,7 @@ func TestAbsentClaims(t *testing.T) {
 			}
 		}
 	}
-	if loaded < 200 || granted < 100 {
+	if loaded < 150 || granted < 75 {
 		t.Errorf("of the conditions %d load and %d tokens are granted to: too few to say something", loaded, granted)
 	}
 }
@@ -252,8 +252,9 @@ func checkDecisions(t *testing.T, set *Set, claims map[string]any) (granted int)
 	if decide(claims) {
 		return 1
 	}
-	for a := range claims {
-		for b := range claims {
+	names := slices.Sorted(maps.Keys(claims))
+	for i, a := range names {
+		for _, b := range names[i:] {
 			without := maps.Clone(claims)
 			delete(without, a)
 			delete(without, b)
