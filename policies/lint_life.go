@@ -107,8 +107,14 @@ func (l *linter) noDenyTest() {
 }
 
 // nearMiss returns a token that differs in one claim only from one that is
-// granted to, and is refused.
+// granted to, and is refused: of a stranger's run, if there is such a thing.
 func (l *linter) nearMiss() map[string]any {
+	for _, r := range l.p.risks {
+		claims := maps.Clone(l.usual)
+		if claims[r.claim], _ = meet(&r.condition); !l.p.gives(claims) && hasType(claims[r.claim], l.p.preset.Claims[r.claim].Type) {
+			return claims
+		}
+	}
 	for _, c := range l.p.match {
 		claims := maps.Clone(l.usual)
 		if claims[c.claim] = l.other(c.claim); !l.p.gives(claims) {
@@ -124,7 +130,27 @@ func (l *linter) testEdit(name string, claims map[string]any, field string) []Ed
 	for _, g := range l.p.grants {
 		credentials = append(credentials, g.Credential)
 	}
+	if short := l.short(claims); l.p.gives(short) == l.p.gives(claims) {
+		claims = short
+	}
 	n := len(l.p.written.in.Tests)
 	yaml := fmt.Sprintf("{name: %s, claims: %s, %s: %s}", name, yamlValue(claims), field, yamlValue(slices.Clone(credentials)))
-	return []Edit{l.field(yaml, "", "tests", n)}
+	if !l.p.written.doc.Has([]any{"tests"}) {
+		return []Edit{l.field("tests: ["+yaml+"]", "", "tests")}
+	}
+	return []Edit{l.field("- "+yaml, "", "tests", n)}
+}
+
+// short returns those of the claims that the policy looks at.
+func (l *linter) short(claims map[string]any) map[string]any {
+	short := map[string]any{}
+	for _, name := range l.telling(claims) {
+		short[name] = claims[name]
+	}
+	for _, r := range l.p.risks {
+		if v, ok := claims[r.claim]; ok {
+			short[r.claim] = v
+		}
+	}
+	return short
 }

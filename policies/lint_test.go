@@ -288,7 +288,7 @@ func change(t *testing.T, root map[string]any, e Edit) {
 		}
 	default:
 		parent := e.steps[0].(string)
-		root[parent] = append(at.([]any), readYAML(t, "x: "+e.YAML)["x"])
+		root[parent] = append(at.([]any), readYAML(t, "x:\n"+e.YAML)["x"].([]any)...)
 	}
 }
 

@@ -25,7 +25,7 @@ func conditionRules() []Rule {
 		{"L011", "negation", SeverityWarning, "A condition says what is not allowed. Everything else is, also what nobody has thought of yet.", (*linter).negation},
 		{"L013", "always-true", SeverityWarning, "The condition is true for every token that match fits: it keeps nobody out.", (*linter).alwaysTrue},
 		{"L030", "never-holds", SeverityError, "No token can be what the policy asks for: it grants nothing, and hides that something is missing.", (*linter).neverHolds},
-		{"L032", "no-token-found", SeverityInfo, "No token was found that the policy grants to. A test that allows one shows that there is one.", (*linter).notFound},
+		{"L032", "no-token-found", SeverityWarning, "No token was found that the policy grants to, so that most rules can say nothing of it. A test that allows one helps.", (*linter).notFound},
 	}
 }
 

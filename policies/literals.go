@@ -134,21 +134,13 @@ func (l *literals) nested(e, with ast.Expr) {
 	}
 }
 
-// values notes what makes a comparison of the claim with value true, and for
-// numbers also what is next to it.
+// values notes what makes a comparison of the claim with value true.
 func (l *literals) values(name, claim string, value any) {
 	switch name {
-	case operators.Equals, operators.NotEquals:
-		l.note(claim, value)
-		if s, ok := value.(string); ok {
-			l.equal[claim] = append(l.equal[claim], s)
-		}
+	case operators.Equals, operators.NotEquals, operators.Less, operators.LessEquals, operators.Greater, operators.GreaterEquals:
+		l.value(claim, value)
 	case operators.In:
 		l.members(claim, value)
-	case operators.Less, operators.LessEquals, operators.Greater, operators.GreaterEquals:
-		if n, ok := value.(int64); ok {
-			l.note(claim, n, n-1, n+1)
-		}
 	case overloads.StartsWith, overloads.EndsWith, overloads.Contains:
 		l.open = true
 		l.part(name, claim, text(value))
@@ -162,16 +154,31 @@ func (l *literals) values(name, claim string, value any) {
 	}
 }
 
+// value notes one value, and of a number what is next to it: between two
+// numbers that matter there may be others, of which all are alike.
+func (l *literals) value(claim string, value any) {
+	l.note(claim, value)
+	switch v := value.(type) {
+	case string:
+		l.equal[claim] = append(l.equal[claim], v)
+	case int64:
+		l.note(claim, v-1, v+1)
+	case []string:
+		l.open = true // a list may have any order, and items twice
+	}
+}
+
 // members notes the elements of a list that a claim is to be in.
 func (l *literals) members(claim string, list any) {
 	switch list := list.(type) {
 	case []string:
 		for _, s := range list {
-			l.note(claim, s)
+			l.value(claim, s)
 		}
-		l.equal[claim] = append(l.equal[claim], list...)
 	case []any:
-		l.note(claim, list...)
+		for _, v := range list {
+			l.value(claim, v)
+		}
 	}
 }
 
