@@ -49,3 +49,16 @@ func ParseOnly(raw string) (string, error) {
 	}
 	return t.issuer, nil
 }
+
+// AllowsKeysAt holds uri to the hosts of c's issuer and of its platform.
+func AllowsKeysAt(c *Config, uri string) error {
+	p, err := c.Resolve()
+	if err != nil {
+		return err
+	}
+	site, err := c.site(p)
+	if err != nil {
+		return err
+	}
+	return site.checkJWKSURI(uri)
+}

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/brevet-dev/brevet/issuers/presets"
 	"github.com/brevet-dev/brevet/issuers/strictjson"
 )
 
@@ -116,6 +117,15 @@ func parseDiscovery(text []byte, issuer string) (jwksURI string, err error) {
 		return "", errors.New("it has no jwks_uri")
 	}
 	return uri, nil
+}
+
+// site returns where the keys of c, which must be valid, are.
+func (c *Config) site(p *presets.Preset) (*site, error) {
+	client, err := c.client()
+	if err != nil {
+		return nil, err
+	}
+	return &site{url: c.issuerURL(), jwksHosts: slices.Concat(p.KeysHosts, c.AllowedJWKSHosts), client: client}, nil
 }
 
 // checkJWKSURI holds the issuer to its own host and scheme, so that whoever can

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/singleflight"
+
+	"github.com/brevet-dev/brevet/issuers/presets"
 )
 
 // A pace says when keys are asked for. What it asks may be far away and used by
@@ -72,19 +74,18 @@ type keySet struct {
 }
 
 // newKeyring makes the keyring of c, which must be valid.
-func newKeyring(c *Config, algorithms []string) (*keyring, error) {
+func newKeyring(c *Config, p *presets.Preset) (*keyring, error) {
 	k := &keyring{
-		name: c.Name, algorithms: algorithms, stale: c.staleKeys(), unknown: make(map[string]time.Time),
+		name: c.Name, algorithms: p.Algorithms, stale: c.staleKeys(), unknown: make(map[string]time.Time),
 	}
 	if c.JWKSFile != "" {
 		k.fetch, k.pace = keyFile(c.JWKSFile).fetch, filePace()
 		return k, nil
 	}
-	client, err := c.client()
+	site, err := c.site(p)
 	if err != nil {
 		return nil, err
 	}
-	site := &site{url: c.issuerURL(), jwksHosts: c.AllowedJWKSHosts, client: client}
 	k.fetch, k.pace = site.fetch, networkPace()
 	return k, nil
 }

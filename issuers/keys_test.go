@@ -124,6 +124,27 @@ func TestAllowedJWKSHost(t *testing.T) {
 	check(t, newSet(t, config), p.mint(t, nil), "")
 }
 
+// Google keeps its keys on another host than its name, and Entra those of its
+// older issuers.
+func TestKeysHosts(t *testing.T) {
+	tests := []struct {
+		preset, url, uri string
+		allowed          bool
+	}{
+		{"google", "", "https://www.googleapis.com/oauth2/v3/certs", true},
+		{"google", "", "https://www.googleapis.com.example.com/oauth2/v3/certs", false},
+		{"google", "", "http://www.googleapis.com/oauth2/v3/certs", false},
+		{"entra", "https://sts.windows.net/72f988bf-0000-4000-8000-2d7cd011db47/", "https://login.microsoftonline.com/common/discovery/keys", true},
+		{"gitlab", "", "https://www.googleapis.com/oauth2/v3/certs", false},
+	}
+	for _, test := range tests {
+		c := &issuers.Config{Name: "x", Preset: test.preset, URL: test.url, Audience: "https://broker.example.com"}
+		if err := issuers.AllowsKeysAt(c, test.uri); (err == nil) != test.allowed {
+			t.Errorf("%s, %s: %v", test.preset, test.uri, err)
+		}
+	}
+}
+
 // The token's caller waits for a slow issuer no longer than it wants to, and
 // the broker no longer than five seconds: for the answer, and for its end.
 func TestSlowIssuer(t *testing.T) {

@@ -89,7 +89,7 @@ func (is *issuer) build(c *Config) error {
 		return err
 	}
 	is.rules = newRules(c, is.preset)
-	is.keys, err = newKeyring(c, is.preset.Algorithms)
+	is.keys, err = newKeyring(c, is.preset)
 	return err
 }
 

@@ -15,6 +15,8 @@ func entra() *Preset {
 		Title: "Microsoft Entra managed identities",
 		Docs:  "https://learn.microsoft.com/en-us/entra/identity-platform/access-token-claims-reference",
 		URLs:  []string{"https://login.microsoftonline.com/{tid}/v2.0", "https://sts.windows.net/{tid}/"},
+		// The discovery documents of sts.windows.net name it.
+		KeysHosts: []string{"login.microsoftonline.com"},
 		DefaultAudiences: []string{
 			"api://AzureADTokenExchange", "https://management.azure.com", "https://management.azure.com/", "https://management.core.windows.net",
 			"https://management.core.windows.net/", "https://vault.azure.net", "https://storage.azure.com", "https://storage.azure.com/",

@@ -17,6 +17,7 @@ func google() *Preset {
 		Title:       "Google Cloud service accounts",
 		Docs:        "https://cloud.google.com/compute/docs/instances/verifying-instance-identity",
 		URLs:        []string{"https://accounts.google.com"},
+		KeysHosts:   []string{"www.googleapis.com"},
 		Algorithms:  []string{"RS256"},
 		Types:       []string{"JWT"},
 		MaxAge:      time.Hour,

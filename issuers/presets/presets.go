@@ -82,6 +82,10 @@ type Preset struct {
 	// {host} for its host and {url} for all of it.
 	DefaultAudiences []string
 
+	// KeysHosts are the hosts, besides the issuer's own, on which the platform
+	// keeps its keys: its discovery document names them.
+	KeysHosts []string
+
 	// Subjects are the forms of sub, as patterns; a token with another is
 	// refused. A part that has the name of a declared claim must be equal to it.
 	// Empty: sub is not looked at, since most platforms let it be configured.

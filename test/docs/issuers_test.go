@@ -97,6 +97,9 @@ func platform(t *testing.T, p *presets.Preset) string {
 	line("| | |\n|---|---|")
 	line("| issuers | %s |", code(p.URLs))
 	line("| default audience | %s |", cmp.Or(code(p.DefaultAudiences), "none: a job must ask for one"))
+	if len(p.KeysHosts) > 0 {
+		line("| keys also on | %s |", code(p.KeysHosts))
+	}
 	line("| `alg` | %s |", code(p.Algorithms))
 	if len(p.Subjects) > 0 {
 		line("| `sub` | %s |", code(p.Subjects))
