@@ -48,7 +48,7 @@ type forms struct {
 // addForms adds to x every text that is looked for because of the secret of this
 // number, and of each of its lines that is fit to be masked alone.
 func addForms(add func(pattern, string), number int, value string) {
-	f := forms{add, pattern{secret: uint32(number)}, map[string]struct{}{}}
+	f := forms{add, pattern{secret: uint32(number)}, make(map[string]struct{}, 64)}
 	whole := strings.TrimSpace(value)
 	f.addValue(whole)
 	for line := range strings.Lines(whole) {
@@ -83,8 +83,12 @@ func (f *forms) addValue(v string) {
 // also with what looks like escapes in it decoded as often as they may do it.
 func (f *forms) addPlain(e encoding, text string) {
 	for range depth + 1 {
+		before := text
 		text = f.addDecoded(e, text, strip)
 		text = f.addDecoded(e, text, unescape)
+		if text == before {
+			break
+		}
 	}
 }
 
@@ -142,7 +146,8 @@ func printed(v string) []string {
 	if strings.ContainsAny(v, `'"`) {
 		out = append(out, quoted(v)...)
 	}
-	return out
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // latin1 returns v with the characters up to U+00FF in one byte.
@@ -227,7 +232,9 @@ var base64URL = strings.NewReplacer("+", "-", "/", "_")
 // before bytes (0, 1 or 2) of something else, and what those at the edges must be,
 // which also depend on the neighbours.
 func base64At(v string, before int) (core string, at edges) {
-	text := base64.RawStdEncoding.EncodeToString([]byte("\x00\x00"[:before] + v + "\x00"))
+	padded := make([]byte, before, before+len(v)+1)
+	padded = append(append(padded, v...), 0)
+	text := base64.RawStdEncoding.EncodeToString(padded)
 	firstBit, endBit := 8*before, 8*(before+len(v))
 	first, end := (firstBit+5)/6, endBit/6
 	if own := uint8(first*6 - firstBit); own > 0 {

@@ -118,8 +118,10 @@ func (x *index) enter(number uint32) {
 	list := &x.lists[x.list(x.text(p))]
 	p.next, *list = *list, number
 	x.keys = append(x.keys, keyOf(x.text(p), p.value))
-	for c := range x.leads {
-		x.leads[c] = x.leads[c] || p.edges.leads(byte(c))
+	if p.edges.lead.bits > 0 {
+		for c := range x.leads {
+			x.leads[c] = x.leads[c] || p.edges.leads(byte(c))
+		}
 	}
 }
 
