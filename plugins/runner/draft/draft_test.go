@@ -74,6 +74,7 @@ func TestText(t *testing.T) {
 		{"invisible", example(t, "github", map[string]any{"environment": "prod\u200buction", "repository": "acme/##[x]"}), draft.Options{}},
 		{"hostile", example(t, "github", hostile()), draft.Options{}},
 		{"unknown", read(t, `{"iss": "https://ci.example.com", "sub": "job:7", "aud": ["a", "b"], "team": "red", "level": 3, "main": true, "roles": ["x"], "more": {"y": 1}, "odd name": "z"}`), draft.Options{}},
+		{"bitbucket", example(t, "bitbucket", nil), draft.Options{Broker: broker}},
 		{"nothing", map[string]any{}, draft.Options{IssuerURL: broker}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -48,7 +48,7 @@ func (d *Draft) audience(w *writer, iss string) {
 	case len(aud) == 0:
 		d.warn("the token has no audience: the broker refuses it")
 	case len(aud) > 1:
-		d.warn("the token has %d audiences: each of them can show it to the broker, which refuses it", len(aud))
+		d.several(w, aud, iss)
 	case !Writable(aud[0]):
 		d.warn("aud is too long for a configuration, or has characters that none can hold")
 	case d.Preset.FitAudience(aud[0], iss):
@@ -63,6 +63,23 @@ func (d *Draft) audience(w *writer, iss string) {
 		w.comment("    ", "better: have the job ask for the broker's url, and leave this out")
 		w.line("    audience: %s", scalar(aud[0]))
 	}
+}
+
+// several writes the platform's own audiences that stand beside the broker's,
+// and warns of others.
+func (d *Draft) several(w *writer, aud []string, iss string) {
+	var extra []string
+	for _, a := range aud {
+		if a != d.options.Broker && Writable(a) && d.Preset.FitAudience(a, iss) {
+			extra = append(extra, scalar(a))
+		}
+	}
+	if len(extra) != len(aud)-1 || !slices.Contains(aud, d.options.Broker) {
+		d.warn("the token has %d audiences, and the broker refuses one that is for others, too: have the job ask for the broker's url alone", len(aud))
+		return
+	}
+	d.warn("the token is also for %s, which the platform adds: whoever is that can show it to the broker", strings.Join(extra, ", "))
+	w.line("    extra_audiences: [%s]", strings.Join(extra, ", "))
 }
 
 // audiences returns the strings of aud.
