@@ -185,8 +185,7 @@ func (r *reader) preset(issuer string) *presets.Preset {
 	}
 	p := r.loader.options.Issuers[issuer]
 	if p == nil {
-		r.fail(path, "issuer %q is not configured%s", issuer,
-			strictyaml.DidYouMean(issuer, slices.Collect(maps.Keys(r.loader.options.Issuers))))
+		r.fail(path, "issuer %q is not configured%s", issuer, meant(issuer, r.loader.options.Issuers))
 	}
 	return p
 }
@@ -196,10 +195,33 @@ func (r *reader) claim(p *presets.Preset, path strictyaml.Path) (presets.Claim, 
 	name, _ := path[len(path)-1].(string)
 	decl, ok := p.Claims[name]
 	if !ok {
-		r.failKey(path, "tokens of issuer %q have no claim %q%s", r.issuer, name,
-			strictyaml.DidYouMean(name, slices.Collect(maps.Keys(p.Claims))))
+		r.failKey(path, "tokens of issuer %q have no claim %q%s", r.issuer, name, claimMeant(name, p))
 	}
 	return decl, ok
+}
+
+// meant says what could have been meant by a name that is not configured.
+func meant[T any](name string, known map[string]T) string {
+	const few = 8
+	names := slices.Sorted(maps.Keys(known))
+	if near := strictyaml.DidYouMean(name, names); near != "" || len(names) == 0 || len(names) > few {
+		return near
+	}
+	return "; the configuration has " + strings.Join(names, ", ")
+}
+
+// claimMeant says what could have been meant by a claim that tokens do not
+// have, or have for the broker alone (RFC 7519, section 4.1).
+func claimMeant(name string, p *presets.Preset) string {
+	switch {
+	case slices.Contains([]string{"iss", "aud", "exp", "iat", "nbf", "jti"}, name):
+		return " for policies; the broker checks it itself"
+	case name == "sub" && p.ProjectID != "":
+		return " for policies; write what it is made of, such as " + p.ProjectID
+	case name == "sub":
+		return " for policies; write what it is made of"
+	}
+	return strictyaml.DidYouMean(name, slices.Collect(maps.Keys(p.Claims)))
 }
 
 // typed checks that v, as read by strictyaml, is a value of the declared type
@@ -349,8 +371,7 @@ func (r *reader) credential(path strictyaml.Path, name string) bool {
 	}
 	_, ok := r.loader.options.Credentials[name]
 	if !ok {
-		r.fail(path, "credential %q is not configured%s", name,
-			strictyaml.DidYouMean(name, slices.Collect(maps.Keys(r.loader.options.Credentials))))
+		r.fail(path, "credential %q is not configured%s", name, meant(name, r.loader.options.Credentials))
 	}
 	return ok
 }

@@ -166,7 +166,7 @@ func (r *reader) guard(g *guardrails, in *guardrailsDocument, p *presets.Preset)
 	for i, entry := range in.Deny {
 		at := strictyaml.Path{"deny", i}
 		if entry.Reason == "" {
-			r.fail(at.With("reason"), "the rule has no reason: what whoever is denied should hear from you")
+			r.fail(at.With("reason"), "the rule has no reason: why it denies, for the audit log")
 		}
 		if len(entry.Match) == 0 {
 			r.fail(at, "the rule has no match, so it would deny everyone")

@@ -250,8 +250,7 @@ func (r *reader) remove(claims map[string]any, path strictyaml.Path, entry *test
 		_, changed := entry.With[name]
 		switch {
 		case !declared:
-			r.fail(at, "tokens of issuer %q have no claim %q%s", r.issuer, name,
-				strictyaml.DidYouMean(name, slices.Collect(maps.Keys(p.Claims))))
+			r.fail(at, "tokens of issuer %q have no claim %q%s", r.issuer, name, claimMeant(name, p))
 		case changed:
 			r.fail(at, "%q is in with and in without", name)
 		}

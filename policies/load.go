@@ -2,6 +2,7 @@ package policies
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -114,6 +115,8 @@ func (l *loader) find() []string {
 	var names []string
 	err := fs.WalkDir(l.fsys, ".", func(name string, e fs.DirEntry, err error) error {
 		switch {
+		case err != nil && name == ".":
+			l.report(name, "the folder of policies cannot be read: %v", cause(err))
 		case err != nil:
 			l.report(name, "%v", err)
 		case name != "." && strings.HasPrefix(e.Name(), "."):
@@ -130,6 +133,14 @@ func (l *loader) find() []string {
 	}
 	slices.Sort(names)
 	return names
+}
+
+// cause is err without the name of the file, which a problem has already.
+func cause(err error) error {
+	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
+		return pathErr.Err
+	}
+	return err
 }
 
 // isPolicy reports whether the file is to be read. It follows a symbolic link

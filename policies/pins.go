@@ -139,7 +139,7 @@ func (c *compiler) named(p *policy) {
 		for i, g := range p.grants {
 			if credential, ok := c.loader.options.Credentials[g.Credential]; ok && !credential.Read {
 				c.fail(strictyaml.Path{"grant", i, "credential"},
-					"match names %s %s: %s; that gets credentials of class read only, and %q is not one", r.claim, r.named.wanted(), r.why, g.Credential)
+					"match names %s %s: %s; that gets credentials of class read only, and %q is not one; leave the value out, or grant one that can only read", r.claim, r.named.wanted(), r.why, g.Credential)
 			}
 		}
 	}

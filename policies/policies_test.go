@@ -62,7 +62,7 @@ func TestLoadFiles(t *testing.T) {
 		build func(t *testing.T, dir string)
 		want  string // error without the folder, or ""
 	}{
-		{"no folder", func(t *testing.T, dir string) { remove(t, dir) }, ": stat .: no such file or directory"},
+		{"no folder", func(t *testing.T, dir string) { remove(t, dir) }, ": the folder of policies cannot be read: no such file or directory"},
 		{"an empty folder", func(*testing.T, string) {}, ": the folder holds no policy (a file ending in .yaml or .yml)"},
 		{"only other files", func(t *testing.T, dir string) { put(t, dir, "a.txt", "x") }, ": the folder holds no policy (a file ending in .yaml or .yml)"},
 		{"an empty file", func(t *testing.T, dir string) { put(t, dir, "a.yaml", "") }, "/a.yaml:1:1: the document is empty"},

@@ -98,8 +98,7 @@ func (t *testReader) fileTest(path strictyaml.Path, entry *fileCase) (fileTest, 
 	}
 	p := t.loader.options.Issuers[made.issuer]
 	if p == nil {
-		t.fail(path.With("issuer"), "issuer %q is not configured%s", made.issuer,
-			strictyaml.DidYouMean(made.issuer, slices.Collect(maps.Keys(t.loader.options.Issuers))))
+		t.fail(path.With("issuer"), "issuer %q is not configured%s", made.issuer, meant(made.issuer, t.loader.options.Issuers))
 		return made, false
 	}
 	t.issuer = made.issuer

@@ -17,7 +17,6 @@ import (
 	"cel.dev/cel-go/common/types"
 
 	"github.com/brevet-dev/brevet/issuers/presets"
-	"github.com/brevet-dev/brevet/policies/strictyaml"
 )
 
 // Limits on one condition. A long one has 300 bytes and 40 nodes.
@@ -174,13 +173,31 @@ func (l *language) compile(source string) (*when, []flaw) {
 func (l *language) flaws(issues *cel.Issues) []flaw {
 	var flaws []flaw
 	for _, e := range issues.Errors() {
-		message := e.Message
-		if field, ok := strings.CutPrefix(message, "undefined field '"); ok {
-			message += strictyaml.DidYouMean(strings.TrimSuffix(field, "'"), slices.Collect(maps.Keys(l.preset.Claims)))
-		}
-		flaws = append(flaws, flaw{max(1, e.Location.Line()), max(0, e.Location.Column()) + 1, message})
+		flaws = append(flaws, flaw{max(1, e.Location.Line()), max(0, e.Location.Column()) + 1, e.Message + l.hint(e.Message)})
 	}
 	return flaws
+}
+
+// hint says what mends an error of CEL's.
+func (l *language) hint(message string) string {
+	if field, ok := strings.CutPrefix(message, "undefined field '"); ok {
+		return claimMeant(strings.TrimSuffix(field, "'"), l.preset)
+	}
+	if name, ok := strings.CutPrefix(message, "undeclared reference to '"); ok {
+		name = strings.TrimSuffix(name, "'")
+		if _, declared := l.preset.Claims[name]; declared {
+			return "; write claims." + name
+		}
+	}
+	switch {
+	case strings.HasPrefix(message, "found no matching overload for '_==_'"), strings.HasPrefix(message, "found no matching overload for '_!=_'"):
+		return "; both sides must have the same type"
+	case strings.Contains(message, "mismatched input 'and'"):
+		return "; and is written &&"
+	case strings.Contains(message, "mismatched input 'or'"):
+		return "; or is written ||"
+	}
+	return ""
 }
 
 // lint refuses what compiles and still does not say what its author meant.

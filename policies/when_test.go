@@ -73,12 +73,16 @@ func TestWhenProblems(t *testing.T) {
 		when string
 		want []string
 	}{
+		{`ref == "refs/heads/main"`, []string{"6:3: undeclared reference to 'ref'; write claims.ref"}},
+		{`claims.sub == "x"`, []string{"6:9: undefined field 'sub' for policies; write what it is made of, such as repository_id"}},
+		{`claims.fork and claims.ref == "x"`, []string{"6:15: Syntax error: mismatched input 'and' expecting <EOF>; and is written &&"}},
+		{`claims.fork or claims.ref == "x"`, []string{"6:15: Syntax error: mismatched input 'or' expecting <EOF>; or is written ||"}},
 		{`claims.reff == "x"`, []string{`6:9: undefined field 'reff'; did you mean "ref"?`}},
 		{"claims.fork &&\n  claims.attempt == \"1\" &&\n  foo", []string{
-			"7:20: found no matching overload for '_==_' applied to '(int, string)'",
+			"7:20: found no matching overload for '_==_' applied to '(int, string)'; both sides must have the same type",
 			"8:5: undeclared reference to 'foo'",
 		}},
-		{`claims.repository_id == 456`, []string{"6:24: found no matching overload for '_==_' applied to '(string, int)'"}},
+		{`claims.repository_id == 456`, []string{"6:24: found no matching overload for '_==_' applied to '(string, int)'; both sides must have the same type"}},
 		{`claims.ref in ["a", 1]`, []string{"6:23: expected type 'string' but found 'int'"}},
 		{`claims.ref`, []string{"6:3: the condition must be true or false; this gives string"}},
 		{`1 == 1`, []string{"6:3: the condition does not look at any claim"}},

@@ -145,10 +145,13 @@ func parse(source string) (body ast.Node, problems Problems) {
 	return file.Docs[0].Body, nil
 }
 
+// tabInToken is what the parser says of a tab that indents.
+const tabInToken = "found character '\t' that cannot start any token"
+
 func syntaxProblem(err error) Problem {
 	var syntax yaml.Error
 	if errors.As(err, &syntax) && syntax.GetToken() != nil {
-		return at(syntax.GetToken(), "%s", syntax.GetMessage())
+		return at(syntax.GetToken(), "%s", strings.Replace(syntax.GetMessage(), tabInToken, "a tab stands where spaces must", 1))
 	}
 	return Problem{Message: err.Error()}
 }

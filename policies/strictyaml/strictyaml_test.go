@@ -150,7 +150,7 @@ func TestParseProblems(t *testing.T) {
 		{"tag", "url: !!str 1", "f:1:6: tags (!) are not allowed; if this is a string, quote it"},
 		{"directive", "%YAML 1.1\n---\nurl: a\n", "f:1:1: directives (%) are not allowed"},
 		{"complex key", "? a\n: b\n", "f:1:1: complex keys (?) are not allowed"},
-		{"tab as indentation", "a:\n\tb: c\n", "f:2:1: found character '\t' that cannot start any token"},
+		{"tab as indentation", "a:\n\tb: c\n", "f:2:1: a tab stands where spaces must"},
 		{"unclosed list", "a: [1", "f:1:4: sequence end token ']' not found"},
 		{"not UTF-8", "a: x\nb: \xff\n", "f:2:4: this byte is not UTF-8"},
 		{"control character", "a: \x00", "f:1:4: the invisible character U+0000 is not allowed"},
