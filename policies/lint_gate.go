@@ -434,7 +434,7 @@ func (l *linter) kindGlob() {
 func (l *linter) attackerGate() {
 	p := l.p.preset
 	for _, m := range l.claims() {
-		role := m.name == p.Ref || m.name == p.Trigger || m.name == p.Environment
+		role := m.name == p.Ref || m.name == p.Trigger || m.name == p.Environment || p.Ref != "" && strings.HasPrefix(m.name, p.Ref+"_") // ref_type narrows ref
 		if l.kindOf(m.name) != presets.Attacker || role || l.pins(m.name) || isWorkflow(m.name) || l.isPerson(m.name) || l.usual == nil || l.isRisk(m.name) {
 			continue
 		}

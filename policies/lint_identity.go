@@ -172,8 +172,8 @@ func (l *linter) isPerson(claim string) bool {
 
 func (l *linter) personGate() {
 	for _, claim := range l.claims() {
-		if !l.isPerson(claim.name) {
-			continue
+		if !l.isPerson(claim.name) || claim.field == "names" && (claim.name == l.p.preset.Project || claim.name == l.p.preset.Owner) {
+			continue // in names an account's address stands for its id, as a path for a project's
 		}
 		id := l.p.preset.ActorID
 		token := l.usual

@@ -323,6 +323,20 @@ func TestLintClean(t *testing.T) {
 	}
 }
 
+// What looks like a mistake that a rule is for, and is none.
+func TestLintSilent(t *testing.T) {
+	for _, tt := range []wrong{
+		{id: "L033", name: "the type of a ref", doc: ofGitLab("  ref: main\n  ref_type: branch\n  ref_protected: \"true\"\n  pipeline_source: push")},
+		{id: "L024", name: "the address of an account that is no person's", doc: "policy: a\nissuer: google\nmatch: {sub: \"1122\", project_number: 7}\n" +
+			"names: {email: ci@acme-prod.iam.gserviceaccount.com}\ngrant: [{credential: deploy, ttl: 15m}]\n"},
+	} {
+		_, findings, err := lintDocument(t, tt.doc)
+		if findings = found(findings, tt.id); err != nil || len(findings) > 0 {
+			t.Errorf("%s, %s: %v\n%s", tt.id, tt.name, err, list(findings))
+		}
+	}
+}
+
 func TestRules(t *testing.T) {
 	names := map[string]bool{}
 	for _, r := range Rules() {
