@@ -58,7 +58,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetErr(stderr)
 	root.Args = noArgs
 	root.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{hint{err, "see: " + cmd.CommandPath() + " --help"}}
+	})
 	root.AddCommand(serveCommand(), devCommand(), checkCommand(), policyCommand(), keysCommand(), leasesCommand(), auditCommand())
 	err := root.ExecuteContext(ctx)
 	if err == nil {
