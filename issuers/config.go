@@ -196,7 +196,7 @@ func (c *Config) validateURL(v *validation) {
 		v.check(!c.InsecureHTTP, "insecure_http: is for an http:// url; remove it")
 		if p != nil && len(p.URLs) > 0 {
 			_, fits := p.FitURL(raw)
-			v.check(fits, "url: is none of %s: %s", p.Title, strings.Join(p.URLs, ", "))
+			v.check(fits, "url: is no issuer of %s; theirs look like %s", p.Title, strings.Join(p.URLs, ", "))
 		}
 	case u.Scheme != "http":
 		v.add("url: must begin with https://")
