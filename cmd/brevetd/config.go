@@ -296,7 +296,7 @@ func loadConfig(file string) (*config, error) {
 		return nil, err
 	}
 	if err := p.problems.Err(); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("reading the configuration:\n%w", err)
 	}
 	return c, nil
 }

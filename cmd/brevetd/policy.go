@@ -34,7 +34,10 @@ func policySet(ctx context.Context, file string) (*config, *policies.Set, error)
 		return nil, nil, err
 	}
 	set, err := c.loadPolicies(ctx)
-	return c, set, err
+	if err != nil {
+		return nil, nil, fmt.Errorf("loading policies:\n%w", err)
+	}
+	return c, set, nil
 }
 
 // columns is the width that output for people is written for.

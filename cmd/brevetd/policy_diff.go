@@ -33,8 +33,8 @@ func policyDiffCommand() *cobra.Command {
 		},
 	}
 	file, asJSON := configFlag(cmd), jsonFlag(cmd)
-	logs := cmd.Flags().StringArray("audit", nil, "replay the exchanges in an audit log, `file`; may be repeated, and .gz is read")
-	format := cmd.Flags().String("format", "text", "what to print: text, markdown (for a comment), or json `name`")
+	logs := cmd.Flags().StringArray("audit", nil, "replay the exchanges in the audit log `file`; may be repeated, and .gz is read")
+	format := cmd.Flags().String("format", "text", "what to print, by `name`: text, markdown (for a comment), or json")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *asJSON {
 			*format = "json"

@@ -24,7 +24,7 @@ func policyLintCommand() *cobra.Command {
 		Args: noArgs,
 	}
 	file, asJSON := configFlag(cmd), jsonFlag(cmd)
-	format := cmd.Flags().String("format", "text", "what to print: text, json, or github (annotations) `name`")
+	format := cmd.Flags().String("format", "text", "what to print, by `name`: text, json, or github (annotations)")
 	strict := cmd.Flags().Bool("strict", false, "fail for warnings too")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *asJSON {
@@ -79,7 +79,7 @@ func lint(file string, stderr io.Writer) (*lintReport, error) {
 	o.Sources = true
 	set, err := policies.Load(c.policyFolder(), o)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("loading policies:\n%w", err)
 	}
 	r := &lintReport{Policies: set.Len(), Findings: []policies.Finding{}}
 	for _, f := range set.Lint(lintProgress(stderr, set.Len())) {

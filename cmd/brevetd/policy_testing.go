@@ -27,7 +27,7 @@ func policyTestCommand() *cobra.Command {
 	}
 	file, asJSON := configFlag(cmd), jsonFlag(cmd)
 	coverage := cmd.Flags().Bool("coverage", false, "say what no test has seen")
-	format := cmd.Flags().String("format", "text", "what to print: text, junit, json, or github (annotations) `name`")
+	format := cmd.Flags().String("format", "text", "what to print, by `name`: text, junit, json, or github (annotations)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *asJSON {
 			*format = "json"
