@@ -131,7 +131,7 @@ func writeMarkdown(w io.Writer, r *diffReport) error {
 			out.WriteString(fenced(c.Details))
 		}
 		for _, e := range c.Effects {
-			fmt.Fprintf(out, "\n- %s %s\n", bold(e), code(strings.TrimLeft(effectText(e), "+- ")))
+			fmt.Fprintf(out, "\n- %s\n", effectMarkdown(e))
 			if e.Claims != nil {
 				fmt.Fprintf(out, "\n<details><summary>the token</summary>\n\n%s\n</details>\n", fenced(claimLines(c, e.Claims)))
 			}
@@ -147,11 +147,23 @@ func writeMarkdown(w io.Writer, r *diffReport) error {
 	return err
 }
 
-func bold(e policies.Effect) string {
+// effectMarkdown is [effectText] with what was named in code.
+func effectMarkdown(e policies.Effect) string {
+	text := string(e.Kind)
 	if e.Kind.IsGain() {
-		return "**gain**"
+		text = "**" + text + "**"
 	}
-	return "loss"
+	if e.Credential == "" {
+		return text
+	}
+	text += " " + code(e.Credential)
+	if len(e.Terms) > 0 {
+		text += ": " + code(strings.Join(e.Terms, ", "))
+	}
+	if e.Claims == nil {
+		return text + "; no token was found that shows it, and none can be ruled out"
+	}
+	return text + ", by a token of " + code(e.Issuer)
 }
 
 func (r *replayReport) markdown(out *strings.Builder) {
