@@ -66,7 +66,7 @@ func TestHostileDocuments(t *testing.T) {
 		{"a long pattern", matching(`{glob: "` + strings.Repeat("*a", 10_000) + `"}`), "a.yaml:3:61: the glob has more than 256 bytes"},
 		{"many grants", "policy: a\ngrant: [" + strings.Repeat("{},", 4_000) + "]", "a.yaml:1:1: issuer is missing"},
 		{"a name without end", "policy: " + strings.Repeat("a", 60_000), "a.yaml:1:1: grant is missing"},
-		{"many unknown claims", "policy: a\nissuer: github\ngrant: [{credential: other, ttl: 1m}]\nmatch: {" + listed("repository%d: x", 3_000) + "}", "a.yaml:4:8: match is empty"},
+		{"many unknown claims", "policy: a\nissuer: github\ngrant: [{credential: other, ttl: 1m}]\nmatch: {" + listed("repository%d: x", 3_000) + "}", "a.yaml:4:8: nothing in match can be used"},
 		{"many denials", "guardrails: a\nissuer: github\ndeny: [" + strings.Repeat("{reason: a},", 2_000) + "]", "a.yaml:3:1: deny has 2000 entries, the limit is 100"},
 		{"many guardrails", strings.Repeat("---\nguardrails: a\nmax_ttl: 1m\n", 199) + "---\n" + head, "a.yaml:5:13: guardrails \"a\" is in"},
 	}

@@ -296,6 +296,9 @@ func (l *loader) compilePolicy(s *source, rules []*defaults, rails []*guardrails
 	case kind == "defaults" || kind == "guardrails":
 		l.problems = append(l.problems, s.doc.KeyProblem(strictyaml.Path{kind}, "write the key %s as it is, without escapes", kind))
 		return nil
+	case kind == "tests":
+		l.problems = append(l.problems, s.doc.KeyProblem(strictyaml.Path{kind}, "tests are first in files whose name ends in %s.yaml only; in a policy they come after its name", testSuffix))
+		return nil
 	}
 	var in document
 	problems := s.doc.Decode(&in)

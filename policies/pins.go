@@ -75,6 +75,8 @@ func (c *compiler) pins(p *policy) {
 		p.missing = append(p.missing, pin.Name)
 	}
 	switch {
+	case len(p.match) == 0 && len(c.in.Match) > 0:
+		c.fail(strictyaml.Path{"match"}, "nothing in match can be used: the policy would grant to everyone whom the issuer vouches for")
 	case len(p.match) == 0:
 		c.fail(strictyaml.Path{"match"}, "match is empty: the policy would grant to everyone whom the issuer vouches for")
 	case !c.doc.Has(at):

@@ -65,6 +65,7 @@ func TestLoadFiles(t *testing.T) {
 		{"no folder", func(t *testing.T, dir string) { remove(t, dir) }, ": the folder of policies cannot be read: no such file or directory"},
 		{"an empty folder", func(*testing.T, string) {}, ": the folder holds no policy (a file ending in .yaml or .yml)"},
 		{"only other files", func(t *testing.T, dir string) { put(t, dir, "a.txt", "x") }, ": the folder holds no policy (a file ending in .yaml or .yml)"},
+		{"tests in a file of policies", func(t *testing.T, dir string) { put(t, dir, "a.yaml", "tests: a\ncases: []\n") }, "/a.yaml:1:1: tests are first in files whose name ends in _test.yaml only; in a policy they come after its name"},
 		{"an empty file", func(t *testing.T, dir string) { put(t, dir, "a.yaml", "") }, "/a.yaml:1:1: the document is empty"},
 		{"a link to a file", func(t *testing.T, dir string) {
 			put(t, dir, "a", fmt.Sprintf(doc, "a"))

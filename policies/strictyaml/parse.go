@@ -145,13 +145,23 @@ func parse(source string) (body ast.Node, problems Problems) {
 	return file.Docs[0].Body, nil
 }
 
-// tabInToken is what the parser says of a tab that indents.
-const tabInToken = "found character '\t' that cannot start any token"
+// plainer says what the parser means where that is always the same.
+func plainer(message string) string {
+	switch message {
+	case "found character '\t' that cannot start any token":
+		return "a tab stands where spaces must"
+	case "mapping value is not allowed in this context":
+		return "a second colon follows this; quote the whole if it is a string, or indent the next line like this one"
+	case "value is not allowed in this context. map key-value is pre-defined":
+		return "this stands further in, or further out, than what it belongs to"
+	}
+	return message
+}
 
 func syntaxProblem(err error) Problem {
 	var syntax yaml.Error
 	if errors.As(err, &syntax) && syntax.GetToken() != nil {
-		return at(syntax.GetToken(), "%s", strings.Replace(syntax.GetMessage(), tabInToken, "a tab stands where spaces must", 1))
+		return at(syntax.GetToken(), "%s", plainer(syntax.GetMessage()))
 	}
 	return Problem{Message: err.Error()}
 }

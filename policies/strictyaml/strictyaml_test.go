@@ -151,6 +151,8 @@ func TestParseProblems(t *testing.T) {
 		{"directive", "%YAML 1.1\n---\nurl: a\n", "f:1:1: directives (%) are not allowed"},
 		{"complex key", "? a\n: b\n", "f:1:1: complex keys (?) are not allowed"},
 		{"tab as indentation", "a:\n\tb: c\n", "f:2:1: a tab stands where spaces must"},
+		{"a colon in a string", "a: b: c\n", "f:1:4: a second colon follows this; quote the whole if it is a string, or indent the next line like this one"},
+		{"an indent too far", "a:\n  b: \"c\"\n   d: e\n", "f:3:4: this stands further in, or further out, than what it belongs to"},
 		{"unclosed list", "a: [1", "f:1:4: sequence end token ']' not found"},
 		{"not UTF-8", "a: x\nb: \xff\n", "f:2:4: this byte is not UTF-8"},
 		{"control character", "a: \x00", "f:1:4: the invisible character U+0000 is not allowed"},
