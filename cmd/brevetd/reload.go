@@ -154,7 +154,11 @@ func (r *reloader) take(ctx context.Context, set *policies.Set) {
 	r.mu.Lock()
 	r.state.since, r.state.tried, r.state.err = time.Now(), time.Now(), nil
 	r.mu.Unlock()
-	r.log.Info("policies reloaded", "policies", set.Len(), "digest", set.Digest(), "signer", set.Origin().Signer)
+	log := r.log
+	if signer := set.Origin().Signer; signer != "" {
+		log = log.With("signer", signer)
+	}
+	log.Info("policies reloaded", "policies", set.Len(), "digest", set.Digest())
 	warn(r.log, set)
 }
 
