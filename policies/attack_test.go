@@ -5,6 +5,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/brevet-dev/brevet/issuers/presets"
+	"github.com/brevet-dev/brevet/policies"
 )
 
 // Patterns that nearly fit everywhere take no time that somebody would notice,
@@ -23,5 +26,20 @@ func TestPatternsThatNearlyFit(t *testing.T) {
 	}
 	if took := time.Since(start); took > 300*time.Millisecond {
 		t.Errorf("Decide took %s", took)
+	}
+}
+
+// GitHub makes the environment that a job names if it is not there, without any
+// rule. So a pattern is a gate that everyone opens who can push a branch.
+func TestEnvironmentByPattern(t *testing.T) {
+	o := options()
+	o.Issuers = presets.Known()
+	for environment, loads := range map[string]bool{
+		"production": true, "[production, staging]": true, `{glob: "prod-*"}`: false, `[production, {glob: "prod-*"}]`: false,
+	} {
+		doc := document("a", `{repository_id: "456", event_name: push, environment: `+environment+`}`, "{credential: other, ttl: 1m}", "")
+		if _, err := policies.Load(write(t, doc), o); (err == nil) != loads {
+			t.Errorf("Load with environment %s = %v, want it to load: %v", environment, err, loads)
+		}
 	}
 }

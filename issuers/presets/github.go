@@ -43,7 +43,9 @@ func github() *Preset {
 		Pins: []Pin{
 			{"the repository, by its id", []Gate{{{Claim: "repository_id"}}}},
 			{"a deployment environment, one exact ref, or refs that are protected", []Gate{
-				{{Claim: "environment"}},
+				// No pattern: a job that names an environment that is not there
+				// makes one, without any protection.
+				{{Claim: "environment", Exact: true}},
 				{{Claim: "ref", Exact: true}},
 				{{Claim: "ref"}, {Claim: "ref_protected", Value: "true"}},
 			}},
@@ -61,6 +63,8 @@ func github() *Preset {
 			Config: "- {name: github, preset: github}",
 			Blind: []string{
 				"A reviewed push and a `workflow_dispatch` on the same ref: who may dispatch, chooses the ref. An environment with reviewers or branch rules is the gate.",
+				"An environment that has rules and one that a workflow has just named: GitHub makes whichever is not there, without rules. Name those that exist, and do not remove " +
+					"one that a policy names.",
 				"`sub` is a template that administrators of a repository can change, so no policy sees it; the ids are in claims of their own.",
 				"A reusable workflow by the ref in `job_workflow_ref`, which moves; `job_workflow_sha` is the commit.",
 				"Ids of an Enterprise Server are its own: the same number elsewhere is another repository. Older versions have no `check_run_id` and no `enterprise_id`.",
