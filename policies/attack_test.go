@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/brevet-dev/brevet/issuers"
 	"github.com/brevet-dev/brevet/issuers/presets"
 	"github.com/brevet-dev/brevet/policies"
 )
@@ -40,6 +41,28 @@ func TestEnvironmentByPattern(t *testing.T) {
 		doc := document("a", `{repository_id: "456", event_name: push, environment: `+environment+`}`, "{credential: other, ttl: 1m}", "")
 		if _, err := policies.Load(write(t, doc), o); (err == nil) != loads {
 			t.Errorf("Load with environment %s = %v, want it to load: %v", environment, err, loads)
+		}
+	}
+}
+
+// The branch of a fork's pull request has as many slashes as its author likes:
+// none of them is taken for a branch of the repository.
+func TestDeepBranchesOfForks(t *testing.T) {
+	o := options()
+	o.Issuers = presets.Known()
+	doc := strings.Replace(document("a", `{pipeline_id: p, build_source: webhook}`, "{credential: other, ttl: 1m}", unsafe), "github", "buildkite", 1)
+	set, err := policies.Load(write(t, doc), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := &issuers.Identity{Issuer: "buildkite", Claims: map[string]any{"pipeline_id": "p", "build_source": "webhook"}}
+	for branch, grants := range map[string]bool{
+		"main": true, "a/b/c/d": true, "mallory:a": false, "mallory:a/b/c": false, "mallory:a/b/c/d": false,
+		"mallory:" + strings.Repeat("a/", 120) + "a": false,
+	} {
+		id.Claims["build_branch"] = branch
+		if d, err := set.Decide(id, "other"); (err == nil) != grants {
+			t.Errorf("Decide with branch %.20s = %+v, %v, want a grant: %v", branch, d.Grant, err, grants)
 		}
 	}
 }

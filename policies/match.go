@@ -72,23 +72,31 @@ func (c *condition) wanted() string {
 
 // A glob is a pattern for names and refs. * stands for any text within one
 // segment, also for none; segments end at a slash or colon, and none is empty.
-// Everything else stands for itself.
+// Everything else stands for itself, but that presets, and they only, may end
+// one in ** for all that follows: a stranger's branch has as many slashes as
+// the stranger likes.
 type glob string
+
+// anyRest, as the last segment of a glob, stands for one or more.
+const anyRest = "**"
 
 // fits reports whether s is one of the texts that g stands for. It takes time
 // in proportion to the length of s, as strings.Index does, and no memory.
 func (g glob) fits(s string) bool {
 	pattern := string(g)
 	for {
+		if pattern == anyRest {
+			return s != ""
+		}
 		one, restOfPattern, more := cutSegment(pattern)
-		other, rest, moreText := cutSegment(s)
+		other, restOfText, moreText := cutSegment(s)
 		if other == "" || more != moreText || !fitsSegment(one, other) {
 			return false
 		}
 		if more == 0 {
 			return true
 		}
-		pattern, s = restOfPattern, rest
+		pattern, s = restOfPattern, restOfText
 	}
 }
 
