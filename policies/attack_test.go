@@ -1,7 +1,10 @@
 package policies_test
 
 import (
+	"crypto/sha256"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -63,6 +66,35 @@ func TestDeepBranchesOfForks(t *testing.T) {
 		id.Claims["build_branch"] = branch
 		if d, err := set.Decide(id, "other"); (err == nil) != grants {
 			t.Errorf("Decide with branch %.20s = %+v, %v, want a grant: %v", branch, d.Grant, err, grants)
+		}
+	}
+}
+
+// The name of a file is no part of another set's digest, nor a line of its own
+// wherever problems are shown.
+func TestNamesOfFiles(t *testing.T) {
+	doc := func(name string) string { return document(name, shop, "{credential: other, ttl: 1m}", "") }
+	sum := sha256.Sum256([]byte(doc("b")))
+	for _, name := range []string{
+		fmt.Sprintf("a.yaml\n%x  b.yaml", sum), // a and b together, by its digest
+		"a\n::error::x.yaml", "a\x1b[2K.yaml", "a\u202elmay.yaml", "a\\.yaml", "a\xff.yaml",
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(doc("a")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		set, err := policies.Load(dir, options())
+		if err == nil || strings.ContainsAny(err.Error(), "\n\x1b\u202e\xff") {
+			t.Errorf("Load of %q = %v, %q, want one line that can be read", name, set, err)
+		}
+	}
+}
+
+// The first moment that there is, which Go takes for no time, is an end too.
+func TestExpiresAtTheFirstMoment(t *testing.T) {
+	for _, expires := range []string{"0001-01-01T00:00:00Z", "0000-12-31"} {
+		if _, err := policies.Load(write(t, shopPolicy+"expires: "+expires+"\n"), options()); err == nil {
+			t.Errorf("expires: %s loads, and would be no end", expires)
 		}
 	}
 }

@@ -154,11 +154,12 @@ func (c *compiler) expires() time.Time {
 	if !c.doc.Has(at) {
 		return time.Time{}
 	}
-	if day, err := time.Parse(time.DateOnly, c.in.Expires); err == nil {
-		return day.AddDate(0, 0, 1)
-	}
-	end, err := time.Parse(time.RFC3339, c.in.Expires)
+	day, err := time.Parse(time.DateOnly, c.in.Expires)
+	end := day.AddDate(0, 0, 1)
 	if err != nil {
+		end, err = time.Parse(time.RFC3339, c.in.Expires)
+	}
+	if err != nil || end.IsZero() { // the zero time would be no end
 		c.fail(at, "expires must be a day such as 2027-03-01 or a time such as 2027-03-01T12:00:00Z, not %.64q", c.in.Expires)
 	}
 	return end
