@@ -98,3 +98,17 @@ func TestExpiresAtTheFirstMoment(t *testing.T) {
 		}
 	}
 }
+
+// Of an issuer that knows neither projects nor owners a policy must name
+// somebody, too: a pattern could stand for all whom the issuer vouches for.
+func TestPinsWithoutIDs(t *testing.T) {
+	for match, loads := range map[string]bool{
+		`{name: {glob: "*"}}`: false, `{name: {glob: "*:*"}}`: false, `{name: {glob: "a*"}}`: false,
+		`{name: a}`: true, `{name: [a, b]}`: true, `{name: {glob: "a*"}, vcs-origin: x}`: true,
+	} {
+		doc := strings.Replace(document("a", match, "{credential: other, ttl: 1m}", ""), "github", "robot", 1)
+		if _, err := policies.Load(write(t, doc), options()); (err == nil) != loads {
+			t.Errorf("Load with match %s = %v, want it to load: %v", match, err, loads)
+		}
+	}
+}
