@@ -71,12 +71,13 @@ const columns = 80
 
 // wrapped breaks text into lines between words, each indented, of at most
 // columns characters where words allow it. What would move a cursor is
-// replaced.
+// replaced, and no line begins with what a runner of GitHub takes for a command.
 func wrapped(indent, text string) string {
 	var out strings.Builder
 	line := indent
 	for _, word := range strings.Fields(plain(text)) {
-		if len(line) > len(indent) && len([]rune(line))+1+len([]rune(word)) > columns {
+		isFull := len([]rune(line))+1+len([]rune(word)) > columns
+		if len(line) > len(indent) && isFull && !strings.HasPrefix(word, "::") {
 			out.WriteString(line + "\n")
 			line = indent
 		}
