@@ -112,3 +112,20 @@ func TestPinsWithoutIDs(t *testing.T) {
 		}
 	}
 }
+
+// A problem is one line, and so none can look like another one, or begin a
+// command to the runner that prints it.
+func TestProblemsAreLines(t *testing.T) {
+	const key = `"\n::error::nobody wrote this"`
+	for _, doc := range []string{
+		"policy: a\nissuer: github\nmatch: {ref: {" + key + ": x}, " + key + ": x}\n" + key + ": x\n",
+		"policy: a\nissuer: github\nmatch: {ref: x}\nwhen: \"claims.ref == '\\n::error::nobody wrote this\"\n",
+		"policy: a\nissuer: github\nmatch: {ref: x}\nwhen: \"claims.`\\n::error::nobody wrote this`\"\n",
+		"guardrails: a\ndeny: [{reason: x, match: {ref: {" + key + ": x}}}]\ncredentials: [{allow: [" + key + "]}]\n",
+	} {
+		problems := messages(t, doc)
+		if len(problems) == 0 || strings.Contains(strings.Join(problems, ""), "\n") {
+			t.Errorf("the problems of %q are not a line each: %q", doc, problems)
+		}
+	}
+}
