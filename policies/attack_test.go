@@ -129,3 +129,16 @@ func TestProblemsAreLines(t *testing.T) {
 		}
 	}
 }
+
+// What apps say of a commit starts runs with the claims of the default branch,
+// and the commit may be that of a fork's pull request.
+func TestEventsAboutCommits(t *testing.T) {
+	o := options()
+	o.Issuers = presets.Known()
+	for _, event := range []string{"check_run", "check_suite", "status", "deployment_status", "workflow_run"} {
+		doc := document("a", `{repository_id: "456", ref: refs/heads/main, event_name: [push, `+event+`]}`, "{credential: other, ttl: 1m}", "")
+		if _, err := policies.Load(write(t, doc), o); err == nil || !strings.Contains(err.Error(), "class read only") {
+			t.Errorf("Load with event_name %s = %v, want read only", event, err)
+		}
+	}
+}

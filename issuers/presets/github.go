@@ -106,12 +106,16 @@ func github() *Preset {
 }
 
 // strangersEvents are those that a stranger can cause or whose code a stranger
-// can have written.
+// can have written. Checks, statuses and deployments' statuses are what apps say
+// of a commit, which may be that of a fork's pull request: as with workflow_run,
+// the claims are those of the default branch, and of deployment_status the
+// commit itself is what runs.
 func strangersEvents() []string {
 	return []string{
 		"pull_request", "pull_request_target", "pull_request_review", "pull_request_review_comment",
 		"workflow_run", "issue_comment", "issues", "commit_comment",
 		"discussion", "discussion_comment", "fork", "gollum", "watch",
+		"check_run", "check_suite", "status", "deployment_status",
 	}
 }
 
