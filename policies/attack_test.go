@@ -142,3 +142,18 @@ func TestEventsAboutCommits(t *testing.T) {
 		}
 	}
 }
+
+// A file of conditions whose patterns count to a thousand, again and again, is
+// refused before they are compiled.
+func TestPatternsThatCount(t *testing.T) {
+	var file strings.Builder
+	for i := range 28 {
+		when := fmt.Sprintf("claims.ref.matches('^%s$') || claims.ref == 'x%d'", strings.Repeat("a{1000}", 570), i)
+		fmt.Fprintf(&file, "---\n%swhen: %q\n", document(fmt.Sprint("p", i), shop, "{credential: other, ttl: 1m}", ""), when)
+	}
+	start := time.Now()
+	problems := messages(t, file.String())
+	if took := time.Since(start); took > time.Second || len(problems) != 28 || !strings.Contains(problems[0], "more than 4000 steps") {
+		t.Errorf("Load took %s and said %d things: %.200q", took, len(problems), problems)
+	}
+}
