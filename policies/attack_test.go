@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/brevet-dev/brevet/issuers"
 	"github.com/brevet-dev/brevet/issuers/presets"
@@ -84,7 +85,7 @@ func TestNamesOfFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		set, err := policies.Load(dir, options())
-		if err == nil || strings.ContainsAny(err.Error(), "\n\x1b\u202e\xff") {
+		if err == nil || strings.ContainsAny(err.Error(), "\n\x1b\u202e") || !utf8.ValidString(err.Error()) {
 			t.Errorf("Load of %q = %v, %q, want one line that can be read", name, set, err)
 		}
 	}
