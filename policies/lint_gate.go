@@ -412,7 +412,7 @@ func (l *linter) kindGlob() {
 		c := &l.p.match[i]
 		for j, g := range c.globs {
 			rest, ok := strings.CutPrefix(string(g), "refs/")
-			kind, name, _ := cutSegment(rest)
+			kind, name, _ := presets.CutSegment(rest)
 			if !ok || !strings.Contains(kind, "*") {
 				continue
 			}

@@ -114,7 +114,7 @@ func (l *linter) acrossOwners() {
 	for i := range l.p.match {
 		c := &l.p.match[i]
 		for _, g := range c.globs {
-			first, rest, _ := cutSegment(string(g))
+			first, rest, _ := presets.CutSegment(string(g))
 			if !strings.Contains(first, "*") || rest == "" && c.claim != p.Owner {
 				continue
 			}

@@ -77,63 +77,13 @@ func (c *condition) wanted() string {
 // the stranger likes.
 type glob string
 
-// anyRest, as the last segment of a glob, stands for one or more.
-const anyRest = "**"
-
-// fits reports whether s is one of the texts that g stands for. It takes time
-// in proportion to the length of s, as strings.Index does, and no memory.
-func (g glob) fits(s string) bool {
-	pattern := string(g)
-	for {
-		if pattern == anyRest {
-			return s != ""
-		}
-		one, restOfPattern, more := cutSegment(pattern)
-		other, restOfText, moreText := cutSegment(s)
-		if other == "" || more != moreText || !fitsSegment(one, other) {
-			return false
-		}
-		if more == 0 {
-			return true
-		}
-		pattern, s = restOfPattern, restOfText
-	}
-}
+// fits reports whether s is one of the texts that g stands for.
+func (g glob) fits(s string) bool { return presets.FitsGlob(string(g), s) }
 
 // covers reports whether g stands for all that other stands for. The * of the
 // other is a text that no pattern but * stands for, and so is the character
 // itself.
 func (g glob) covers(other glob) bool { return g.fits(string(other)) }
-
-// cutSegment cuts s after its first segment; end is what ended it, 0 at the end
-// of s.
-func cutSegment(s string) (segment, rest string, end byte) {
-	i := strings.IndexAny(s, "/:")
-	if i < 0 {
-		return s, "", 0
-	}
-	return s[:i], s[i+1:], s[i]
-}
-
-// fitsSegment matches one segment: what is before the first * and after the last
-// is at its ends, and what is between them is found one after the other, each at
-// the first place. Trying other places could not help, and would let a long
-// claim take a second.
-func fitsSegment(pattern, s string) bool {
-	first, rest, hasStar := strings.Cut(pattern, "*")
-	s, ok := strings.CutPrefix(s, first)
-	if !hasStar {
-		return ok && s == ""
-	}
-	for ok {
-		first, rest, hasStar = strings.Cut(rest, "*")
-		if !hasStar {
-			return strings.HasSuffix(s, first)
-		}
-		_, s, ok = strings.Cut(s, first)
-	}
-	return false
-}
 
 // A risk is a risk of the preset, with what the policy says of it.
 type risk struct {

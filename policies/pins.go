@@ -125,6 +125,9 @@ func (c *compiler) lacking(p *policy) string {
 
 // ways says how a pin can be filled.
 func ways(pin presets.Pin) string {
+	if len(pin.AnyOf) == 0 {
+		return "a claim of type string or int that the issuer's tokens have; the configuration declares none"
+	}
 	var list []string
 	for _, gate := range pin.AnyOf {
 		var holds []string

@@ -3,6 +3,8 @@ package policies
 import (
 	"slices"
 	"strings"
+
+	"github.com/brevet-dev/brevet/issuers/presets"
 )
 
 // This file reasons about what conditions hold for: which tokens one lets in
@@ -24,7 +26,7 @@ func common(globs ...glob) (string, bool) {
 	for {
 		segments, ends := make([]string, len(rest)), make([]byte, len(rest))
 		for i := range rest {
-			segments[i], rest[i], ends[i] = cutSegment(rest[i])
+			segments[i], rest[i], ends[i] = presets.CutSegment(rest[i])
 		}
 		segment, ok := commonSegment(segments)
 		if len(slices.Compact(ends)) != 1 || !ok {
@@ -46,7 +48,7 @@ func even(globs []glob) []string {
 		most = max(most, g.segments())
 	}
 	for i, g := range globs {
-		begin, open := strings.CutSuffix(string(g), anyRest)
+		begin, open := strings.CutSuffix(string(g), presets.AnyRest)
 		if out[i] = string(g); open {
 			out[i] = begin + "*" + strings.Repeat("/*", most-g.segments())
 		}
@@ -80,7 +82,7 @@ func commonSegment(patterns []string) (string, bool) {
 }
 
 func fitsAll(patterns []string, text string) bool {
-	return !slices.ContainsFunc(patterns, func(p string) bool { return !fitsSegment(p, text) })
+	return !slices.ContainsFunc(patterns, func(p string) bool { return !presets.FitsSegment(p, text) })
 }
 
 func longer(a, b string) string {

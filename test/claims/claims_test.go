@@ -88,6 +88,9 @@ func TestHostileDrafts(t *testing.T) {
 				token := example(t, name)
 				set(token, claim, c, v)
 				d := draft.New(token, draft.Options{Broker: broker, Asked: broker, Credentials: []string{"registry"}})
+				if _, isText := token["sub"].(string); !isText && d.Certainty == presets.Unknown {
+					continue // of an unknown platform, and a broker refuses tokens whose sub is no text
+				}
 				load(t, d, checkIssuer(t, d))
 			}
 		}

@@ -175,33 +175,12 @@ func (p *plan) add(e entry) bool {
 // to it only by name.
 func (p *plan) risk(r presets.Risk) {
 	v, ok := p.claims[r.Claim]
-	if !ok || !slices.ContainsFunc(r.Values, func(pattern string) bool { return fits(pattern, fmt.Sprint(v)) }) {
+	if !ok || !slices.ContainsFunc(r.Values, func(pattern string) bool { return presets.FitsGlob(pattern, fmt.Sprint(v)) }) {
 		return
 	}
 	p.pin(r.Claim)
 	p.risky = append(p.risky, r.Claim)
 	p.warn("%s is %s: this %s; the policy names it, and so loads only with credentials of class read, and what they can read such a run can take away", r.Claim, clip(value(v)), r.Why)
-}
-
-// fits reports whether s is one of the values that pattern stands for; * is any
-// text without a slash or colon, ** at the end any text.
-func fits(pattern, s string) bool {
-	if pattern == "**" {
-		return s != ""
-	}
-	first, rest, star := strings.Cut(pattern, "*")
-	s, ok := strings.CutPrefix(s, first)
-	if !star {
-		return ok && s == ""
-	}
-	for ok {
-		if fits(rest, s) {
-			return true
-		}
-		ok = s != "" && s[0] != '/' && s[0] != ':'
-		s = s[min(1, len(s)):]
-	}
-	return false
 }
 
 // called gives the policy its name, and the names that people know the ids by.
