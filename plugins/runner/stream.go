@@ -18,27 +18,103 @@ const idleTime = 5 * time.Second
 
 // ErrHeldOpen says that processes which the command left behind still held its
 // output open, but wrote nothing, when brevet stopped waiting for them.
-var ErrHeldOpen = errors.New("processes that the command left behind hold its output open; what they print from now on is lost")
+var ErrHeldOpen = errors.New("processes that the command left behind held its output open; what they would have printed is lost")
 
 // A stream carries one of the command's outputs through the mask.
 type stream struct {
 	child *os.File // the command's end
 	r     *os.File // brevet's end
-	w     *mask.Writer
 	idle  time.Duration
 	done  chan error // gets one value when all was passed on, or cannot be
 
 	mu     sync.Mutex
 	ended  bool // the command has
 	closed bool // r is
+
+	masks masks
 }
 
-func newStream(w *mask.Writer, idle time.Duration) (*stream, error) {
+func newStream(m *mask.Masker, w io.Writer, idle time.Duration) (*stream, error) {
 	r, child, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
-	return &stream{child: child, r: r, w: w, idle: idle, done: make(chan error, 1)}, nil
+	return &stream{child: child, r: r, masks: newMasks(m, w), idle: idle, done: make(chan error, 1)}, nil
+}
+
+// newTTYStream is of the command's terminal.
+func newTTYStream(m *mask.Masker, w io.Writer, idle time.Duration, t *terminal) *stream {
+	return &stream{child: t.slave, r: t.master, masks: newMasks(m, w), idle: idle, done: make(chan error, 1)}
+}
+
+// masks are the Writers that output goes through, one after the other: that of
+// the Masker in force, and before it the one of the Masker before, which may be
+// in the middle of a value. One more is not needed: it was in the middle of
+// nothing when the last change came.
+type masks struct {
+	mu    sync.Mutex // held while output is passed on, or a mask changed
+	w     io.Writer  // where it all goes
+	first *mask.Writer
+	last  *mask.Writer // nil: first is the only one
+	link  *link        // between the last of them and w
+}
+
+// A link is where the output of one Writer goes.
+type link struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (l *link) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(b)
+}
+
+func (l *link) set(w io.Writer) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.w = w
+}
+
+func newMasks(m *mask.Masker, w io.Writer) masks {
+	l := &link{w: w}
+	return masks{w: w, first: m.Writer(l), link: l}
+}
+
+// Write passes b on, masked.
+func (m *masks) Write(b []byte) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.first.Write(b)
+}
+
+// extend adds what next masks, which must be all that was masked before and
+// more, to all that is written from now on.
+func (m *masks) extend(next *mask.Masker) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var err error
+	if m.last != nil {
+		err = m.first.Close() // into last, which knows all that first does
+		m.first = m.last
+	}
+	l := &link{w: m.w}
+	w := next.Writer(l)
+	m.link.set(w)
+	m.link, m.last = l, w
+	return err
+}
+
+// Close passes on what was held back.
+func (m *masks) Close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	err := m.first.Close()
+	if m.last != nil {
+		err = errors.Join(err, m.last.Close())
+	}
+	return err
 }
 
 // copy passes everything on, until the last process that holds the other end
@@ -46,7 +122,7 @@ func newStream(w *mask.Writer, idle time.Duration) (*stream, error) {
 // that in which whoever reads brevet's output makes it wait.
 func (s *stream) copy() {
 	err := s.copyAll()
-	if closed := s.w.Close(); err == nil {
+	if closed := s.masks.Close(); err == nil {
 		err = closed
 	}
 	s.close() // who still writes gets SIGPIPE
@@ -66,10 +142,10 @@ func (s *stream) copyAll() error {
 			return err
 		}
 		n, err := s.r.Read(buf)
-		if _, err := s.w.Write(buf[:n]); err != nil {
+		if _, err := s.masks.Write(buf[:n]); err != nil {
 			return err
 		}
-		if err == io.EOF {
+		if err == io.EOF || errors.Is(err, syscall.EIO) { // the latter of a terminal: pts(4)
 			return nil
 		}
 		if err != nil {
