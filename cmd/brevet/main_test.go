@@ -30,6 +30,7 @@ var update = flag.Bool("update", false, "write the golden files")
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"brevet": main, pluginName: main, "lean": lean, "family": family, "deaf": deaf, "outlived": outlived, "orphaned": orphaned,
+		"onterminal": onTerminal,
 	})
 }
 

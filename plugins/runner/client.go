@@ -182,7 +182,7 @@ func (c *Client) post(ctx context.Context, path string, patience time.Duration, 
 	if err := json.Unmarshal(a.body, &oauth); err != nil || oauth.Code == "" {
 		return nil, refusal("the broker", a.status, nil)
 	}
-	return nil, refusal("the broker", a.status, &oauth)
+	return nil, withClock(refusal("the broker", a.status, &oauth), a.date, time.Now())
 }
 
 // unreachable says what to look at when there was no answer.
