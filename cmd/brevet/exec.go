@@ -96,9 +96,12 @@ func (p *program) tellRemoved(err error) {
 // lost makes exec fail where the command did not.
 func (p *program) judge(status int, err error) (int, error) {
 	interrupted, ok := errors.AsType[runner.Interrupted](err)
+	_, failed := errors.AsType[*runner.Failure](err)
 	switch {
 	case err == nil:
 		return status, nil
+	case failed: // it did not run
+		return statusOf(err), err
 	case errors.Is(err, runner.ErrHeldOpen):
 		p.report("warning", err.Error())
 		return status, nil

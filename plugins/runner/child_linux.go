@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"syscall"
@@ -38,13 +37,13 @@ func adoptOrphans() error {
 // orphans returns the children of this process but those in ours. A kernel
 // without CONFIG_PROC_CHILDREN tells of none.
 func orphans(ours []int) []int {
-	files, err := filepath.Glob("/proc/self/task/*/children") // each thread has its own
+	threads, err := os.ReadDir("/proc/self/task") // each has children of its own
 	if err != nil {
 		return nil
 	}
 	var out []int
-	for _, file := range files {
-		text, err := os.ReadFile(file)
+	for _, thread := range threads {
+		text, err := os.ReadFile("/proc/self/task/" + thread.Name() + "/children")
 		if err != nil {
 			continue // a thread that has ended
 		}

@@ -1,6 +1,10 @@
 package runner
 
-import "golang.org/x/sys/unix"
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
 
 // memoryDir names a folder that is kept in memory: the user's own of the session,
 // or that of POSIX shared memory. Where there is none it is the folder for
@@ -8,7 +12,7 @@ import "golang.org/x/sys/unix"
 func memoryDir(env Env) string {
 	for _, dir := range []string{env.Get("XDG_RUNTIME_DIR"), "/dev/shm"} {
 		var fs unix.Statfs_t
-		if dir == "" || unix.Statfs(dir, &fs) != nil || unix.Access(dir, unix.W_OK) != nil {
+		if dir == "" || unix.Statfs(dir, &fs) != nil || !isWritable(dir) {
 			continue
 		}
 		if fs.Type == unix.TMPFS_MAGIC || fs.Type == unix.RAMFS_MAGIC {
@@ -16,4 +20,10 @@ func memoryDir(env Env) string {
 		}
 	}
 	return tempDir(env)
+}
+
+// isWritable tries it: a mode does not tell of a file system that is read only.
+func isWritable(dir string) bool {
+	probe, err := os.MkdirTemp(dir, "brevet-")
+	return err == nil && os.Remove(probe) == nil
 }

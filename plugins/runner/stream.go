@@ -31,7 +31,7 @@ type stream struct {
 	ended  bool // the command has
 	closed bool // r is
 
-	masks masks
+	masks *masks
 }
 
 func newStream(m *mask.Masker, w io.Writer, idle time.Duration) (*stream, error) {
@@ -47,19 +47,24 @@ func newTTYStream(m *mask.Masker, w io.Writer, idle time.Duration, t *terminal) 
 	return &stream{child: t.slave, r: t.master, masks: newMasks(m, w), idle: idle, done: make(chan error, 1)}
 }
 
-// masks are the Writers that output goes through, one after the other: that of
-// the Masker in force, and before it the one of the Masker before, which may be
-// in the middle of a value. One more is not needed: it was in the middle of
-// nothing when the last change came.
+// masks are the Writers that output goes through: that of the Masker in force,
+// and after it the one of the Masker before, which may be in the middle of a
+// value. In this order, since what it would make of a value that is new to it
+// might leave a part of that.
 type masks struct {
 	mu    sync.Mutex // held while output is passed on, or a mask changed
 	w     io.Writer  // where it all goes
-	first *mask.Writer
-	last  *mask.Writer // nil: first is the only one
-	link  *link        // between the last of them and w
+	first layer
+	last  *layer // nil: first is the only one
+	wrote bool   // since last came to be
 }
 
-// A link is where the output of one Writer goes.
+// A layer is one Writer, and where its output goes.
+type layer struct {
+	*mask.Writer
+	to *link
+}
+
 type link struct {
 	mu sync.Mutex
 	w  io.Writer
@@ -77,32 +82,35 @@ func (l *link) set(w io.Writer) {
 	l.w = w
 }
 
-func newMasks(m *mask.Masker, w io.Writer) masks {
-	l := &link{w: w}
-	return masks{w: w, first: m.Writer(l), link: l}
+func newLayer(m *mask.Masker, w io.Writer) layer {
+	to := &link{w: w}
+	return layer{m.Writer(to), to}
 }
+
+func newMasks(m *mask.Masker, w io.Writer) *masks { return &masks{w: w, first: newLayer(m, w)} }
 
 // Write passes b on, masked.
 func (m *masks) Write(b []byte) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.wrote = m.wrote || len(b) > 0
 	return m.first.Write(b)
 }
 
 // extend adds what next masks, which must be all that was masked before and
 // more, to all that is written from now on.
-func (m *masks) extend(next *mask.Masker) error {
+func (m *masks) extend(next *mask.Masker) (err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var err error
-	if m.last != nil {
-		err = m.first.Close() // into last, which knows all that first does
-		m.first = m.last
-	}
-	l := &link{w: m.w}
-	w := next.Writer(l)
-	m.link.set(w)
-	m.link, m.last = l, w
+	switch {
+	case m.last == nil:
+		m.last = new(m.first)
+	case m.wrote: // and last is in the middle of nothing that first is not
+		err = m.last.Close()
+		m.first.to.set(m.w)
+		m.last = new(m.first)
+	} // else first has seen nothing, and is not needed
+	m.first, m.wrote = newLayer(next, m.last), false
 	return err
 }
 
