@@ -21,6 +21,7 @@ const (
 	leaveTime = 2 * time.Second
 
 	lookTime = 5 * time.Millisecond
+	reapTime = time.Second
 )
 
 // A family is the command with all that it starts. Those that outlive their
@@ -67,17 +68,24 @@ func (f *family) started(p *os.Process) error {
 		f.guard.watch(f.command)
 	}
 	signal.Notify(f.ended, syscall.SIGCHLD)
-	f.running.Go(func() {
-		for {
-			select {
-			case <-f.ended:
-				f.reap()
-			case <-f.done:
-				return
-			}
-		}
-	})
+	f.running.Go(f.reapAll)
 	return nil
+}
+
+// reapAll reaps until done. The kernel's list of children may miss one while
+// another ends: hence the ticker.
+func (f *family) reapAll() {
+	ticker := time.NewTicker(reapTime)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-f.ended:
+		case <-ticker.C:
+		case <-f.done:
+			return
+		}
+		f.reap()
+	}
 }
 
 // reap waits for the orphans that have ended, and returns those that have not.
