@@ -10,6 +10,8 @@ func tieToBrevet(*syscall.SysProcAttr) {}
 // Conceal does nothing: only Linux lets a process ask for it.
 func Conceal() error { return nil }
 
+const knowsOrphans = false
+
 // adoptOrphans does nothing: what the command leaves behind becomes init's.
 func adoptOrphans() error { return nil }
 

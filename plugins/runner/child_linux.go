@@ -25,6 +25,9 @@ func Conceal() error {
 	return nil
 }
 
+// knowsOrphans says that orphans tells of them.
+const knowsOrphans = true
+
 // adoptOrphans makes this process the parent of what its descendants leave
 // behind, as init is otherwise.
 func adoptOrphans() error {

@@ -28,8 +28,10 @@ const (
 // parents are brevet's children then (on Linux): it waits for them, as init
 // does, and ends them at the end.
 type family struct {
-	command int // process id; that of its group, too, unless shared
+	command int // process id
+	group   int // its process group, unless shared
 	shared  bool
+	tty     bool // the command leads a session
 	guard   *guard
 
 	ended   chan os.Signal // SIGCHLD
@@ -37,19 +39,9 @@ type family struct {
 	running sync.WaitGroup
 }
 
-// prepare says how the command is started: in brevet's process group, from
-// which alone it can read from brevet's terminal, in a session of its own on
-// tty, or in a group of its own.
-func prepare(cmd *exec.Cmd, tty *terminal, shared bool) {
-	attr := &syscall.SysProcAttr{Setpgid: !shared}
-	if tty != nil {
-		attr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 1} // stdout is the terminal
-	}
-	tieToBrevet(attr)
-	cmd.SysProcAttr = attr
-}
-
-// newFamily makes what looks after the command, before it is started.
+// newFamily makes what looks after the command, before it is started. shared says
+// that the command is to be in brevet's process group, from which alone it can
+// read from brevet's terminal. With tty it gets a session, else a group.
 func newFamily(shared bool, tty *terminal, files []string) (*family, error) {
 	if err := adoptOrphans(); err != nil {
 		return nil, err
@@ -58,14 +50,30 @@ func newFamily(shared bool, tty *terminal, files []string) (*family, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting %s to look after the command: %w", shell, err)
 	}
-	return &family{shared: shared, guard: guard, ended: make(chan os.Signal, 1), done: make(chan struct{})}, nil
+	f := &family{tty: tty != nil, guard: guard, ended: make(chan os.Signal, 1), done: make(chan struct{})}
+	if !shared && !f.tty {
+		f.group = guard.pid()
+	}
+	f.shared = shared
+	return f, nil
+}
+
+// prepare says how the command is started.
+func (f *family) prepare(cmd *exec.Cmd) {
+	attr := &syscall.SysProcAttr{Setpgid: !f.shared, Pgid: f.group}
+	if f.tty {
+		attr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 1} // stdout is the terminal
+	}
+	tieToBrevet(attr)
+	cmd.SysProcAttr = attr
 }
 
 // started begins to look after the command.
 func (f *family) started(p *os.Process) error {
 	f.command = p.Pid
-	if !f.shared {
-		f.guard.watch(f.command)
+	if !f.shared && f.group == 0 {
+		f.group = f.command
+		f.guard.watch(f.group)
 	}
 	signal.Notify(f.ended, syscall.SIGCHLD)
 	f.running.Go(f.reapAll)
@@ -104,25 +112,26 @@ func (f *family) signal(n syscall.Signal) {
 	if f.shared {
 		kill(f.command, n)
 	} else {
-		kill(-f.command, n)
+		kill(-f.group, n)
 	}
 }
 
-// kill ends the command as nothing can prevent.
+// kill ends the command as nothing can prevent, and the guard, if that leads the
+// group.
 func (f *family) kill() { f.signal(syscall.SIGKILL) }
 
 // end ends what the command, which has ended, left behind: as asked to, and if
 // that does not help at once. It reports whether there was anything.
-func (f *family) end() bool {
+func (f *family) end() (left bool) {
 	close(f.done)
 	f.running.Wait()
-	if f.endWith(0, settleTime) {
-		return false
+	if !knowsOrphans {
+		f.guard.dismiss() // then who is in the group was left behind
 	}
-	if !f.endWith(syscall.SIGTERM, leaveTime) {
+	if left = !f.endWith(0, settleTime); left && !f.endWith(syscall.SIGTERM, leaveTime) {
 		f.endWith(syscall.SIGKILL, leaveTime) // else it is stuck in the kernel
 	}
-	return true
+	return left
 }
 
 // endWith sends n, if it is not 0, to all that is left, and to what that leaves.
@@ -154,8 +163,11 @@ func (f *family) endWith(n syscall.Signal, within time.Duration) bool {
 	}
 }
 
-// groupLives reports whether there is a process in the command's group.
-func (f *family) groupLives() bool { return !f.shared && syscall.Kill(-f.command, 0) == nil }
+// groupLives reports whether there is a process in the command's group, where
+// only that tells.
+func (f *family) groupLives() bool {
+	return !knowsOrphans && !f.shared && syscall.Kill(-f.group, 0) == nil
+}
 
 // dismiss ends the looking after.
 func (f *family) dismiss() {

@@ -22,7 +22,7 @@ func Conceal() error { return nil }
 
 // prepare gives the command a process group of its own, which Ctrl-Break can be
 // sent to.
-func prepare(cmd *exec.Cmd, _ *terminal, _ bool) {
+func (f *family) prepare(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{CreationFlags: windows.CREATE_NEW_PROCESS_GROUP}
 }
 

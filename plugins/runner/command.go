@@ -159,7 +159,7 @@ func (c *Command) start(ctx context.Context, f *family, tty *terminal, streams [
 	if tty != nil && tty.in != nil {
 		cmd.Stdin = tty.slave
 	}
-	prepare(cmd, tty, f.shared)
+	f.prepare(cmd)
 	err := cmd.Start()
 	if err == nil {
 		err = f.started(cmd.Process)

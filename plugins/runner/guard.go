@@ -9,20 +9,26 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
+	"strings"
 	"syscall"
 )
 
 const shell = "/bin/sh"
 
-// guardScript takes the process group of the command in a line, and ends with
-// another. At the end of its input, without that, it kills the group, removes
-// the files that are its arguments, and gives the terminal back as it was.
-const guardScript = `trap "" TTOU; [ -t 3 ] && t=$(stty -g <&3); echo; read -r g; read -r _ && exit
-[ "$g" ] && kill -KILL "-$g"; rm -rf -- "$@"; [ "$t" ] && stty "$t" <&3`
+// guardScript survives all signals that are passed on. It takes the process group
+// of a command that has another than its own in a line. At the end of its input,
+// unless one more came, it kills that group, removes the files that are its
+// arguments, and gives the terminal back as it was. In any case it ends with
+// its own group, where what the command left behind may still be.
+const guardScript = `trap "" TTOU %s; [ -t 3 ] && t=$(stty -g <&3); echo; read -r g; read -r _ || {
+[ "$g" ] && kill -KILL "-$g"; rm -rf -- "$@"; [ "$t" ] && stty "$t" <&3; }; kill -KILL 0`
 
 // A guard is a small shell that outlives brevet. A SIGKILL to brevet, or a fault
 // in it, would leave behind what the command started, with the credentials, and
-// the files that hold them. Where there is no /bin/sh there is no guard.
+// the files that hold them. It leads the process group that the command joins,
+// so that there is no moment in which it does not know it; on a terminal of its
+// own the command has another. Where there is no /bin/sh there is no guard.
 type guard struct {
 	cmd *exec.Cmd // nil: no guard
 	in  *os.File  // closed by the kernel when brevet dies
@@ -40,7 +46,8 @@ func newGuard(tty *terminal, files []string) (*guard, error) {
 		return nil, err
 	}
 	defer r.Close()
-	cmd := exec.Command(shell, append([]string{"-c", guardScript, shell}, files...)...)
+	script := fmt.Sprintf(guardScript, signalNumbers())
+	cmd := exec.Command(shell, append([]string{"-c", script, shell}, files...)...)
 	cmd.Env, cmd.Dir, cmd.Stdin = []string{}, "/", r
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if tty != nil {
@@ -52,6 +59,17 @@ func newGuard(tty *terminal, files []string) (*guard, error) {
 		return nil, err
 	}
 	return g, nil
+}
+
+// signalNumbers lists what is passed on, for a shell.
+func signalNumbers() string {
+	var numbers []string
+	for _, s := range catchable() {
+		if n, ok := s.(syscall.Signal); ok {
+			numbers = append(numbers, strconv.Itoa(int(n)))
+		}
+	}
+	return strings.Join(numbers, " ")
 }
 
 // start waits until the guard is ready: it has to see the terminal as it is.
@@ -77,7 +95,7 @@ func (g *guard) pid() int {
 	return g.cmd.Process.Pid
 }
 
-// watch makes a process group end with brevet.
+// watch makes another process group end with brevet, too.
 func (g *guard) watch(group int) { g.tell(fmt.Sprintln(group)) }
 
 // dismiss ends the guard.
@@ -87,6 +105,7 @@ func (g *guard) dismiss() {
 	}
 	g.tell("\n\n")
 	g.in.Close()
+	defer func() { g.cmd = nil }()
 	if err := g.cmd.Wait(); err != nil {
 		return // how it ended does not matter
 	}
