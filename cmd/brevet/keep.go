@@ -85,9 +85,7 @@ func (k *keeper) changed(l api.Lease) error {
 	if !same {
 		masker, err := k.masker([]api.Lease{l})
 		if err == nil {
-			err = k.command.Extend(masker)
-		}
-		if err == nil {
+			k.command.Extend(masker)
 			err = k.command.Files.Fill(leases)
 		}
 		if err != nil {

@@ -267,6 +267,16 @@ func configure(ts *testscript.TestScript, _ bool, args []string) {
 		b.FailHeartbeats(n)
 	case "end-on-beat": // "broker end-on-beat": all sessions end after the first heartbeat
 		b.OnHeartbeat(func(int) { go b.EndAll() })
+	case "restore":
+		b.Answer(nil)
+	case "clock": // "broker clock D": it is D ahead of this machine, and refuses proofs
+		d, err := time.ParseDuration(args[1])
+		ts.Check(err)
+		b.Answer(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Date", time.Now().Add(d).UTC().Format(http.TimeFormat))
+			w.WriteHeader(http.StatusBadRequest)
+			fmt.Fprint(w, `{"error": "invalid_dpop_proof"}`)
+		})
 	case "terms": // "broker terms CREDENTIAL TTL TIMES [keeps]"
 		ttl, err := time.ParseDuration(args[2])
 		ts.Check(err)

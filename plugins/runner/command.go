@@ -41,7 +41,8 @@ type Command struct {
 	idle time.Duration // 0: idleTime
 
 	mu      sync.Mutex
-	streams []*stream // while it runs
+	masker  *mask.Masker // that Extend gave; nil: none
+	streams []*stream
 
 	died syscall.Signal
 	left bool
@@ -126,27 +127,36 @@ func (c *Command) Run(ctx context.Context, m *mask.Masker, signals *Signals, end
 // open makes the streams of stdout and stderr; of a terminal, there is one for
 // both.
 func (c *Command) open(m *mask.Masker, tty *terminal) ([]*stream, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.masker != nil {
+		m = c.masker
+	}
 	idle := c.idle
 	if idle == 0 {
 		idle = idleTime
 	}
-	var stdout *stream
-	var err error
+	var streams []*stream
+	outputs := []io.Writer{c.Stdout, c.Stderr}
 	if tty != nil {
-		stdout = newTTYStream(m, c.Stdout, idle, tty)
-		if isTerminal(c.Stderr) {
-			return []*stream{stdout}, nil
+		streams = append(streams, newTTYStream(m, c.Stdout, idle, tty))
+		if outputs = outputs[1:]; isTerminal(c.Stderr) {
+			outputs = nil
 		}
-	} else if stdout, err = newStream(m, c.Stdout, idle); err != nil {
-		return nil, err
 	}
-	stderr, err := newStream(m, c.Stderr, idle)
-	if err != nil {
-		stdout.child.Close()
-		stdout.close()
-		return nil, err
+	for _, w := range outputs {
+		s, err := newStream(m, w, idle)
+		if err != nil {
+			for _, s := range streams {
+				s.child.Close()
+				s.close()
+			}
+			return nil, err
+		}
+		streams = append(streams, s)
 	}
-	return []*stream{stdout, stderr}, nil
+	c.streams = streams
+	return streams, nil
 }
 
 // start starts the command, and the copying of its output.
@@ -178,7 +188,6 @@ func (c *Command) start(ctx context.Context, f *family, tty *terminal, streams [
 	if tty != nil {
 		tty.attach(f)
 	}
-	c.running(streams)
 	return cmd, nil
 }
 
@@ -204,23 +213,15 @@ func (c *Command) forward(signals *Signals, f *family, tty *terminal) (stop func
 	}
 }
 
-// running notes the streams for Extend.
-func (c *Command) running(streams []*stream) {
+// Extend masks more values from now on, in what a command prints that runs or
+// will. m must mask all that was masked before, too.
+func (c *Command) Extend(m *mask.Masker) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.streams = streams
-}
-
-// Extend masks more values from now on, in what a command prints that runs.
-// m must mask all that was masked before, too.
-func (c *Command) Extend(m *mask.Masker) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var problems []error
+	c.masker = m
 	for _, s := range c.streams {
-		problems = append(problems, s.masks.extend(m))
+		s.masks.extend(m)
 	}
-	return errors.Join(problems...)
 }
 
 // OwnsTerminal reports whether the command gets a terminal of its own when it

@@ -13,12 +13,12 @@ const windowChanged = syscall.SIGWINCH
 
 // catchable lists what is passed on: all signals but those that cannot be
 // caught, that tell of a fault in the process itself, or that are about it
-// (SIGCHLD, SIGPIPE, SIGURG of Go's scheduler, SIGPROF). Those that stop and
+// (SIGCHLD, SIGPIPE, SIGXFSZ, SIGURG of Go's scheduler, SIGPROF). Those that stop and
 // continue a job are left to the kernel, or to who looks after a terminal.
 func catchable() []os.Signal {
 	return []os.Signal{
 		syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2,
-		syscall.SIGALRM, syscall.SIGWINCH, syscall.SIGIO, syscall.SIGXCPU, syscall.SIGXFSZ, syscall.SIGVTALRM,
+		syscall.SIGALRM, syscall.SIGWINCH, syscall.SIGIO, syscall.SIGXCPU, syscall.SIGVTALRM,
 	}
 }
 
@@ -28,8 +28,9 @@ func isTyped(n syscall.Signal) bool {
 	return n == syscall.SIGINT || n == syscall.SIGQUIT || n == syscall.SIGWINCH
 }
 
-// catchPipe makes a write to a closed pipe an error, for good.
-func catchPipe() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }
+// catchPipe makes a write to a closed pipe, or beyond the size that a file may
+// have, an error, for good.
+func catchPipe() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE, syscall.SIGXFSZ) }
 
 // hasTerminal reports whether the process has a controlling terminal.
 func hasTerminal() bool {

@@ -3,8 +3,10 @@ package runner
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -48,91 +50,91 @@ func newTTYStream(m *mask.Masker, w io.Writer, idle time.Duration, t *terminal) 
 }
 
 // masks are the Writers that output goes through: that of the Masker in force,
-// and after it the one of the Masker before, which may be in the middle of a
-// value. In this order, since what it would make of a value that is new to it
-// might leave a part of that.
+// and after it those of Maskers before which are in the middle of what may be a
+// value. In this order, since what they would make of a value that is new to
+// them might leave a part of that.
 type masks struct {
 	mu    sync.Mutex // held while output is passed on, or a mask changed
-	w     io.Writer  // where it all goes
-	first layer
-	last  *layer // nil: first is the only one
-	wrote bool   // since last came to be
+	first *layer
 }
 
 // A layer is one Writer, and where its output goes.
 type layer struct {
 	*mask.Writer
-	to *link
-}
 
-type link struct {
 	mu sync.Mutex
-	w  io.Writer
+	to io.Writer // another layer, or where it all goes
 }
 
-func (l *link) Write(b []byte) (int, error) {
+func newLayer(m *mask.Masker, to io.Writer) *layer {
+	l := &layer{to: to}
+	l.Writer = m.Writer(writerFunc(l.pass))
+	return l
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+// pass takes what the Writer passes on, at any time.
+func (l *layer) pass(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.w.Write(b)
+	return l.to.Write(b)
 }
 
-func (l *link) set(w io.Writer) {
+// next returns the layer after l, nil if it is the last, and skips those that
+// are in the middle of nothing. l passes on nothing meanwhile.
+func (l *layer) next() *layer {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.w = w
+	for {
+		next, ok := l.to.(*layer)
+		if !ok {
+			return nil
+		}
+		if !next.Idle() {
+			return next
+		}
+		l.to = next.to // nobody else changes it
+	}
 }
 
-func newLayer(m *mask.Masker, w io.Writer) layer {
-	to := &link{w: w}
-	return layer{m.Writer(to), to}
-}
-
-func newMasks(m *mask.Masker, w io.Writer) *masks { return &masks{w: w, first: newLayer(m, w)} }
+func newMasks(m *mask.Masker, w io.Writer) *masks { return &masks{first: newLayer(m, w)} }
 
 // Write passes b on, masked.
 func (m *masks) Write(b []byte) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.wrote = m.wrote || len(b) > 0
 	return m.first.Write(b)
 }
 
 // extend adds what next masks, which must be all that was masked before and
 // more, to all that is written from now on.
-func (m *masks) extend(next *mask.Masker) (err error) {
+func (m *masks) extend(next *mask.Masker) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	switch {
-	case m.last == nil:
-		m.last = new(m.first)
-	case m.wrote: // and last is in the middle of nothing that first is not
-		err = m.last.Close()
-		m.first.to.set(m.w)
-		m.last = new(m.first)
-	} // else first has seen nothing, and is not needed
-	m.first, m.wrote = newLayer(next, m.last), false
-	return err
+	m.first = newLayer(next, m.first)
+	for l := m.first; l != nil; l = l.next() {
+	}
 }
 
 // Close passes on what was held back.
 func (m *masks) Close() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	err := m.first.Close()
-	if m.last != nil {
-		err = errors.Join(err, m.last.Close())
+	var problems []error
+	for l := m.first; l != nil; l = l.next() {
+		problems = append(problems, l.Close()) // into the next
 	}
-	return err
+	return errors.Join(problems...)
 }
 
 // copy passes everything on, until the last process that holds the other end
 // has closed it. Only the time in which nothing comes counts towards idle, not
 // that in which whoever reads brevet's output makes it wait.
 func (s *stream) copy() {
-	err := s.copyAll()
-	if closed := s.masks.Close(); err == nil {
-		err = closed
-	}
+	err := s.copySafely()
 	s.close() // who still writes gets SIGPIPE
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -141,6 +143,21 @@ func (s *stream) copy() {
 		err = nil // whoever read brevet's output has enough
 	}
 	s.done <- err
+}
+
+// copySafely turns a fault in what output goes through into an error: it must not
+// keep brevet from revoking.
+func (s *stream) copySafely() (err error) {
+	defer func() {
+		if fault := recover(); fault != nil {
+			err = fmt.Errorf("a fault in brevet, the rest of the output is lost: %v\n%s", fault, debug.Stack())
+		}
+	}()
+	err = s.copyAll()
+	if closed := s.masks.Close(); err == nil {
+		err = closed
+	}
+	return err
 }
 
 func (s *stream) copyAll() error {
