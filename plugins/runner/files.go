@@ -44,8 +44,9 @@ type Files struct {
 	folder string // of brevet's own; "": not needed
 	files  []*file
 
-	mu   sync.Mutex
-	made bool // they are there
+	mu      sync.Mutex
+	made    bool  // they are there
+	problem error // of removing them
 }
 
 type file struct {
@@ -405,7 +406,7 @@ func (f *Files) Remove() error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var problems []error
+	problems := []error{f.problem} // of an earlier call
 	for _, one := range f.files {
 		for _, open := range one.open {
 			problems = append(problems, wipe(open))
@@ -421,6 +422,6 @@ func (f *Files) Remove() error {
 	if f.folder != "" {
 		problems = append(problems, os.RemoveAll(f.folder))
 	}
-	f.made = false
-	return errors.Join(problems...)
+	f.made, f.problem = false, errors.Join(problems...)
+	return f.problem
 }

@@ -187,7 +187,11 @@ func (s *stream) setDeadline() error {
 	if !s.ended || s.closed {
 		return nil
 	}
-	return s.r.SetReadDeadline(time.Now().Add(s.idle))
+	err := s.r.SetReadDeadline(time.Now().Add(s.idle))
+	if errors.Is(err, os.ErrNoDeadline) {
+		return nil // a terminal of macOS, which ends with the command
+	}
+	return err
 }
 
 // end tells s that the command has ended.
