@@ -50,11 +50,10 @@ func newFamily(shared bool, tty *terminal, files []string) (*family, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting %s to look after the command: %w", shell, err)
 	}
-	f := &family{tty: tty != nil, guard: guard, ended: make(chan os.Signal, 1), done: make(chan struct{})}
+	f := &family{shared: shared, tty: tty != nil, guard: guard, ended: make(chan os.Signal, 1), done: make(chan struct{})}
 	if !shared && !f.tty {
 		f.group = guard.pid()
 	}
-	f.shared = shared
 	return f, nil
 }
 

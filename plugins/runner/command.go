@@ -196,7 +196,7 @@ func (c *Command) forward(signals *Signals, f *family, tty *terminal) (stop func
 	var last *time.Timer // before its end
 	quit := signals.each(func(n syscall.Signal) {
 		switch {
-		case tty != nil && isTyped(n) && n == windowChanged: // tty sees to it
+		case tty != nil && n == windowChanged: // it sees to that
 		case f.shared && isTyped(n): // the kernel sent it to the whole group
 		default:
 			f.signal(n)

@@ -37,3 +37,10 @@ func NewSession(answer *api.TokenResponse, c *Client) *Session {
 func (s *Session) SetAgain(f func(ctx context.Context, credential string) (*Session, error)) {
 	s.again = f
 }
+
+// Render makes text, a template, of leases.
+func Render(text string, leases []api.Lease) (string, error) {
+	f := &file{FileWish: FileWish{Template: "t"}, template: []byte(text)}
+	err := f.fill(leases)
+	return string(f.content), err
+}

@@ -1,11 +1,11 @@
 // Package runner is the job's side of brevet: it finds the OIDC token that the
 // platform gives the job (platform.go), exchanges it for leased credentials
 // (client.go, dpop.go), runs one command with them, masked (command.go, package
-// mask), and gives them back. Files are encrypted with data keys in the form
-// that stanza.go describes.
+// mask), keeps them alive meanwhile (renew.go), and gives them back. Files are
+// encrypted with data keys in the form that stanza.go describes.
 //
-// Secrets travel as api.Secret and are in clear in five places only: the
-// requests to platform and broker, the command's environment, what brevet get
+// Secrets travel as api.Secret and are in clear in six places only: the requests
+// to platform and broker, the command's environment, its files, what brevet get
 // prints, the automaton of package mask, and, for one call each, the bytes of a
 // data key that seals or opens a file key.
 package runner
