@@ -235,7 +235,7 @@ func (c *Config) validateAudience(v *validation, p *presets.Preset) {
 		v.add("audience: missing; it is the broker's url")
 		return
 	}
-	v.check(c.AllowDefaultAudience == c.defaultAudience(p, c.Audience), "%s", c.audienceAdvice())
+	v.check(c.AllowDefaultAudience == p.FitAudience(c.Audience, c.issuerURL()), "%s", c.audienceAdvice())
 	for i, extra := range c.ExtraAudiences {
 		v.check(extra != "" && extra != c.Audience && !slices.Contains(c.ExtraAudiences[:i], extra),
 			"extra_audiences: %q is empty, there twice, or the audience itself; remove it", extra)
@@ -247,24 +247,8 @@ func (c *Config) audienceAdvice() string {
 	if c.AllowDefaultAudience {
 		return "allow_default_audience: is for an audience that the platform gives by itself, and this is none; remove it"
 	}
-	return "audience: is one that the platform's tokens carry without being asked, so that whoever was shown one could show it here; " +
+	return "audience: is one that the platform's tokens carry without being asked, or for others, so that whoever was shown one could show it here; " +
 		"let jobs ask for the broker's url, or set allow_default_audience"
-}
-
-// defaultAudience reports whether audience is one of the preset's defaults for
-// the issuer's URL.
-func (c *Config) defaultAudience(p *presets.Preset, audience string) bool {
-	known := map[string]string{"url": c.issuerURL()}
-	if u, err := url.Parse(c.issuerURL()); err == nil {
-		known["host"] = u.Host
-	}
-	if parts, fits := p.FitURL(c.issuerURL()); fits {
-		maps.Copy(known, parts)
-	}
-	return slices.ContainsFunc(p.DefaultAudiences, func(pattern string) bool {
-		_, fits := presets.Fit(presets.Fill(pattern, known), audience)
-		return fits
-	})
 }
 
 // validateGeneric checks what only the preset generic leaves open.

@@ -78,7 +78,9 @@ func madeUp(t *testing.T, random *rand.Rand) *policies.Set {
 		}
 		files[fmt.Sprintf("p%d.yaml", i)] = &fstest.MapFile{Data: []byte(text)}
 	}
-	set, err := policies.LoadFS(files, "made up", options())
+	o := options()
+	o.Issuers["robot"].ProjectID = "name" // a pattern of it fills the pin
+	set, err := policies.LoadFS(files, "made up", o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -61,7 +61,8 @@ func lessons() []lesson {
 		{"GitLab: a ref that is not protected", of("gitlab", "project_id: \"456\"\nref: main\npipeline_source: push"), "protected refs", ""},
 		{"GitLab: any pipeline", of("gitlab", "project_id: \"456\"\nref_protected: \"true\""), "the pipeline's source", ""},
 		// 6: CircleCI's forks, and jobs with a shell.
-		{"CircleCI: forks", of("circleci", "oidc.circleci.com/project-id: \"456\"\noidc.circleci.com/vcs-ref: refs/heads/main"), "one exact ref of the repository itself", ""},
+		{"CircleCI: forks", of("circleci", "oidc.circleci.com/project-id: \"456\"\noidc.circleci.com/vcs-ref: refs/heads/main"), "the repository that the code is of", ""},
+		{"CircleCI: forks in a context", of("circleci", "oidc.circleci.com/project-id: \"456\"\noidc.circleci.com/context-ids: {contains: \"1\"}\noidc.circleci.com/pipeline-definition-id: \"7\""), "the repository that the code is of", ""},
 		{"CircleCI: a re-run with SSH", of("circleci", "oidc.circleci.com/project-id: \"456\"\noidc.circleci.com/vcs-ref: refs/heads/main\noidc.circleci.com/vcs-origin: github.com/acme/shop\noidc.circleci.com/pipeline-definition-id: \"7\"\noidc.circleci.com/ssh-rerun: true"), "class read only", ""},
 		// 7: Bitbucket's subject, Azure DevOps by names.
 		{"Bitbucket: all steps of a repository", of("bitbucket", "repositoryUuid: \"{7c5d4e3f-1a2b-4c3d-8e4f-5a6b7c8d9e0f}\""), "a deployment environment, by its UUID", ""},

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/brevet-dev/brevet/policies/strictyaml"
 )
@@ -149,6 +151,8 @@ func cause(err error) error {
 func (l *loader) isPolicy(name string) bool {
 	info, err := fs.Stat(l.fsys, name)
 	switch ext := path.Ext(name); {
+	case strings.ContainsFunc(name, unnamed) || !utf8.ValidString(name):
+		l.report(".", "the name %q has characters that cannot be seen, or a \\: give the file another", name)
 	case err != nil:
 		l.report(name, "%v", err)
 	case info.IsDir():
@@ -161,6 +165,10 @@ func (l *loader) isPolicy(name string) bool {
 	}
 	return false
 }
+
+// unnamed are characters of which a name could be shown as another, or as two
+// lines of the text that digests are made of.
+func unnamed(r rune) bool { return r == '\\' || !unicode.IsPrint(r) }
 
 // read reads one file, and parses what policies are compiled with. The policies
 // themselves are many: compilePolicies parses their files again and keeps

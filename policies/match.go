@@ -72,23 +72,31 @@ func (c *condition) wanted() string {
 
 // A glob is a pattern for names and refs. * stands for any text within one
 // segment, also for none; segments end at a slash or colon, and none is empty.
-// Everything else stands for itself.
+// Everything else stands for itself, but that presets, and they only, may end
+// one in ** for all that follows: a stranger's branch has as many slashes as
+// the stranger likes.
 type glob string
 
+// anyRest, as the last segment of a glob, stands for one or more.
+const anyRest = "**"
+
 // fits reports whether s is one of the texts that g stands for. It takes time
-// in proportion to the product of their lengths at most, and no memory.
+// in proportion to the length of s, as strings.Index does, and no memory.
 func (g glob) fits(s string) bool {
 	pattern := string(g)
 	for {
+		if pattern == anyRest {
+			return s != ""
+		}
 		one, restOfPattern, more := cutSegment(pattern)
-		other, rest, moreText := cutSegment(s)
+		other, restOfText, moreText := cutSegment(s)
 		if other == "" || more != moreText || !fitsSegment(one, other) {
 			return false
 		}
 		if more == 0 {
 			return true
 		}
-		pattern, s = restOfPattern, rest
+		pattern, s = restOfPattern, restOfText
 	}
 }
 
@@ -107,26 +115,24 @@ func cutSegment(s string) (segment, rest string, end byte) {
 	return s[:i], s[i+1:], s[i]
 }
 
-// fitsSegment matches one segment: * is tried with the shortest text first, and
-// only the last * ever has to be tried again.
+// fitsSegment matches one segment: what is before the first * and after the last
+// is at its ends, and what is between them is found one after the other, each at
+// the first place. Trying other places could not help, and would let a long
+// claim take a second.
 func fitsSegment(pattern, s string) bool {
-	star, from := -1, 0
-	i, j := 0, 0
-	for j < len(s) {
-		switch {
-		case i < len(pattern) && pattern[i] == '*':
-			star, from = i, j
-			i++
-		case i < len(pattern) && pattern[i] == s[j]:
-			i, j = i+1, j+1
-		case star >= 0:
-			from++
-			i, j = star+1, from
-		default:
-			return false
-		}
+	first, rest, hasStar := strings.Cut(pattern, "*")
+	s, ok := strings.CutPrefix(s, first)
+	if !hasStar {
+		return ok && s == ""
 	}
-	return strings.Trim(pattern[i:], "*") == ""
+	for ok {
+		first, rest, hasStar = strings.Cut(rest, "*")
+		if !hasStar {
+			return strings.HasSuffix(s, first)
+		}
+		_, s, ok = strings.Cut(s, first)
+	}
+	return false
 }
 
 // A risk is a risk of the preset, with what the policy says of it.

@@ -2,6 +2,7 @@ package policies
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -21,7 +22,7 @@ type unsafeEntry struct {
 
 // pinsOf returns what a policy must say about the tokens of a preset. Where the
 // preset says nothing, as one whose claims the configuration declares, it is a
-// project or an owner, if there are any.
+// project or an owner, or, where there is neither, some claim as it is.
 func pinsOf(p *presets.Preset) []presets.Pin {
 	if len(p.Pins) > 0 {
 		return p.Pins
@@ -33,9 +34,20 @@ func pinsOf(p *presets.Preset) []presets.Pin {
 		}
 	}
 	if len(ids) == 0 {
-		return nil
+		return []presets.Pin{{Name: "whom the token is about", AnyOf: exactly(p)}}
 	}
 	return []presets.Pin{{Name: "a project or an owner by its id", AnyOf: ids}}
+}
+
+// exactly returns a gate for each claim that can tell one workload from others.
+func exactly(p *presets.Preset) []presets.Gate {
+	var gates []presets.Gate
+	for _, name := range slices.Sorted(maps.Keys(p.Claims)) {
+		if t := p.Claims[name].Type; t == presets.String || t == presets.Int {
+			gates = append(gates, presets.Gate{{Claim: name, Exact: true}})
+		}
+	}
+	return gates
 }
 
 // lacks returns the pins that the match of p does not fill.
@@ -154,11 +166,12 @@ func (c *compiler) expires() time.Time {
 	if !c.doc.Has(at) {
 		return time.Time{}
 	}
-	if day, err := time.Parse(time.DateOnly, c.in.Expires); err == nil {
-		return day.AddDate(0, 0, 1)
-	}
-	end, err := time.Parse(time.RFC3339, c.in.Expires)
+	day, err := time.Parse(time.DateOnly, c.in.Expires)
+	end := day.AddDate(0, 0, 1)
 	if err != nil {
+		end, err = time.Parse(time.RFC3339, c.in.Expires)
+	}
+	if err != nil || end.IsZero() { // the zero time would be no end
 		c.fail(at, "expires must be a day such as 2027-03-01 or a time such as 2027-03-01T12:00:00Z, not %.64q", c.in.Expires)
 	}
 	return end

@@ -19,10 +19,7 @@ func (g glob) with(text string) string {
 // common returns a text that all globs fit, false if there is none. It takes
 // time in proportion to their length.
 func common(globs ...glob) (string, bool) {
-	rest := make([]string, len(globs))
-	for i, g := range globs {
-		rest[i] = string(g)
-	}
+	rest := even(globs)
 	var text strings.Builder
 	for {
 		segments, ends := make([]string, len(rest)), make([]byte, len(rest))
@@ -39,6 +36,26 @@ func common(globs ...glob) (string, bool) {
 		}
 		text.WriteByte(ends[0])
 	}
+}
+
+// even returns the globs, those that end in ** with as many segments as the
+// longest has, if they have fewer.
+func even(globs []glob) []string {
+	out, most := make([]string, len(globs)), 0
+	for _, g := range globs {
+		most = max(most, g.segments())
+	}
+	for i, g := range globs {
+		begin, open := strings.CutSuffix(string(g), anyRest)
+		if out[i] = string(g); open {
+			out[i] = begin + "*" + strings.Repeat("/*", most-g.segments())
+		}
+	}
+	return out
+}
+
+func (g glob) segments() int {
+	return 1 + strings.Count(string(g), "/") + strings.Count(string(g), ":")
 }
 
 // commonSegment is [common] for one segment of each glob. Those with a * have

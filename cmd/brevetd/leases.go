@@ -9,6 +9,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -154,14 +155,18 @@ func showList(w io.Writer, lines []leaseLine, asJSON bool) error {
 	return t.Flush()
 }
 
-// plain keeps what strangers named from moving the cursor of a terminal.
+// plain keeps what strangers named from moving the cursor of a terminal, from
+// being shown as something else (U+202E turns the rest of a line around), and
+// from being a command to the runners of GitHub and Azure DevOps, which two
+// number signs can begin anywhere in a line of a job's log.
 func plain(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r >= 0x7f && r < 0xa0 {
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
 			return '?'
 		}
 		return r
 	}, s)
+	return strings.ReplaceAll(s, "##", "#?")
 }
 
 // reportQuarantine tells of leases that nobody ends until someone has looked.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -27,9 +28,34 @@ func policyCommand() *cobra.Command {
 	)
 }
 
-// policySet reads the configuration and its policies, as serve does.
-func policySet(ctx context.Context, file string) (*config, *policies.Set, error) {
-	c, err := loadConfig(file)
+// A policySource says which policies a command reads: those of a configuration,
+// or of another folder by its issuers and credentials.
+type policySource struct{ file, dir *string }
+
+// policyFlags adds --config and --policies to cmd.
+func policyFlags(cmd *cobra.Command) policySource {
+	dir := cmd.Flags().String("policies", "", "`folder` to read instead of the configuration's, as it is on disk")
+	return policySource{configFlag(cmd), dir}
+}
+
+// config reads the configuration. What it says of policies is replaced by
+// --policies: an author's folder is nobody's signed commit yet.
+func (s policySource) config() (*config, error) {
+	c, err := loadConfig(*s.file)
+	if err != nil || *s.dir == "" {
+		return c, err
+	}
+	dir, err := filepath.Rel(c.dir, *s.dir)
+	if err != nil {
+		dir, err = filepath.Abs(*s.dir)
+	}
+	c.Policies = policiesConfig{Dir: dir}
+	return c, err
+}
+
+// set reads the configuration and the policies, as serve does.
+func (s policySource) set(ctx context.Context) (*config, *policies.Set, error) {
+	c, err := s.config()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -45,12 +71,13 @@ const columns = 80
 
 // wrapped breaks text into lines between words, each indented, of at most
 // columns characters where words allow it. What would move a cursor is
-// replaced.
+// replaced, and no line begins with what a runner of GitHub takes for a command.
 func wrapped(indent, text string) string {
 	var out strings.Builder
 	line := indent
 	for _, word := range strings.Fields(plain(text)) {
-		if len(line) > len(indent) && len([]rune(line))+1+len([]rune(word)) > columns {
+		isFull := len([]rune(line))+1+len([]rune(word)) > columns
+		if len(line) > len(indent) && isFull && !strings.HasPrefix(word, "::") {
 			out.WriteString(line + "\n")
 			line = indent
 		}

@@ -34,7 +34,7 @@ func policyExplainCommand() *cobra.Command {
 			"rotated away, has of an exchange.",
 		Args: noArgs,
 	}
-	file, asJSON := configFlag(cmd), jsonFlag(cmd)
+	from, asJSON := policyFlags(cmd), jsonFlag(cmd)
 	var in explainInput
 	cmd.Flags().StringVar(&in.claims, "claims", "", "JSON `file` of claims, or - for stdin")
 	cmd.Flags().StringVar(&in.token, "token", "", "`file` that holds a token, or - for stdin")
@@ -46,7 +46,7 @@ func policyExplainCommand() *cobra.Command {
 		if err := in.check(); err != nil {
 			return err
 		}
-		r, err := explain(cmd.Context(), *file, &in, cmd.InOrStdin())
+		r, err := explain(cmd.Context(), from, &in, cmd.InOrStdin())
 		if err != nil {
 			return err
 		}
@@ -103,8 +103,8 @@ type decided struct {
 	Same    bool     `json:"same_policies"` // as in the folder
 }
 
-func explain(ctx context.Context, file string, in *explainInput, stdin io.Reader) (*explanation, error) {
-	c, set, err := policySet(ctx, file)
+func explain(ctx context.Context, from policySource, in *explainInput, stdin io.Reader) (*explanation, error) {
+	c, set, err := from.set(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -23,7 +23,7 @@ func policyLintCommand() *cobra.Command {
 			"there is an error, with --strict also that there is a warning.",
 		Args: noArgs,
 	}
-	file, asJSON := configFlag(cmd), jsonFlag(cmd)
+	from, asJSON := policyFlags(cmd), jsonFlag(cmd)
 	format := cmd.Flags().String("format", "text", "what to print, by `name`: text, json, or github (annotations)")
 	strict := cmd.Flags().Bool("strict", false, "fail for warnings too")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -34,7 +34,7 @@ func policyLintCommand() *cobra.Command {
 		if !ok {
 			return usageError{fmt.Errorf("there is no format %q: say text, json or github", *format)}
 		}
-		r, err := lint(*file, cmd.ErrOrStderr())
+		r, err := lint(from, cmd.ErrOrStderr())
 		if err != nil {
 			return err
 		}
@@ -67,8 +67,8 @@ type lintReport struct {
 	Findings []policies.Finding `json:"findings"`
 }
 
-func lint(file string, stderr io.Writer) (*lintReport, error) {
-	c, err := loadConfig(file)
+func lint(from policySource, stderr io.Writer) (*lintReport, error) {
+	c, err := from.config()
 	if err != nil {
 		return nil, err
 	}

@@ -34,6 +34,16 @@ func TestWrapped(t *testing.T) {
 	}
 }
 
+// Text in a job's log is read by its runner, too, and by people.
+func TestTextIsNoCommand(t *testing.T) {
+	got := wrapped("  ", strings.Repeat("x", 77)+" ::set-output name=gains::0 ##[add-mask]x ##vso[task.setvariable] acme\u202egro\u200b")
+	for line := range strings.Lines(got) {
+		if strings.HasPrefix(strings.TrimSpace(line), "::") || strings.Contains(line, "##") || strings.ContainsAny(line, "\u202e\u200b") {
+			t.Errorf("wrapped has the line %q", line)
+		}
+	}
+}
+
 // What a test is called and says must not begin a workflow command of its own.
 func TestAnnotationsAreOneLineEach(t *testing.T) {
 	var out strings.Builder

@@ -25,7 +25,7 @@ func policyTestCommand() *cobra.Command {
 			"seen both ways, hold and not. Exit status 1 says that a test failed.",
 		Args: noArgs,
 	}
-	file, asJSON := configFlag(cmd), jsonFlag(cmd)
+	from, asJSON := policyFlags(cmd), jsonFlag(cmd)
 	coverage := cmd.Flags().Bool("coverage", false, "say what no test has seen")
 	format := cmd.Flags().String("format", "text", "what to print, by `name`: text, junit, json, or github (annotations)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -36,7 +36,7 @@ func policyTestCommand() *cobra.Command {
 		if !ok {
 			return usageError{fmt.Errorf("there is no format %q: say text, junit, json or github", *format)}
 		}
-		r, err := runTests(cmd.Context(), *file, *coverage)
+		r, err := runTests(cmd.Context(), from, *coverage)
 		if err != nil {
 			return err
 		}
@@ -80,8 +80,8 @@ type testLine struct {
 // place is where the test stands, for editors.
 func (t *testLine) place() string { return fmt.Sprintf("%s:%d", t.File, t.Line) }
 
-func runTests(ctx context.Context, file string, coverage bool) (*testReport, error) {
-	_, set, err := policySet(ctx, file)
+func runTests(ctx context.Context, from policySource, coverage bool) (*testReport, error) {
+	_, set, err := from.set(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -123,11 +123,18 @@ func (r *reloader) status() reloadState {
 }
 
 // reload swaps the policies for those on disk, or keeps the old ones and says
-// why. What changed while it was read is left for the next look, unless a
-// person is waiting for an answer.
+// why. What changes while it is read may be half of the old and half of the new
+// set, a policy without its guardrails: a person who waits for an answer has it
+// read again, and what does not come to rest is left for the next look.
 func (r *reloader) reload(ctx context.Context, ordered bool) {
 	set, err := r.load(ctx)
-	if after := r.look(ctx); after != r.seen && !ordered {
+	after := r.look(ctx)
+	for again := 0; ordered && after != r.seen && again < 2; again++ {
+		r.seen = after
+		set, err = r.load(ctx)
+		after = r.look(ctx)
+	}
+	if after != r.seen {
 		r.seen = after
 		return
 	}

@@ -224,6 +224,29 @@ func TestReloadChangesMeanwhile(t *testing.T) {
 	r.want("at rest", 3, 2, 1)
 }
 
+// A volume is swapped while SIGHUP reads it: what was read is of both, and must
+// not be in force until the next look.
+func TestReloadOrderedMeanwhile(t *testing.T) {
+	r := newReloading(t, folderWith(t, "a.yaml", policyNamed("a")))
+	load := r.load
+	r.load = func(ctx context.Context) (*policies.Set, error) {
+		set, err := load(ctx)
+		if r.loads == 1 {
+			r.put("b.yaml", policyNamed("b"))
+		}
+		return set, err
+	}
+	r.now(t.Context())
+	r.want("changed while it was read", 2, 2, 1)
+	r.load = func(ctx context.Context) (*policies.Set, error) {
+		set, err := load(ctx)
+		r.put("b.yaml", policyNamed("b")+strings.Repeat("# more\n", r.loads))
+		return set, err
+	}
+	r.now(t.Context())
+	r.want("never at rest", 2, 5, 1)
+}
+
 // A volume of Kubernetes changes by one link far above the files.
 func TestReloadKubernetes(t *testing.T) {
 	dir := t.TempDir()

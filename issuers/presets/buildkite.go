@@ -42,7 +42,7 @@ func buildkite() *Preset {
 			Why:    "was started by another pipeline's build, which may be one of a pull request, with the branch and commit that it chose",
 		}, {
 			Claim:  "build_branch",
-			Values: []string{"*:*", "*:*/*", "*:*/*/*"},
+			Values: []string{"*:**"},
 			Why:    "is how the branch of a fork's pull request is written: owner:branch",
 		}},
 		Claims: map[string]Claim{

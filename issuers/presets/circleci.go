@@ -38,9 +38,12 @@ func circleci() *Preset {
 		Ref:              ref,
 		Pins: []Pin{
 			{"the project, by its id", []Gate{{{Claim: project}}}},
-			{"a restricted context, or one exact ref of the repository itself", []Gate{
+			// CircleCI's documentation: where secrets are passed to forks, a
+			// context too, nothing else tells a fork's build.
+			{"the repository that the code is of, which is not a fork's", []Gate{{{Claim: origin, Exact: true}}}},
+			{"a restricted context, or one exact ref", []Gate{
 				{{Claim: contexts}},
-				{{Claim: ref, Exact: true}, {Claim: origin, Exact: true}},
+				{{Claim: ref, Exact: true}},
 			}},
 			{"the pipeline definition, which holds the triggers", []Gate{{{Claim: definition}}}},
 		},
@@ -68,7 +71,7 @@ func circleci() *Preset {
 			Blind: []string{
 				"A push and a pull request from within the repository. A context with restrictions by security group or expression is the gate that CircleCI has.",
 				"A fork's build, but by its `vcs-origin`; it gets tokens only if the project passes secrets to forks, and should not.",
-				"Custom webhooks have neither origin nor ref.",
+				"Custom webhooks, whose pipelines have neither origin nor ref: a policy for them is `unsafe`.",
 			},
 		},
 	}

@@ -43,7 +43,9 @@ func github() *Preset {
 		Pins: []Pin{
 			{"the repository, by its id", []Gate{{{Claim: "repository_id"}}}},
 			{"a deployment environment, one exact ref, or refs that are protected", []Gate{
-				{{Claim: "environment"}},
+				// No pattern: a job that names an environment that is not there
+				// makes one, without any protection.
+				{{Claim: "environment", Exact: true}},
 				{{Claim: "ref", Exact: true}},
 				{{Claim: "ref"}, {Claim: "ref_protected", Value: "true"}},
 			}},
@@ -61,6 +63,8 @@ func github() *Preset {
 			Config: "- {name: github, preset: github}",
 			Blind: []string{
 				"A reviewed push and a `workflow_dispatch` on the same ref: who may dispatch, chooses the ref. An environment with reviewers or branch rules is the gate.",
+				"An environment that has rules and one that a workflow has just named: GitHub makes whichever is not there, without rules. Name those that exist, and do not remove " +
+					"one that a policy names.",
 				"`sub` is a template that administrators of a repository can change, so no policy sees it; the ids are in claims of their own.",
 				"A reusable workflow by the ref in `job_workflow_ref`, which moves; `job_workflow_sha` is the commit.",
 				"Ids of an Enterprise Server are its own: the same number elsewhere is another repository. Older versions have no `check_run_id` and no `enterprise_id`.",
@@ -102,12 +106,16 @@ func github() *Preset {
 }
 
 // strangersEvents are those that a stranger can cause or whose code a stranger
-// can have written.
+// can have written. Checks, statuses and deployments' statuses are what apps say
+// of a commit, which may be that of a fork's pull request: as with workflow_run,
+// the claims are those of the default branch, and of deployment_status the
+// commit itself is what runs.
 func strangersEvents() []string {
 	return []string{
 		"pull_request", "pull_request_target", "pull_request_review", "pull_request_review_comment",
 		"workflow_run", "issue_comment", "issues", "commit_comment",
 		"discussion", "discussion_comment", "fork", "gollum", "watch",
+		"check_run", "check_suite", "status", "deployment_status",
 	}
 }
 

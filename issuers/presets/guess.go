@@ -153,7 +153,7 @@ func (g *Guess) compare(other Guess) int {
 }
 
 // FitAudience reports whether audience is one that tokens of the issuer iss carry
-// if nobody asked for another.
+// if nobody asked for another, or that jobs ask for because others want it.
 func (p *Preset) FitAudience(audience, iss string) bool {
 	parts, _ := p.FitURL(iss)
 	known := map[string]string{"url": iss}
@@ -161,10 +161,21 @@ func (p *Preset) FitAudience(audience, iss string) bool {
 		known["host"], _, _ = strings.Cut(rest, "/")
 	}
 	maps.Copy(known, parts)
-	return slices.ContainsFunc(p.DefaultAudiences, func(pattern string) bool {
+	return slices.ContainsFunc(slices.Concat(p.DefaultAudiences, sharedAudiences()), func(pattern string) bool {
 		_, ok := Fit(Fill(pattern, known), audience)
 		return ok
 	})
+}
+
+// sharedAudiences are those that jobs of every platform ask for, because large
+// services want them and no others: of AWS, Entra, Sigstore and package
+// registries. Each of these, and whoever reads a job's log, has such tokens.
+func sharedAudiences() []string {
+	return []string{
+		"sts.amazonaws.com", "sts.amazonaws.com.cn",
+		"api://AzureADTokenExchange", "api://AzureADTokenExchangeUSGov", "api://AzureADTokenExchangeChina",
+		"sigstore", "pypi", "testpypi", "npm:registry.npmjs.org", "rubygems.org", "crates.io",
+	}
 }
 
 // Read returns the preset's claims that a token has, with the declared types,

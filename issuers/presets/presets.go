@@ -150,6 +150,6 @@ type Hold struct {
 // A Risk is a claim with the values that make a run one of a stranger.
 type Risk struct {
 	Claim  string
-	Values []string // exact, "true" for a boolean, or with * as in a policy's glob
+	Values []string // exact, "true" for a boolean, or with * as in a policy's glob, and ** at the end for all that follows
 	Why    string   // one line for people: who writes what runs then
 }

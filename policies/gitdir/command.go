@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // maxOutput bounds what is kept of what git says: an id, or why not.
@@ -79,8 +80,10 @@ func (c *Checkout) command(ctx context.Context, args ...string) (*exec.Cmd, erro
 		"-c", "gpg.ssh.program=" + keygen,
 		"-c", "gpg.ssh.allowedSignersFile=" + signers,
 		"-c", "gpg.ssh.defaultKeyCommand=",
+		"-c", "gpg.ssh.revocationFile=/dev/null", // a pipe there would hold ssh-keygen for ever
 	}
 	cmd := exec.CommandContext(ctx, git, append(pinned, args...)...)
+	cmd.WaitDelay = time.Second // for what git started and ctx does not end
 	cmd.Dir = string(filepath.Separator)
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.TempDir(), "LC_ALL=C",

@@ -33,9 +33,13 @@ var (
 	ErrDirty = errors.New("the work tree is not as the commit has it")
 )
 
-// timeout bounds one reading: git answers within milliseconds, unless its disk
-// is gone.
-const timeout = 30 * time.Second
+// timeout bounds one reading, and headTimeout a look at which commit is checked
+// out: git answers within milliseconds, unless its disk is gone, or somebody put
+// a pipe in the place of a file.
+const (
+	timeout     = 30 * time.Second
+	headTimeout = 5 * time.Second
+)
 
 // A Checkout is a git repository with its work tree.
 type Checkout struct {
@@ -56,6 +60,8 @@ type Commit struct {
 
 // Head returns the id of the commit that is checked out. Nothing is verified.
 func (c *Checkout) Head(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, headTimeout)
+	defer cancel()
 	return c.resolve(ctx, "HEAD")
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // A Problem is one thing wrong with a file: the place, and what to do about it.
@@ -17,10 +18,20 @@ type Problem struct {
 
 // String gives "file:line:column: message", the form that editors jump to.
 func (p Problem) String() string {
+	message := strings.Map(printable, p.Message)
 	if p.Line == 0 {
-		return p.File + ": " + p.Message
+		return p.File + ": " + message
 	}
-	return fmt.Sprintf("%s:%d:%d: %s", p.File, p.Line, p.Column, p.Message)
+	return fmt.Sprintf("%s:%d:%d: %s", p.File, p.Line, p.Column, message)
+}
+
+// printable puts a space in the place of what cannot be seen: a problem is one
+// line, whatever a key is called, and whatever CEL quotes.
+func printable(r rune) rune {
+	if !unicode.IsPrint(r) {
+		return ' '
+	}
+	return r
 }
 
 // Problems are all that is wrong with one or more files. As an error it prints

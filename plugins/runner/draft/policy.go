@@ -184,8 +184,11 @@ func (p *plan) risk(r presets.Risk) {
 }
 
 // fits reports whether s is one of the values that pattern stands for; * is any
-// text without a slash or colon.
+// text without a slash or colon, ** at the end any text.
 func fits(pattern, s string) bool {
+	if pattern == "**" {
+		return s != ""
+	}
 	first, rest, star := strings.Cut(pattern, "*")
 	s, ok := strings.CutPrefix(s, first)
 	if !star {
