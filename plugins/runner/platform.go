@@ -54,7 +54,6 @@ const (
 	gitlabHint = "GitLab: give the job  id_tokens: {BREVET_ID_TOKEN: {aud: <the broker's URL>}}"
 	fileHint   = "elsewhere: set BREVET_TOKEN_FILE to a file with the platform's OIDC token"
 
-	buildkiteHint = "Buildkite: buildkite-agent oidc request-token --audience <the broker's URL> >FILE, and set BREVET_TOKEN_FILE to FILE"
 	circleHint    = "CircleCI: circleci run oidc get --claims '{\"aud\": \"<the broker's URL>\"}' >FILE, and set BREVET_TOKEN_FILE to FILE"
 	bitbucketHint = "Bitbucket: give the step  oidc: {audiences: [<the broker's URL>]}, write BITBUCKET_STEP_OIDC_TOKEN to a FILE, and set BREVET_TOKEN_FILE to FILE"
 )
@@ -68,8 +67,6 @@ func noSource(env Env) error {
 		hint = githubHint
 	case env.Get("GITLAB_CI") == "true":
 		hint = gitlabHint
-	case env.Get("BUILDKITE") == "true":
-		hint = buildkiteHint
 	case env.Get("CIRCLECI") == "true":
 		hint = circleHint
 	case env.Get("BITBUCKET_BUILD_NUMBER") != "":
