@@ -3,79 +3,92 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/brevet-dev/brevet/broker/api"
 	"github.com/brevet-dev/brevet/plugins/runner"
-	"github.com/brevet-dev/brevet/plugins/runner/mask"
 )
 
-// restTime bounds the wait for a heartbeat that is told to stop.
-const restTime = time.Second
+const (
+	// restTime bounds the wait for a heartbeat or a renewal that is told to
+	// stop; patience that for an exchange on its way.
+	restTime = time.Second
+	patience = 10 * time.Second
+
+	// noticeTime is how long brevet waits for an exchange before it says so.
+	noticeTime = time.Second
+)
 
 // exec runs a command with credentials: find it, make one exchange, prepare its
-// environment and the masks, run it, with heartbeats meanwhile, revoke. What ends
-// with the run only is left to it, once the command has had it.
-func (p *program) exec(ctx context.Context, args []string) (int, error) {
-	o, short, argv, err := p.execFlags(args)
+// environment, files and masks, run it, with renewals and heartbeats meanwhile,
+// revoke. What ends with the run only is left to it, once the command has had it.
+func (p *program) exec(ctx context.Context, args []string) (status int, err error) {
+	o, err := p.execFlags(args)
 	if err != nil {
 		return statusOf(err), err
 	}
-	command := &runner.Command{Args: argv, Stdin: p.stdin, Stdout: p.stdout, Stderr: p.stderr}
+	command := &runner.Command{Args: o.argv, Stdin: p.stdin, Stdout: p.stdout, Stderr: p.stderr, KillAfter: o.killAfter}
 	if err := command.Find(); err != nil {
 		return runner.FindStatus(err), err
 	}
+	if command.Files, err = runner.OpenFiles(o.files, p.env); err != nil {
+		return statusOf(err), err
+	}
+	defer func() { p.tellRemoved(command.Files.Remove()) }()
 	signals := runner.Catch()
 	defer signals.Stop()
-	session, err := p.open(ctx, signals, o)
+	session, err := p.open(ctx, signals, o.Options)
 	if err != nil {
-		return statusOf(err), err
+		return p.dying(err), err
 	}
 	giveBack, kept := session.Revoke, []string(nil) // nobody had what the command did not have
 	revoke := sync.OnceValue(func() error { return giveBack(ctx) })
 	defer func() { p.tellRevoked(revoke()) }()
 
-	command.Env, err = p.env.ForChild(session.Answer.Leases)
+	k := &keeper{p: p, o: o, command: command, signals: signals, leases: session.Answer.Leases}
+	masker, err := k.prepare()
 	if err != nil {
 		return statusOf(err), err
 	}
-	masker, err := newMasker(session.Answer.Leases, short)
-	if err != nil {
-		return statusOf(err), err
-	}
-	rest := p.keepAlive(ctx, session)
-	defer rest()
-	status, err := command.Run(ctx, masker, signals, func() {
-		rest()
+	p.raw.Store(command.OwnsTerminal())
+	rest := k.start(ctx, session)
+	defer rest(restTime)
+	status, err = command.Run(ctx, masker, signals, func() {
+		rest(restTime)
 		giveBack, kept = session.End, session.OfRun()
 		revoke()
 	})
+	p.raw.Store(false)
 	signals.Stop() // whoever reads stderr may have stopped: a signal then ends brevet
+	rest(patience) // an exchange that was on its way has to be given back
 	if len(kept) > 0 {
 		p.report("note", "the leases of "+strings.Join(kept, ", ")+" are of scope run: they end by their TTL, or by brevet revoke --run")
 	}
-	return p.judge(status, err)
+	if command.LeftBehind() {
+		p.report("note", "processes that the command left behind were ended, as their credentials are")
+	}
+	p.died = command.Died()
+	return k.judge(p.judge(status, err))
 }
 
-// keepAlive sends heartbeats beside the command, until rest is called. What goes
-// wrong with them is told, and never the command's fault.
-func (p *program) keepAlive(ctx context.Context, session *runner.Session) (rest func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		session.KeepAlive(ctx, func(err error) { p.report("warning", err.Error()) })
-	}()
-	return func() {
-		cancel()
-		select {
-		case <-done:
-		case <-time.After(restTime): // it is telling, and nobody reads stderr
-		}
+// dying returns the exit status for an error, and lets brevet die of a signal if
+// that is what it tells of.
+func (p *program) dying(err error) int {
+	if i, ok := errors.AsType[runner.Interrupted](err); ok {
+		p.died = i.Signal
+	}
+	return statusOf(err)
+}
+
+// tellRemoved tells that files with values are still there.
+func (p *program) tellRemoved(err error) {
+	if err != nil {
+		p.report("warning", "removing files with values, which may still be there: "+err.Error())
 	}
 }
 
@@ -83,9 +96,12 @@ func (p *program) keepAlive(ctx context.Context, session *runner.Session) (rest 
 // lost makes exec fail where the command did not.
 func (p *program) judge(status int, err error) (int, error) {
 	interrupted, ok := errors.AsType[runner.Interrupted](err)
+	_, failed := errors.AsType[*runner.Failure](err)
 	switch {
 	case err == nil:
 		return status, nil
+	case failed: // it did not run
+		return statusOf(err), err
 	case errors.Is(err, runner.ErrHeldOpen):
 		p.report("warning", err.Error())
 		return status, nil
@@ -100,23 +116,102 @@ func (p *program) judge(status int, err error) (int, error) {
 	return status, err
 }
 
+// execOptions are what exec is asked for.
+type execOptions struct {
+	runner.Options
+	argv, short, pass []string
+	files             []runner.FileWish
+	killAfter         time.Duration
+	noRenew           bool
+	onRenewFailure    string // warn, fail or kill
+}
+
 // execFlags reads exec's flags and environment.
-func (p *program) execFlags(args []string) (o runner.Options, short, argv []string, err error) {
+func (p *program) execFlags(args []string) (*execOptions, error) {
+	o := &execOptions{}
 	f := flags("exec")
-	p.connection(f, &o)
+	p.connection(f, &o.Options)
 	ttl := p.wanted(f)
 	credentials := f.String("credential", p.env.Get("BREVET_CREDENTIALS"), "")
-	allowShort := f.String("allow-short", "", "")
+	names(f, "allow-short", &o.short)
+	names(f, "pass", &o.pass)
 	declareContext(f, &o.Context)
+	f.Func("file", "", func(s string) error { return o.addFile(s, "") })
+	f.Func("format", "", func(s string) error { return o.addFormat(s) })
+	f.DurationVar(&o.killAfter, "kill-after", 0, "")
+	f.BoolVar(&o.noRenew, "no-renew", false, "")
+	f.StringVar(&o.onRenewFailure, "on-renew-failure", "warn", "")
 	if err := f.Parse(args); err != nil {
-		return o, nil, nil, usagef("exec: %w", err)
+		return nil, usagef("exec: %w", err)
 	}
-	if f.NArg() == 0 {
-		return o, nil, nil, usagef("exec: no command; write it after --")
+	o.argv, o.Credentials = f.Args(), splitNames(*credentials)
+	var err error
+	if o.TTL, err = parseTTL(*ttl); err != nil {
+		return nil, err
 	}
-	o.Credentials = splitNames(*credentials)
-	o.TTL, err = parseTTL(*ttl)
-	return o, splitNames(*allowShort), f.Args(), err
+	return o, o.check()
+}
+
+// names declares a flag with names, which may be repeated.
+func names(f *flag.FlagSet, name string, to *[]string) {
+	f.Func(name, "", func(s string) error { *to = append(*to, splitNames(s)...); return nil })
+}
+
+// addFormat reads NAME=TEMPLATE.
+func (o *execOptions) addFormat(s string) error {
+	_, template, ok := strings.Cut(s, "=")
+	if !ok || template == "" {
+		return errors.New("it is not NAME=TEMPLATE")
+	}
+	return o.addFile(s, template)
+}
+
+// addFile reads NAME=PATH; with a template the file gets its name.
+func (o *execOptions) addFile(s, template string) error {
+	name, path, ok := strings.Cut(s, "=")
+	if !ok || path == "" {
+		return errors.New("it is not NAME=PATH")
+	}
+	if template != "" {
+		path = filepath.Base(template)
+	}
+	if slices.ContainsFunc(o.files, func(w runner.FileWish) bool { return w.Variable == name }) {
+		return fmt.Errorf("%s is given twice", name)
+	}
+	o.files = append(o.files, runner.FileWish{Variable: name, Path: path, Template: template})
+	return nil
+}
+
+func (o *execOptions) check() error {
+	switch {
+	case len(o.argv) == 0:
+		return usagef("exec: no command; write it after --")
+	case o.killAfter < 0:
+		return usagef("exec: --kill-after must be a duration above 0, such as 10s")
+	case !slices.Contains([]string{"warn", "fail", "kill"}, o.onRenewFailure):
+		return usagef("exec: --on-renew-failure is warn, fail or kill")
+	}
+	for _, credential := range o.Credentials {
+		if slices.ContainsFunc(o.argv, func(arg string) bool { return refersTo(arg, credential) }) {
+			return &runner.Failure{
+				Kind: runner.Misconfigured,
+				Err:  fmt.Errorf("an argument of the command has {{%s.…}} in it, which is never replaced there: every process of the machine can read arguments", runner.Printable(credential)),
+				Hint: "let the command read the value from its environment, or from a file: --file, --format",
+			}
+		}
+	}
+	return nil
+}
+
+// refersTo reports whether arg has a reference to a value of credential, as
+// templates have them.
+func refersTo(arg, credential string) bool {
+	for _, part := range strings.Split(arg, "{{")[1:] {
+		if strings.HasPrefix(strings.TrimLeft(part, " \t"), credential+".") {
+			return true
+		}
+	}
+	return false
 }
 
 // open makes the exchange, unless a signal that ends a program comes first.
@@ -128,7 +223,11 @@ func (p *program) open(ctx context.Context, signals *runner.Signals, o runner.Op
 
 // openWithin makes the exchange, unless a signal ends ctx first.
 func (p *program) openWithin(ctx context.Context, o runner.Options) (*runner.Session, error) {
+	notice := time.AfterFunc(noticeTime, func() {
+		p.report("note", fmt.Sprintf("no answer yet; it is tried for %s in all", o.Timeout))
+	})
 	session, err := runner.Open(ctx, o, p.env)
+	notice.Stop()
 	interrupted, ok := errors.AsType[runner.Interrupted](context.Cause(ctx))
 	if !ok {
 		return session, err
@@ -148,31 +247,4 @@ func (p *program) tellRevoked(err error) {
 	if err != nil {
 		p.report("warning", "revoking the leases, which now end by their TTL: "+err.Error())
 	}
-}
-
-// newMasker makes the masks for leases. It refuses a sensitive value that
-// cannot be masked, unless short names it.
-func newMasker(leases []api.Lease, short []string) (*mask.Masker, error) {
-	sensitive := runner.SensitiveValues(leases)
-	values := make([]api.Secret, len(sensitive))
-	for i, s := range sensitive {
-		values[i] = s.Value
-	}
-	masker, refused := mask.New(values)
-	var problems, names []string
-	for _, r := range refused {
-		name := sensitive[r.Index].Name
-		if !slices.Contains(short, name) {
-			problems = append(problems, fmt.Sprintf("%s (%s)", name, r.Reason))
-			names = append(names, name)
-		}
-	}
-	if len(problems) > 0 {
-		return nil, &runner.Failure{
-			Kind: runner.Misconfigured,
-			Err:  errors.New("cannot mask " + strings.Join(problems, ", ")),
-			Hint: "to run with it in clear: --allow-short " + strings.Join(names, ","),
-		}
-	}
-	return masker, nil
 }

@@ -56,27 +56,53 @@ const helpConnection = `  --broker URL     the broker's url, exactly as in its c
 const helpExec = `Usage: brevet exec [flags] -- command args...
 
 Runs command with credentials in its environment, under the names that the
-broker gives. Sensitive values are masked in its stdout and stderr. Signals and
-the exit status are passed through. When it has ended, however it did, the
-leases are revoked; if that fails, a warning says so. The rest of the output is
-passed on, until nothing comes for five seconds.
+broker gives, or in files. Sensitive values are masked in its stdout and stderr;
+where stdout is a terminal the command gets one of its own. Signals, the exit
+status and death by a signal are passed through. When it has ended, however it
+did, what it left behind is ended, files are wiped, and the leases revoked; if
+that fails, a warning says so. The rest of the output is passed on, until
+nothing comes for five seconds.
 
-Leases that a policy ties to the run (scope: run) are not revoked then; a note
-names them. For leases that end in silence (dead_man) heartbeats are sent as
-long as the command runs; that they fail is told, and does not end it.
+While it runs leases are renewed, each at two thirds of its time. An environment
+cannot be changed from outside: new values reach the command in files only, and
+where a file holds them a credential that cannot be renewed any more is
+exchanged for again.
+
+Leases that a policy ties to the run (scope: run) are not revoked at the end; a
+note names them. For leases that end in silence (dead_man) heartbeats are sent
+as long as the command runs; that they fail is told, and does not end it.
 
 When the process that started brevet dies, brevet ends the command as if by
 SIGTERM; with nohup it does not.
 
-The command does not see ACTIONS_ID_TOKEN_REQUEST_URL and
-ACTIONS_ID_TOKEN_REQUEST_TOKEN, BREVET_ID_TOKEN, BREVET_SESSION, nor any
-variable that begins with BREVET_TOKEN: with them it could get credentials that
-it was not given.
+The command does not see what would give it more than that: BREVET_SESSION,
+BREVET_ID_TOKEN, what begins with BREVET_TOKEN, and the platform's tokens for
+jobs, such as ACTIONS_ID_TOKEN_REQUEST_TOKEN and CI_JOB_TOKEN.
+
+Values are never put into arguments, which every process of the machine can
+read: {{credential.value}} there is an error.
 
 Flags, with the variables that set their defaults:
   --credential NAME[,NAME]
                    what to get (BREVET_CREDENTIALS)
   --ttl D          ask for less time than granted, as 15m (BREVET_TTL)
+  --file VARIABLE=PATH
+                   write the value that the broker gives VARIABLE to PATH, of
+                   mode 0600, and let VARIABLE hold the path. Without a / PATH
+                   is in a folder of its own in memory
+  --format VARIABLE=TEMPLATE
+                   write the file TEMPLATE, in which {{credential.value}} is
+                   replaced, and {{credential.value|json}}, |base64 or |url by
+                   the value so encoded, to such a folder, and let VARIABLE hold
+                   its path. What a file holds is not in the environment
+  --pass NAME[,NAME]
+                   let the command see variables that it would not
+  --kill-after D   kill the command if it lives on for so long after a signal
+                   that should end it (default: never)
+  --no-renew       let the leases end by their TTL
+  --on-renew-failure warn|fail|kill
+                   when a credential is lost while the command runs: say so
+                   (default), exit with a failure at its end, or end it then
   --allow-short NAME[,NAME]
                    run although the value NAME, as credential.value, is too
                    short or too common to be masked, and leave it in clear

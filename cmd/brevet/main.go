@@ -16,6 +16,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/brevet-dev/brevet/plugins/runner"
@@ -42,16 +44,24 @@ type program struct {
 	stdin          *os.File
 	stdout, stderr io.Writer
 	env            runner.Env
+
+	raw  atomic.Bool    // the terminal does not begin a line with "\n" alone
+	died syscall.Signal // what brevet is to die of; 0: nothing
 }
 
 // run is the whole program: it returns the exit status.
 func run(ctx context.Context, args []string, stdin *os.File, stdout, stderr io.Writer, env []string) int {
-	p := &program{stdin, stdout, stderr, env}
-	status, err := p.dispatch(ctx, args)
+	p := &program{stdin: stdin, stdout: stdout, stderr: stderr, env: env}
+	err := runner.Conceal()
+	status := statusOf(err)
+	if err == nil {
+		status, err = p.dispatch(ctx, args)
+	}
 	if err != nil {
 		p.report("error", err.Error())
 		p.report("hint", hint(err))
 	}
+	runner.Die(p.died)
 	return status
 }
 
@@ -93,8 +103,12 @@ func (p *program) dispatch(ctx context.Context, args []string) (int, error) {
 // report writes a message to stderr, each of its lines marked as brevet's, and
 // none a command to the platform.
 func (p *program) report(kind, message string) {
+	end := "\n"
+	if p.raw.Load() {
+		end = "\r\n"
+	}
 	for line := range strings.Lines(message) {
-		fmt.Fprintf(p.stderr, "brevet: %s: %s\n", kind, runner.Defused(strings.TrimRight(line, "\n")))
+		fmt.Fprintf(p.stderr, "brevet: %s: %s%s", kind, runner.Defused(strings.TrimRight(line, "\n")), end)
 	}
 }
 

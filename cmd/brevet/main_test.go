@@ -30,6 +30,7 @@ var update = flag.Bool("update", false, "write the golden files")
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"brevet": main, pluginName: main, "lean": lean, "family": family, "deaf": deaf, "outlived": outlived, "orphaned": orphaned,
+		"onterminal": onTerminal,
 	})
 }
 
@@ -159,6 +160,12 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata", RequireExplicitExec: true, UpdateScripts: *update,
 		Setup: func(e *testscript.Env) error {
+			memory, err := os.MkdirTemp("/dev/shm", "brevet-test-")
+			if err != nil {
+				return err
+			}
+			e.Defer(func() { os.RemoveAll(memory) })
+			e.Setenv("XDG_RUNTIME_DIR", memory)
 			broker := runnertest.NewBroker(leases()...)
 			broker.GrantKeys(keyGrants()...)
 			e.Defer(broker.Close)
@@ -260,6 +267,24 @@ func configure(ts *testscript.TestScript, _ bool, args []string) {
 		b.FailHeartbeats(n)
 	case "end-on-beat": // "broker end-on-beat": all sessions end after the first heartbeat
 		b.OnHeartbeat(func(int) { go b.EndAll() })
+	case "restore":
+		b.Answer(nil)
+	case "clock": // "broker clock D": it is D ahead of this machine, and refuses proofs
+		d, err := time.ParseDuration(args[1])
+		ts.Check(err)
+		b.Answer(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Date", time.Now().Add(d).UTC().Format(http.TimeFormat))
+			w.WriteHeader(http.StatusBadRequest)
+			fmt.Fprint(w, `{"error": "invalid_dpop_proof"}`)
+		})
+	case "terms": // "broker terms CREDENTIAL TTL TIMES [keeps]"
+		ttl, err := time.ParseDuration(args[2])
+		ts.Check(err)
+		times, err := strconv.Atoi(args[3])
+		ts.Check(err)
+		b.SetTerms(args[1], runnertest.Terms{TTL: ttl, Times: times, Keeps: len(args) > 4})
+	case "refuse-renewal": // "broker refuse-renewal CODE [N]": that many times, or always
+		refuseRenewals(ts, b, args[1:])
 	case "of-run": // "broker of-run N": of N sessions what is of scope run lives
 		if got := fmt.Sprint(b.OfRun()); got != args[1] {
 			ts.Fatalf("of %s sessions leases of scope run live, want %s", got, args[1])
@@ -269,6 +294,22 @@ func configure(ts *testscript.TestScript, _ bool, args []string) {
 	default:
 		ts.Fatalf("broker: no %s", args[0])
 	}
+}
+
+func refuseRenewals(ts *testscript.TestScript, b *runnertest.Broker, args []string) {
+	left := -1
+	if len(args) > 1 {
+		var err error
+		left, err = strconv.Atoi(args[1])
+		ts.Check(err)
+	}
+	b.OnRenewal(func(int) *api.Error {
+		if left == 0 {
+			return nil
+		}
+		left--
+		return &api.Error{Code: args[0]}
+	})
 }
 
 // interrupt sends SIGTERM to brevet and gives it time to die of it.

@@ -125,13 +125,8 @@ func check(answer *api.TokenResponse, credentials []string) error {
 	var got []string
 	for _, l := range answer.Leases {
 		got = append(got, l.Credential)
-		if err := checkEnv(l); err != nil {
+		if err := checkLease(l); err != nil {
 			return err
-		}
-		for _, name := range l.Sensitive {
-			if _, ok := l.Values[name]; !ok {
-				return errors.New("a sensitive value is not there")
-			}
 		}
 	}
 	slices.Sort(got)
@@ -139,6 +134,16 @@ func check(answer *api.TokenResponse, credentials []string) error {
 		return errors.New("not the credentials asked for")
 	}
 	return nil
+}
+
+// checkLease refuses a lease that cannot be used as it says.
+func checkLease(l api.Lease) error {
+	for _, name := range l.Sensitive {
+		if _, ok := l.Values[name]; !ok {
+			return errors.New("a sensitive value is not there")
+		}
+	}
+	return checkEnv(l)
 }
 
 // Revoke ends the session of token with all its leases: RFC 7009. A session
@@ -177,7 +182,7 @@ func (c *Client) post(ctx context.Context, path string, patience time.Duration, 
 	if err := json.Unmarshal(a.body, &oauth); err != nil || oauth.Code == "" {
 		return nil, refusal("the broker", a.status, nil)
 	}
-	return nil, refusal("the broker", a.status, &oauth)
+	return nil, withClock(refusal("the broker", a.status, &oauth), a.date, time.Now())
 }
 
 // unreachable says what to look at when there was no answer.

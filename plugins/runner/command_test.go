@@ -3,7 +3,9 @@ package runner_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -71,18 +73,22 @@ func TestSlowReader(t *testing.T) {
 	}
 }
 
-// TestHeldOpen leaves a process behind that holds the output and says nothing.
+// TestHeldOpen leaves a process behind that holds the output and says nothing: it
+// is ended.
 func TestHeldOpen(t *testing.T) {
 	c := shell("echo out; sleep 600 & echo $! >&2")
 	errs := new(bytes.Buffer)
 	c.Stderr = errs
 	status, err := run(t, c, func() {})
-	if status != 0 || !errors.Is(err, runner.ErrHeldOpen) {
-		t.Errorf("Run = %d, %v; want 0 and ErrHeldOpen", status, err)
+	if status != 0 || !errors.Is(err, runner.ErrHeldOpen) || !c.LeftBehind() {
+		t.Errorf("Run = %d, %v, left behind %v; want 0, ErrHeldOpen, true", status, err, c.LeftBehind())
 	}
-	end := shell("kill " + errs.String())
-	if status, err := run(t, end, func() {}); status != 0 || err != nil {
-		t.Errorf("the process that was left behind is gone: %d, %v", status, err)
+	pid, err := strconv.Atoi(strings.TrimSpace(errs.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("the process that was left behind is there: %v", err)
 	}
 }
 
@@ -102,6 +108,57 @@ func TestBlockedReader(t *testing.T) {
 	})
 	if i, ok := errors.AsType[runner.Interrupted](err); status != 3 || !ok || i.Signal != syscall.SIGTERM || !told {
 		t.Errorf("Run = %d, %v, told %v; want 3, interrupted by SIGTERM, true", status, err, told)
+	}
+}
+
+// TestFault has a fault where the output goes: it is told, and not Run's end.
+func TestFault(t *testing.T) {
+	c := shell("echo text; exit 3")
+	c.Stdout = &slowWriter{wait: func() { panic("a fault") }}
+	told := false
+	status, err := run(t, c, func() { told = true })
+	if status != 3 || err == nil || !strings.Contains(err.Error(), "a fault") || !told {
+		t.Errorf("Run = %d, %v, told %v; want 3, a fault, true", status, err, told)
+	}
+}
+
+// TestExtend adds values while the command is in the middle of another, after any
+// of its bytes, and once more after any later one. Then what is new is masked,
+// too, also where the old value is in it.
+func TestExtend(t *testing.T) {
+	const old, rest = "hunter2!", " correct-horse hunter2!-and-more 42 another-one."
+	for first := range len(old) + 1 {
+		for second := first; second <= len(old); second++ {
+			c := shell(fmt.Sprintf("printf %%s '%s'; read x; printf %%s '%s'; read x; printf '%%s\n' '%s'", old[:first], old[first:second], old[second:]+rest))
+			testExtend(t, c, old, "*** *** *** 42 ***.\n")
+		}
+	}
+}
+
+func testExtend(t *testing.T, c *runner.Command, old, want string) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	c.Stdin = r
+	var running sync.WaitGroup
+	running.Go(func() {
+		values := []api.Secret{api.NewSecret(old), api.NewSecret("correct-horse"), api.NewSecret("hunter2!-and-more")}
+		for _, more := range []string{"nothing-of-it", "another-one"} {
+			<-time.After(2 * time.Millisecond) // for what is printed to come
+			values = append(values, api.NewSecret(more))
+			m, _ := mask.New(values)
+			c.Extend(m)
+			fmt.Fprintln(w)
+		}
+		w.Close()
+	})
+	status, err := run(t, c, func() {})
+	running.Wait()
+	if got := c.Stdout.(*bytes.Buffer).String(); got != want || status != 0 || err != nil {
+		t.Errorf("%q prints %q, want %q; %d, %v", c.Args, got, want, status, err)
 	}
 }
 

@@ -3,6 +3,7 @@ package runner
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -22,41 +23,71 @@ func (e Env) Get(name string) string {
 	return ""
 }
 
-// withheld reports whether a command run by exec must not see a variable.
-// Whoever holds the platform's token or the means to get one can make an
-// exchange of their own; whoever holds a session can end it.
+// withheld reports whether a command run by exec must not see a variable unless
+// it is asked for. Whoever holds the platform's token or the means to get one can
+// make an exchange of their own; whoever holds a session can end it; and what a
+// platform gives each job to speak with it is more than one command needs.
 func withheld(name string) bool {
-	return name == githubURL || name == githubToken || name == gitlabToken ||
-		name == "BREVET_SESSION" || strings.HasPrefix(name, "BREVET_TOKEN")
+	switch name {
+	case githubURL, githubToken, "ACTIONS_RUNTIME_TOKEN",
+		gitlabToken, "CI_JOB_TOKEN", "CI_JOB_JWT", "CI_JOB_JWT_V1", "CI_JOB_JWT_V2", "CI_BUILD_TOKEN",
+		"CI_REGISTRY_PASSWORD", "CI_DEPENDENCY_PROXY_PASSWORD", "CI_REPOSITORY_URL", // the job token in other words
+		"BUILDKITE_AGENT_ACCESS_TOKEN", "BUILDKITE_AGENT_TOKEN", "BUILDKITE_AGENT_JOB_API_TOKEN",
+		"CIRCLE_OIDC_TOKEN", "CIRCLE_OIDC_TOKEN_V2", "BITBUCKET_STEP_OIDC_TOKEN", "SYSTEM_ACCESSTOKEN",
+		"SEMAPHORE_OIDC_TOKEN", "SPACELIFT_OIDC_TOKEN", "VERCEL_OIDC_TOKEN", "BREVET_SESSION":
+		return true
+	}
+	return strings.HasPrefix(name, "BREVET_TOKEN") || strings.HasPrefix(name, "TFC_WORKLOAD_IDENTITY_TOKEN")
+}
+
+// Wishes say what a command's environment is to be besides its default.
+type Wishes struct {
+	Files *Files   // what they hold is not in the environment, but for their paths; nil: none
+	Pass  []string // variables that are withheld otherwise
 }
 
 // ForChild returns the environment of a command that gets leases: e without
 // what is withheld, and the leases' values under the names they ask for, which
 // win over those in e. It fails if two leases want the same name, since one of
 // the two would silently use the other's credential.
-func (e Env) ForChild(leases []api.Lease) (Env, error) {
-	owners := map[string]string{} // variable → credential
-	var added Env
+func (e Env) ForChild(leases []api.Lease, w Wishes) (Env, error) {
+	set := w.Files.variables()
+	owners := map[string]string{} // variable → credential, "" for a file
+	for name := range set {
+		owners[name] = ""
+	}
 	for _, l := range leases {
 		if err := checkEnv(l); err != nil {
 			return nil, failf(Protocol, "", "%w", errors.New(Printable(err.Error())))
 		}
 		for name, valueName := range l.Env {
-			if other, taken := owners[name]; taken {
-				return nil, failf(Misconfigured, "run two commands, each with one of them",
-					"credentials %s and %s both set %s", Printable(other), Printable(l.Credential), name)
+			if w.Files.uses(l.Credential, valueName) {
+				continue
 			}
-			owners[name] = l.Credential
-			added = append(added, name+"="+l.Values[valueName].Reveal())
+			if other, taken := owners[name]; taken {
+				return nil, clash(name, other, l.Credential)
+			}
+			owners[name], set[name] = l.Credential, l.Values[valueName].Reveal()
 		}
 	}
 	child := slices.DeleteFunc(slices.Clone(e), func(entry string) bool {
 		name, _, _ := strings.Cut(entry, "=")
 		_, replaced := owners[name]
-		return replaced || withheld(name)
+		return replaced || withheld(name) && !slices.Contains(w.Pass, name)
 	})
-	slices.Sort(added)
-	return append(child, added...), nil
+	for _, name := range slices.Sorted(maps.Keys(set)) {
+		child = append(child, name+"="+set[name])
+	}
+	return child, nil
+}
+
+// clash tells that a variable is wanted twice.
+func clash(name, first, second string) error {
+	if first == "" {
+		return failf(Misconfigured, "give the file's variable another name", "a file and credential %s both set %s", Printable(second), name)
+	}
+	return failf(Misconfigured, "run two commands, each with one of them",
+		"credentials %s and %s both set %s", Printable(first), Printable(second), name)
 }
 
 // checkEnv refuses variables that no environment can hold, and those that are
@@ -70,23 +101,31 @@ func checkEnv(l api.Lease) error {
 	return nil
 }
 
-// checkVariable refuses a name that a shell would not take (POSIX.1-2017,
-// section 8.1), which also keeps a name from being read as shell code, one that
-// is reserved, and a value that no environment can hold.
+// checkVariable refuses a name that a shell would not take, one that is
+// reserved, and a value that no environment can hold.
 func checkVariable(name string, value api.Secret) error {
+	switch err := checkName(name); {
+	case err != nil:
+		return err
+	case reserved(name):
+		return fmt.Errorf("the variable %s is not a credential's to set", name)
+	case strings.ContainsRune(value.Reveal(), 0):
+		return fmt.Errorf("the value of %s has a zero byte, which no environment can hold", name)
+	}
+	return nil
+}
+
+// checkName refuses a name that a shell would not take (POSIX.1-2017, section
+// 8.1), which also keeps a name from being read as shell code.
+func checkName(name string) error {
+	if name == "" {
+		return errors.New("a variable of the environment has an empty name")
+	}
 	for i, c := range []byte(name) {
 		letter := c == '_' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
 		if !letter && (i == 0 || c < '0' || c > '9') {
 			return fmt.Errorf("%s is not a name for an environment variable", name)
 		}
-	}
-	switch {
-	case name == "":
-		return errors.New("a value has an empty name in the environment")
-	case reserved(name):
-		return fmt.Errorf("the variable %s is not a credential's to set", name)
-	case strings.ContainsRune(value.Reveal(), 0):
-		return fmt.Errorf("the value of %s has a zero byte, which no environment can hold", name)
 	}
 	return nil
 }

@@ -15,7 +15,7 @@ func TestForChild(t *testing.T) {
 		"PATH=/bin", "DEPLOY=old", "BREVET_TOKEN_FILE=x", "BREVET_TOKEN=x", "BREVET_ID_TOKEN=x", "BREVET_SESSION=x",
 		"ACTIONS_ID_TOKEN_REQUEST_URL=x", "ACTIONS_ID_TOKEN_REQUEST_TOKEN=x", "ACTIONS_RUNTIME_URL=kept", "BREVET_BROKER=kept",
 	}
-	got, err := env.ForChild([]api.Lease{runnertest.Lease("deploy", "DEPLOY", "new"), runnertest.Lease("registry", "A_1", "two")})
+	got, err := env.ForChild([]api.Lease{runnertest.Lease("deploy", "DEPLOY", "new"), runnertest.Lease("registry", "A_1", "two")}, runner.Wishes{})
 	want := runner.Env{"PATH=/bin", "ACTIONS_RUNTIME_URL=kept", "BREVET_BROKER=kept", "A_1=two", "DEPLOY=new"}
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("ForChild = %v, %v; want %v", got, err, want)
@@ -36,7 +36,7 @@ func TestForChildRefuses(t *testing.T) {
 		{"not ASCII", runnertest.Lease("other", "Ä", canary), runner.Protocol},
 		{"zero byte", runnertest.Lease("other", "B", canary+"\x00"), runner.Protocol},
 	} {
-		env, err := runner.Env{}.ForChild([]api.Lease{runnertest.Lease("deploy", "DEPLOY", "x"), tt.lease})
+		env, err := runner.Env{}.ForChild([]api.Lease{runnertest.Lease("deploy", "DEPLOY", "x"), tt.lease}, runner.Wishes{})
 		if env != nil || !runner.IsKind(err, tt.kind) {
 			t.Errorf("%s: ForChild = %v, %v; want kind %d", tt.name, env, err, tt.kind)
 		}
@@ -75,7 +75,7 @@ func TestReserved(t *testing.T) {
 		b.Close()
 	}
 	for _, name := range []string{"GITHUB_TOKEN", "NODE_AUTH_TOKEN", "PGPASSWORD", "AWS_SESSION_TOKEN", "CITY", "PROXY"} {
-		if _, err := (runner.Env{}).ForChild([]api.Lease{runnertest.Lease("deploy", name, canary)}); err != nil {
+		if _, err := (runner.Env{}).ForChild([]api.Lease{runnertest.Lease("deploy", name, canary)}, runner.Wishes{}); err != nil {
 			t.Errorf("ForChild with the variable %s = %v", name, err)
 		}
 	}

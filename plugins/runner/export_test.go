@@ -29,4 +29,18 @@ func Payload(token string) (map[string]any, error) {
 }
 
 // NewSession returns the session that answer gave.
-func NewSession(answer *api.TokenResponse, c *Client) *Session { return &Session{answer, c} }
+func NewSession(answer *api.TokenResponse, c *Client) *Session {
+	return &Session{Answer: answer, client: c}
+}
+
+// SetAgain makes f the way to another exchange.
+func (s *Session) SetAgain(f func(ctx context.Context, credential string) (*Session, error)) {
+	s.again = f
+}
+
+// Render makes text, a template, of leases.
+func Render(text string, leases []api.Lease) (string, error) {
+	f := &file{FileWish: FileWish{Template: "t"}, template: []byte(text)}
+	err := f.fill(leases)
+	return string(f.content), err
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/brevet-dev/brevet/broker/api"
@@ -81,6 +82,26 @@ func refusal(who string, status int, oauth *api.Error) error {
 			"or this machine's clock is wrong by a minute or more\n" + hint
 	}
 	return &Failure{kindOf(status), fmt.Errorf("%s refused (%d): %w", who, status, oauth), hint}
+}
+
+// maxSkew is more than a request takes on its way, and less than brokers bear.
+const maxSkew = 30 * time.Second
+
+// withClock adds to a refusal how wrong this machine's clock is, if it is: that
+// makes tokens and proofs look as if their time were over, or had not come. date
+// is the other side's clock; zero: not known.
+func withClock(refused error, date, now time.Time) error {
+	f, ok := errors.AsType[*Failure](refused)
+	skew := now.Sub(date).Round(time.Second)
+	if !ok || f.Kind != Denied || date.IsZero() || skew.Abs() < maxSkew {
+		return refused
+	}
+	way := "ahead of"
+	if skew < 0 {
+		way = "behind"
+	}
+	hint := fmt.Sprintf("this machine's clock is %s %s the broker's: set one of them right", skew.Abs(), way)
+	return &Failure{f.Kind, f.Err, strings.TrimSuffix(hint+"\n"+f.Hint, "\n")}
 }
 
 func kindOf(status int) Kind {

@@ -59,7 +59,7 @@ func formatJSON(answer *api.TokenResponse, withSession bool) ([]byte, error) {
 
 // formatLines writes the leases' variables, sorted, one by one.
 func formatLines(leases []api.Lease, line func(name, value string) (string, error)) ([]byte, error) {
-	env, err := Env(nil).ForChild(leases)
+	env, err := Env(nil).ForChild(leases, Wishes{})
 	if err != nil {
 		return nil, err
 	}

@@ -91,6 +91,7 @@ func isLoopback(host string) bool {
 type answer struct {
 	status     int
 	retryAfter time.Duration
+	date       time.Time // the server's clock; zero: it did not say
 	body       []byte
 }
 
@@ -192,7 +193,11 @@ func roundTrip(client *http.Client, req *http.Request) (*answer, error) {
 	if len(body) > maxAnswer {
 		return nil, errTooLarge
 	}
-	return &answer{resp.StatusCode, retryAfter(resp.Header.Get("Retry-After"), time.Now()), body}, nil
+	date, err := http.ParseTime(resp.Header.Get("Date"))
+	if err != nil {
+		date = time.Time{}
+	}
+	return &answer{resp.StatusCode, retryAfter(resp.Header.Get("Retry-After"), time.Now()), date, body}, nil
 }
 
 // isBusy reports whether the status means that the same request may well

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,12 +42,12 @@ func (s *Session) namesOf(is func(api.Lease) bool) []string {
 // End gives back what ends with the job: all leases but those of [Session.OfRun].
 // Otherwise it is as Revoke.
 func (s *Session) End(ctx context.Context) error {
-	if len(s.OfRun()) == 0 {
-		return s.Revoke(ctx)
-	}
-	ctx, cancel := afterwards(ctx)
-	defer cancel()
-	return s.client.revoke(ctx, s.Answer.AccessToken, api.ScopeJob)
+	return s.endAll(ctx, func(one *Session) string {
+		if len(one.OfRun()) == 0 {
+			return ""
+		}
+		return api.ScopeJob
+	})
 }
 
 // RevokeRun ends the leases of scope run of the run that the session's job is
@@ -73,6 +74,8 @@ func (s *Session) KeepAlive(ctx context.Context, tell func(error)) {
 		case err == nil:
 		case ctx.Err() != nil:
 			return
+		case isOver(err) && !slices.ContainsFunc(s.Answer.Leases, func(l api.Lease) bool { return l.Heartbeat > 0 && s.has(l) }):
+			return // another session has them all
 		case isOver(err):
 			tell(failf(Denied, "", "heartbeats are of no use any more: the leases of %s have ended: %w", strings.Join(names, ", "), err))
 			return

@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"syscall"
 
 	"github.com/brevet-dev/brevet/broker/api"
 )
@@ -22,11 +21,7 @@ func stateDir(env Env) string {
 	if dir := env.Get("BREVET_STATE_DIR"); dir != "" {
 		return dir
 	}
-	tmp := env.Get("TMPDIR")
-	if tmp == "" {
-		tmp = "/tmp"
-	}
-	return filepath.Join(tmp, "brevet-"+strconv.Itoa(os.Getuid()))
+	return filepath.Join(tempDir(env), "brevet-"+strconv.Itoa(os.Getuid()))
 }
 
 // KeptKey returns the key that belongs to token, from a file of mode 0600 in
@@ -68,18 +63,6 @@ func privateDir(dir string) error {
 	return private(info, dir)
 }
 
-// private checks that nobody but the user can read or change what info is of.
-func private(info fs.FileInfo, path string) error {
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || int(stat.Uid) != os.Getuid() {
-		return fmt.Errorf("%s belongs to another user", path)
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("%s is open to other users: mode %04o", path, info.Mode().Perm())
-	}
-	return nil
-}
-
 // writeNewKey puts a new key at path in one step, so that of two calls at the
 // same time both end up with the same whole key, whichever it is.
 func writeNewKey(dir, path string) error {
@@ -107,7 +90,7 @@ func writeNewKey(dir, path string) error {
 }
 
 func readKey(path string) (*Key, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	f, err := os.OpenFile(path, os.O_RDONLY|dontFollow, 0)
 	if err != nil {
 		return nil, fmt.Errorf("reading the job's key: %w", err)
 	}

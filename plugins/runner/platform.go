@@ -53,6 +53,9 @@ const (
 	githubHint = "GitHub: give the job  permissions: {id-token: write}  (forks' pull requests cannot have it)"
 	gitlabHint = "GitLab: give the job  id_tokens: {BREVET_ID_TOKEN: {aud: <the broker's URL>}}"
 	fileHint   = "elsewhere: set BREVET_TOKEN_FILE to a file with the platform's OIDC token"
+
+	circleHint    = "CircleCI: circleci run oidc get --claims '{\"aud\": \"<the broker's URL>\"}' >FILE, and set BREVET_TOKEN_FILE to FILE"
+	bitbucketHint = "Bitbucket: give the step  oidc: {audiences: [<the broker's URL>]}, write BITBUCKET_STEP_OIDC_TOKEN to a FILE, and set BREVET_TOKEN_FILE to FILE"
 )
 
 // noSource says what is missing on the platform that the job runs on, or on
@@ -64,6 +67,10 @@ func noSource(env Env) error {
 		hint = githubHint
 	case env.Get("GITLAB_CI") == "true":
 		hint = gitlabHint
+	case env.Get("CIRCLECI") == "true":
+		hint = circleHint
+	case env.Get("BITBUCKET_BUILD_NUMBER") != "":
+		hint = bitbucketHint
 	}
 	return failf(Misconfigured, hint, "this job has no OIDC token")
 }

@@ -1,19 +1,21 @@
 // Package runner is the job's side of brevet: it finds the OIDC token that the
 // platform gives the job (platform.go), exchanges it for leased credentials
 // (client.go, dpop.go), runs one command with them, masked (command.go, package
-// mask), and gives them back. Files are encrypted with data keys in the form
-// that stanza.go describes.
+// mask), keeps them alive meanwhile (renew.go), and gives them back. Files are
+// encrypted with data keys in the form that stanza.go describes.
 //
-// Secrets travel as api.Secret and are in clear in five places only: the
-// requests to platform and broker, the command's environment, what brevet get
+// Secrets travel as api.Secret and are in clear in six places only: the requests
+// to platform and broker, the command's environment, its files, what brevet get
 // prints, the automaton of package mask, and, for one call each, the bytes of a
 // data key that seals or opens a file key.
 package runner
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/brevet-dev/brevet/broker/api"
@@ -34,10 +36,20 @@ type Options struct {
 	DataKey     KeyWish       // whether data keys are to be made
 }
 
-// A Session is what one exchange gave.
+// A Session is what one exchange gave. Those that [Session.Keep] adds, where a
+// lease cannot be renewed any more, end with it.
 type Session struct {
 	Answer *api.TokenResponse
 	client *Client
+
+	// again makes another exchange for one credential; nil: it cannot.
+	again func(ctx context.Context, credential string) (*Session, error)
+
+	mu       sync.Mutex
+	ends     time.Time // the last that a renewal gave; zero: none did
+	others   []*Session
+	ended    bool            // others are not added any more
+	replaced map[string]bool // credentials that one of others has got
 }
 
 // Open finds the job's token and exchanges it once for all credentials. Its
@@ -71,7 +83,11 @@ func Open(ctx context.Context, o Options, env Env) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Session{answer, client}, nil
+	return &Session{Answer: answer, client: client, again: func(ctx context.Context, credential string) (*Session, error) {
+		o := o
+		o.Credentials = []string{credential}
+		return Open(ctx, o, env)
+	}}, nil
 }
 
 // authorize gives c the job's key and returns the job's token.
@@ -114,9 +130,77 @@ func checkNames(credentials []string) error {
 // Revoke ends the session and its leases, within five seconds, also when ctx is
 // over already.
 func (s *Session) Revoke(ctx context.Context) error {
+	return s.endAll(ctx, func(*Session) string { return "" })
+}
+
+// endAll revokes s and the others, each with a scope, all at once.
+func (s *Session) endAll(ctx context.Context, scope func(*Session) string) error {
 	ctx, cancel := afterwards(ctx)
 	defer cancel()
-	return s.client.Revoke(ctx, s.Answer.AccessToken)
+	all := append([]*Session{s}, s.stopAdding()...)
+	problems := make([]error, len(all))
+	var running sync.WaitGroup
+	for i, one := range all {
+		running.Go(func() { problems[i] = one.client.revoke(ctx, one.Answer.AccessToken, scope(one)) })
+	}
+	running.Wait()
+	return errors.Join(problems...)
+}
+
+// stopAdding returns the others, for their end.
+func (s *Session) stopAdding() []*Session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
+	return s.others
+}
+
+// adopt makes other end with s. It is revoked at once if s has ended.
+func (s *Session) adopt(ctx context.Context, other *Session) error {
+	s.mu.Lock()
+	ended := s.ended
+	if !ended {
+		s.others = append(slices.DeleteFunc(s.others, (*Session).lapsed), other)
+	}
+	s.mu.Unlock()
+	if ended {
+		return errors.Join(errors.New("the session has ended"), other.Revoke(ctx))
+	}
+	return nil
+}
+
+// extended notes the end that a renewal gave a lease.
+func (s *Session) extended(end time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if end.After(s.ends) {
+		s.ends = end
+	}
+}
+
+// lapsed reports whether all leases of s ended by their time a while ago.
+func (s *Session) lapsed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	lives := func(end time.Time) bool { return time.Since(end) < time.Minute }
+	return !lives(s.ends) && !slices.ContainsFunc(s.Answer.Leases, func(l api.Lease) bool { return lives(l.ExpiresAt) })
+}
+
+// replace notes that another session has got credential.
+func (s *Session) replace(credential string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.replaced == nil {
+		s.replaced = map[string]bool{}
+	}
+	s.replaced[credential] = true
+}
+
+// has reports whether l is s's own still.
+func (s *Session) has(l api.Lease) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.replaced[l.Credential]
 }
 
 // afterwards returns the context of what must be done although ctx may be over.

@@ -22,19 +22,8 @@ func (i Interrupted) Status() int { return statusSignal + int(i.Signal) }
 // process that started it counts as a SIGTERM; see watchParent.
 type Signals struct {
 	ch       chan os.Signal
-	terminal bool // there is one, which brevet and the command share a process group for
+	terminal bool // the process has one
 	stop     func()
-}
-
-// catchable lists what is passed on: all signals but those that cannot be
-// caught, that tell of a fault in the process itself, or that are about it
-// (SIGCHLD, SIGPIPE, SIGURG of Go's scheduler, SIGPROF). Those that stop and
-// continue a job are left to the kernel; without a terminal nobody sends them.
-func catchable() []os.Signal {
-	return []os.Signal{
-		syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2,
-		syscall.SIGALRM, syscall.SIGWINCH, syscall.SIGIO, syscall.SIGXCPU, syscall.SIGXFSZ, syscall.SIGVTALRM,
-	}
 }
 
 // Catch begins to receive signals, instead of dying of them. Those that are
@@ -44,10 +33,8 @@ func catchable() []os.Signal {
 // not end brevet before it has revoked.
 func Catch() *Signals {
 	s := &Signals{ch: make(chan os.Signal, 16)}
-	if tty, err := os.Open("/dev/tty"); err == nil {
-		s.terminal = tty.Close() == nil
-	}
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	s.terminal = hasTerminal()
+	catchPipe()
 	wanted := slices.DeleteFunc(catchable(), signal.Ignored)
 	signal.Notify(s.ch, wanted...) // never all of them: Go tells of SIGHUP and SIGINT only that they are ignored
 	s.stop = s.watchParent()
@@ -100,12 +87,27 @@ func (s *Signals) watchParent() (stop func()) {
 func (s *Signals) Context(parent context.Context) (ctx context.Context, release func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	stop := s.each(func(n syscall.Signal) {
-		switch n {
-		case syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM:
+		if endsProgram(n) {
 			cancel(Interrupted{n})
 		}
 	})
 	return ctx, func() { stop(); cancel(nil) }
+}
+
+// End sends a SIGTERM to whom signals are passed on.
+func (s *Signals) End() {
+	select {
+	case s.ch <- syscall.SIGTERM:
+	default: // others wait there: it is being ended already
+	}
+}
+
+func endsProgram(n syscall.Signal) bool {
+	switch n {
+	case syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM:
+		return true
+	}
+	return false
 }
 
 // forget drops the signals that have come and were not passed on.
@@ -136,12 +138,4 @@ func (s *Signals) each(f func(syscall.Signal)) (stop func()) {
 		}
 	})
 	return sync.OnceFunc(func() { close(done); running.Wait() })
-}
-
-// kill sends n. That the process has ended meanwhile, the only error there can
-// be for one's own child, leaves nothing to do.
-func kill(pid int, n syscall.Signal) {
-	if err := syscall.Kill(pid, n); err != nil {
-		return
-	}
 }

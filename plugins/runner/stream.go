@@ -3,8 +3,10 @@ package runner
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -18,37 +20,121 @@ const idleTime = 5 * time.Second
 
 // ErrHeldOpen says that processes which the command left behind still held its
 // output open, but wrote nothing, when brevet stopped waiting for them.
-var ErrHeldOpen = errors.New("processes that the command left behind hold its output open; what they print from now on is lost")
+var ErrHeldOpen = errors.New("processes that the command left behind held its output open; what they would have printed is lost")
 
 // A stream carries one of the command's outputs through the mask.
 type stream struct {
 	child *os.File // the command's end
 	r     *os.File // brevet's end
-	w     *mask.Writer
 	idle  time.Duration
 	done  chan error // gets one value when all was passed on, or cannot be
 
 	mu     sync.Mutex
 	ended  bool // the command has
 	closed bool // r is
+
+	masks *masks
 }
 
-func newStream(w *mask.Writer, idle time.Duration) (*stream, error) {
+func newStream(m *mask.Masker, w io.Writer, idle time.Duration) (*stream, error) {
 	r, child, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
-	return &stream{child: child, r: r, w: w, idle: idle, done: make(chan error, 1)}, nil
+	return &stream{child: child, r: r, masks: newMasks(m, w), idle: idle, done: make(chan error, 1)}, nil
+}
+
+// newTTYStream is of the command's terminal.
+func newTTYStream(m *mask.Masker, w io.Writer, idle time.Duration, t *terminal) *stream {
+	return &stream{child: t.slave, r: t.master, masks: newMasks(m, w), idle: idle, done: make(chan error, 1)}
+}
+
+// masks are the Writers that output goes through: that of the Masker in force,
+// and after it those of Maskers before which are in the middle of what may be a
+// value. In this order, since what they would make of a value that is new to
+// them might leave a part of that.
+type masks struct {
+	mu    sync.Mutex // held while output is passed on, or a mask changed
+	first *layer
+}
+
+// A layer is one Writer, and where its output goes.
+type layer struct {
+	*mask.Writer
+
+	mu sync.Mutex
+	to io.Writer // another layer, or where it all goes
+}
+
+func newLayer(m *mask.Masker, to io.Writer) *layer {
+	l := &layer{to: to}
+	l.Writer = m.Writer(writerFunc(l.pass))
+	return l
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+// pass takes what the Writer passes on, at any time.
+func (l *layer) pass(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.to.Write(b)
+}
+
+// next returns the layer after l, nil if it is the last, and skips those that
+// are in the middle of nothing. l passes on nothing meanwhile.
+func (l *layer) next() *layer {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for {
+		next, ok := l.to.(*layer)
+		if !ok {
+			return nil
+		}
+		if !next.Idle() {
+			return next
+		}
+		l.to = next.to // nobody else changes it
+	}
+}
+
+func newMasks(m *mask.Masker, w io.Writer) *masks { return &masks{first: newLayer(m, w)} }
+
+// Write passes b on, masked.
+func (m *masks) Write(b []byte) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.first.Write(b)
+}
+
+// extend adds what next masks, which must be all that was masked before and
+// more, to all that is written from now on.
+func (m *masks) extend(next *mask.Masker) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.first = newLayer(next, m.first)
+	for l := m.first; l != nil; l = l.next() {
+	}
+}
+
+// Close passes on what was held back.
+func (m *masks) Close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var problems []error
+	for l := m.first; l != nil; l = l.next() {
+		problems = append(problems, l.Close()) // into the next
+	}
+	return errors.Join(problems...)
 }
 
 // copy passes everything on, until the last process that holds the other end
 // has closed it. Only the time in which nothing comes counts towards idle, not
 // that in which whoever reads brevet's output makes it wait.
 func (s *stream) copy() {
-	err := s.copyAll()
-	if closed := s.w.Close(); err == nil {
-		err = closed
-	}
+	err := s.copySafely()
 	s.close() // who still writes gets SIGPIPE
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -59,6 +145,21 @@ func (s *stream) copy() {
 	s.done <- err
 }
 
+// copySafely turns a fault in what output goes through into an error: it must not
+// keep brevet from revoking.
+func (s *stream) copySafely() (err error) {
+	defer func() {
+		if fault := recover(); fault != nil {
+			err = fmt.Errorf("a fault in brevet, the rest of the output is lost: %v\n%s", fault, debug.Stack())
+		}
+	}()
+	err = s.copyAll()
+	if closed := s.masks.Close(); err == nil {
+		err = closed
+	}
+	return err
+}
+
 func (s *stream) copyAll() error {
 	buf := make([]byte, 32<<10)
 	for {
@@ -66,10 +167,10 @@ func (s *stream) copyAll() error {
 			return err
 		}
 		n, err := s.r.Read(buf)
-		if _, err := s.w.Write(buf[:n]); err != nil {
+		if _, err := s.masks.Write(buf[:n]); err != nil {
 			return err
 		}
-		if err == io.EOF {
+		if err == io.EOF || errors.Is(err, syscall.EIO) { // the latter of a terminal: pts(4)
 			return nil
 		}
 		if err != nil {
@@ -86,7 +187,11 @@ func (s *stream) setDeadline() error {
 	if !s.ended || s.closed {
 		return nil
 	}
-	return s.r.SetReadDeadline(time.Now().Add(s.idle))
+	err := s.r.SetReadDeadline(time.Now().Add(s.idle))
+	if errors.Is(err, os.ErrNoDeadline) {
+		return nil // a terminal of macOS, which ends with the command
+	}
+	return err
 }
 
 // end tells s that the command has ended.

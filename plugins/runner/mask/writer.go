@@ -89,6 +89,14 @@ func (w *Writer) Close() error {
 	return w.err
 }
 
+// Idle reports whether no value can have begun in what was written so far, and
+// so whether another Writer could go on from here.
+func (w *Writer) Idle() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.held) == 0
+}
+
 // release shows what was held back for quietTime, if it tells too little of a
 // value to matter. It stays in held: should the rest of the value come after
 // all, the rest is masked.

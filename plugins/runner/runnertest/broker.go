@@ -34,27 +34,30 @@ const Request = "request-" + Canary
 type Broker struct {
 	*httptest.Server
 
-	mu       sync.Mutex
-	leases   map[string]api.Lease // by credential
-	busy     int                  // answers 503 that many times
-	raw      http.HandlerFunc     // answers exchanges instead, if not nil
-	noRevoke bool                 // answers 500 to revocations
-	before   func(*http.Request)  // called for each exchange before it is granted
-	keys     map[string]string    // subject token → thumbprint and retry key that used it
-	proofs   map[string]bool      // ids of proofs seen
-	live     map[string]bool      // session token → not revoked
-	sessions map[string]*session  // by session token
-	grants   map[string]KeyGrant  // of data keys, by credential
-	kek      []byte               // wraps data keys
-	uses     map[string]int       // id of data key → how often it was unwrapped
-	rawKeys  http.HandlerFunc     // answers requests about wrapped data keys instead, if not nil
-	busyKeys int                  // answers 503 to them that many times
-	tries    int                  // requests to /v1/token
-	tokens   int                  // tokens that the token service gave
-	beats    int                  // heartbeats that were accepted
-	noBeat   int                  // answers 500 to that many heartbeats
-	onBeat   func(n int)          // called for each heartbeat that was accepted
-	ofRun    map[string]bool      // session token → what of it is of scope run lives
+	mu        sync.Mutex
+	leases    map[string]api.Lease   // by credential
+	busy      int                    // answers 503 that many times
+	raw       http.HandlerFunc       // answers exchanges instead, if not nil
+	noRevoke  bool                   // answers 500 to revocations
+	before    func(*http.Request)    // called for each exchange before it is granted
+	keys      map[string]string      // subject token → thumbprint and retry key that used it
+	proofs    map[string]bool        // ids of proofs seen
+	live      map[string]bool        // session token → not revoked
+	sessions  map[string]*session    // by session token
+	grants    map[string]KeyGrant    // of data keys, by credential
+	kek       []byte                 // wraps data keys
+	uses      map[string]int         // id of data key → how often it was unwrapped
+	rawKeys   http.HandlerFunc       // answers requests about wrapped data keys instead, if not nil
+	busyKeys  int                    // answers 503 to them that many times
+	tries     int                    // requests to /v1/token
+	tokens    int                    // tokens that the token service gave
+	beats     int                    // heartbeats that were accepted
+	noBeat    int                    // answers 500 to that many heartbeats
+	onRenewal func(n int) *api.Error // decides on each renewal
+	onBeat    func(n int)            // called for each heartbeat that was accepted
+	terms     map[string]*terms      // by credential
+	renewals  int                    // that were asked for
+	ofRun     map[string]bool        // session token → what of it is of scope run lives
 }
 
 // NewBroker starts a Broker that grants leases. Close it.
@@ -62,6 +65,7 @@ func NewBroker(leases ...api.Lease) *Broker {
 	b := &Broker{
 		leases: map[string]api.Lease{}, keys: map[string]string{}, proofs: map[string]bool{}, live: map[string]bool{}, ofRun: map[string]bool{},
 		sessions: map[string]*session{}, grants: map[string]KeyGrant{}, kek: random(32), uses: map[string]int{},
+		terms: map[string]*terms{},
 	}
 	for _, l := range leases {
 		b.leases[l.Credential] = l
@@ -70,6 +74,8 @@ func NewBroker(leases ...api.Lease) *Broker {
 	mux.HandleFunc("POST "+api.PathToken, b.token)
 	mux.HandleFunc("POST "+api.PathRevoke, b.revoke)
 	mux.HandleFunc("POST "+api.PathHeartbeat, b.heartbeat)
+	mux.HandleFunc("POST "+api.PathLeases+"{id}/renew", b.renew)
+	mux.HandleFunc("GET "+api.PathLeases+"{id}", b.leaseState)
 	mux.HandleFunc("POST "+api.PathUnwrap, b.unwrap)
 	mux.HandleFunc("POST "+api.PathRewrap, b.rewrap)
 	mux.HandleFunc("GET /github", b.github)
@@ -234,6 +240,7 @@ func (b *Broker) exchange(r *http.Request) ([]byte, int, *api.Error) {
 		if refused != nil {
 			return nil, http.StatusBadRequest, refused
 		}
+		b.apply(lease, answer.AccessToken.Reveal())
 		answer.Leases = append(answer.Leases, *lease)
 	}
 	recipient, err := api.ParseSealKey(r.PostForm.Get("seal_key"))

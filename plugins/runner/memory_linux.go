@@ -1,0 +1,29 @@
+package runner
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// memoryDir names a folder that is kept in memory: the user's own of the session,
+// or that of POSIX shared memory. Where there is none it is the folder for
+// temporary files.
+func memoryDir(env Env) string {
+	for _, dir := range []string{env.Get("XDG_RUNTIME_DIR"), "/dev/shm"} {
+		var fs unix.Statfs_t
+		if dir == "" || unix.Statfs(dir, &fs) != nil || !isWritable(dir) {
+			continue
+		}
+		if fs.Type == unix.TMPFS_MAGIC || fs.Type == unix.RAMFS_MAGIC {
+			return dir
+		}
+	}
+	return tempDir(env)
+}
+
+// isWritable tries it: a mode does not tell of a file system that is read only.
+func isWritable(dir string) bool {
+	probe, err := os.MkdirTemp(dir, "brevet-")
+	return err == nil && os.Remove(probe) == nil
+}
