@@ -101,7 +101,7 @@ func Listen(o Options) (*Agent, error) {
 	}
 	err := a.open()
 	if err != nil {
-		a.close()
+		a.Close()
 		return nil, failf(runner.Misconfigured, "give --dir a folder of this user's own, of mode 0700, with a short path", "%w", err)
 	}
 	return a, nil
@@ -200,6 +200,7 @@ func (a *Agent) Serve(ctx context.Context) error {
 	a.close()
 	cancel()
 	err := a.giveBack(context.WithoutCancel(ctx))
+	a.remove()
 	a.mu.Lock()
 	a.problem = err
 	a.mu.Unlock()
@@ -209,9 +210,12 @@ func (a *Agent) Serve(ctx context.Context) error {
 }
 
 // Close ends an agent that is not served.
-func (a *Agent) Close() { a.close() }
+func (a *Agent) Close() {
+	a.close()
+	a.remove()
+}
 
-// close takes the agent out of reach. What cannot be removed does no harm.
+// close takes the agent out of reach.
 func (a *Agent) close() {
 	if a.socket != nil {
 		a.socket.Close() // and removes it
@@ -219,6 +223,11 @@ func (a *Agent) close() {
 	if a.web != nil {
 		a.web.Close()
 	}
+}
+
+// remove removes what is left of the agent, when it has given back all it had.
+// What cannot be removed does no harm.
+func (a *Agent) remove() {
 	if !a.bearer.IsZero() {
 		os.Remove(a.bearerPath())
 	}

@@ -251,7 +251,7 @@ func ask(ctx context.Context, socket string, r request) (*reply, error) {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, failf(runner.Unavailable, "", "the agent did not answer in time")
 	case err != nil:
-		return nil, failf(runner.Protocol, "", "reading the agent's answer: %w", err)
+		return nil, failf(runner.Unavailable, "", "the agent ended, or gave up, before it had answered: %w", err)
 	}
 	var out reply
 	if err := json.Unmarshal(line, &out); err != nil {
