@@ -161,9 +161,19 @@ const dockerNotFound = "credentials not found in native keychain"
 // dockerVariable says which credential is for which registry.
 const dockerVariable = "BREVET_DOCKER"
 
-// dockerCredential speaks docker's protocol for credential helpers. Docker reads
-// errors from stdout.
+// dockerCredential speaks docker's protocol for credential helpers. What goes
+// wrong docker reads from stdout.
 func (p *program) dockerCredential(ctx context.Context, args []string) (int, error) {
+	status, err := p.dockerAnswer(ctx, args)
+	if _, unread := errors.AsType[outputError](err); err != nil && !unread {
+		if _, printing := fmt.Fprintln(p.stdout, "brevet: "+runner.Printable(err.Error())); printing != nil {
+			return exitOutput, errors.Join(err, printing)
+		}
+	}
+	return status, err
+}
+
+func (p *program) dockerAnswer(ctx context.Context, args []string) (int, error) {
 	h, f, err := p.helper("docker-credential", args)
 	if err == nil && f.NArg() != 1 {
 		err = usagef("docker-credential: docker runs it, as  docker-credential get|store|erase|list")
