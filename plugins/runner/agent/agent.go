@@ -60,7 +60,7 @@ type Options struct {
 	// Wait bounds the time in which a tool gets an answer; more than Open takes.
 	Wait time.Duration
 
-	// Tell hears of trouble that nobody may be waiting for.
+	// Tell hears of trouble that nobody may be waiting for. It may block.
 	Tell func(error)
 }
 
@@ -74,6 +74,7 @@ type Agent struct {
 	bearer  api.Secret   // what web wants to see
 	holders map[string]*holder
 
+	news    chan error     // for o.Tell; what does not fit is only kept
 	running sync.WaitGroup // exchanges, and what looks after their leases
 	stop    chan struct{}  // closed when the agent shall end
 	stopped func()         // closes stop
@@ -91,7 +92,9 @@ const maxTold = 20
 // Listen makes an agent that can be asked, and is not served yet. Its errors are
 // Failures.
 func Listen(o Options) (*Agent, error) {
-	a := &Agent{o: o, holders: map[string]*holder{}, stop: make(chan struct{}), ended: make(chan struct{})}
+	a := &Agent{
+		o: o, holders: map[string]*holder{}, news: make(chan error, maxTold), stop: make(chan struct{}), ended: make(chan struct{}),
+	}
 	a.stopped = sync.OnceFunc(func() { close(a.stop) })
 	for _, name := range o.Credentials {
 		a.holders[name] = &holder{agent: a, name: name}
@@ -187,6 +190,7 @@ func (a *Agent) Variables() runner.Env {
 func (a *Agent) Serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	go a.pass()
 	var serving sync.WaitGroup
 	serving.Go(func() { a.accept(ctx, a.socket, a.answerTool) })
 	if a.web != nil {
@@ -278,7 +282,23 @@ func (a *Agent) tell(err error) {
 		a.told = slices.Delete(a.told, 0, len(a.told)-maxTold)
 	}
 	a.mu.Unlock()
-	a.o.Tell(err)
+	select {
+	case a.news <- err:
+	default:
+	}
+}
+
+// pass passes on what is told. It has a goroutine of its own, which nobody waits
+// for: whoever reads stderr may not.
+func (a *Agent) pass() {
+	for {
+		select {
+		case err := <-a.news:
+			a.o.Tell(err)
+		case <-a.ended:
+			return
+		}
+	}
 }
 
 // lease returns the lease of a credential, with time left.

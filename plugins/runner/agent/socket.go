@@ -125,7 +125,9 @@ func (g *gate) leave(conn net.Conn) {
 // spoken is called when the request has come.
 func (a *Agent) answerTool(ctx context.Context, conn net.Conn, spoken func()) {
 	if err := checkPeer(conn); err != nil {
-		a.tell(err)
+		if !errors.Is(err, net.ErrClosed) { // by the gate
+			a.tell(err)
+		}
 		return
 	}
 	conn.SetReadDeadline(time.Now().Add(requestTime))
