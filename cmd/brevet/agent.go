@@ -16,7 +16,6 @@ import (
 	"github.com/brevet-dev/brevet/broker/api"
 	"github.com/brevet-dev/brevet/plugins/runner"
 	"github.com/brevet-dev/brevet/plugins/runner/agent"
-	"github.com/brevet-dev/brevet/plugins/runner/mask"
 )
 
 // agentFlags are those of all forms of brevet agent that run one.
@@ -79,16 +78,13 @@ func (a *agentFlags) check(name string, f *flag.FlagSet) error {
 }
 
 // listen makes the agent. Nothing is asked of the broker before a tool needs it.
-func (p *program) listen(a agentFlags) (*agent.Agent, error) {
+func (p *program) listen(a agentFlags, learn func(api.Lease) error) (*agent.Agent, error) {
 	if _, err := runner.NewClient(a.o.Broker, nil, nil); err != nil {
 		return nil, err
 	}
-	if err := agent.Harden(); err != nil {
-		return nil, fmt.Errorf("keeping the agent's memory to itself: %w", err)
-	}
 	return agent.Listen(agent.Options{
 		Credentials: a.o.Credentials, AWS: a.aws, Dir: a.dir, Env: p.env,
-		Wait: a.o.Timeout + 2*time.Second,
+		Learn: learn, Wait: a.o.Timeout + 2*time.Second,
 		Open: func(ctx context.Context, credential string) (*api.Lease, agent.Session, error) {
 			o := a.o
 			o.Credentials = []string{credential}
@@ -118,7 +114,7 @@ func (p *program) agentServe(ctx context.Context, args []string) (int, error) {
 	defer release()
 	ctx, cancel := a.bounded(ctx)
 	defer cancel()
-	served, err := p.listen(a)
+	served, err := p.listen(a, nil)
 	if err != nil {
 		return statusOf(err), err
 	}
@@ -246,8 +242,8 @@ func (p *program) agentStop(ctx context.Context, args []string) (int, error) {
 	return 0, nil
 }
 
-// agentRun runs a command with an agent around it.
-func (p *program) agentRun(ctx context.Context, args []string) (int, error) {
+// agentRun runs a command with an agent around it, and masks what that hands out.
+func (p *program) agentRun(ctx context.Context, args []string) (status int, err error) {
 	a, argv, err := p.agentFlags("agent", args)
 	switch {
 	case err == nil && len(argv) == 0:
@@ -262,21 +258,49 @@ func (p *program) agentRun(ctx context.Context, args []string) (int, error) {
 	if err := command.Find(); err != nil {
 		return runner.FindStatus(err), err
 	}
+	if command.Env, err = p.env.ForChild(nil, runner.Wishes{}); err != nil {
+		return statusOf(err), err
+	}
 	signals := runner.Catch()
 	defer signals.Stop()
-	served, err := p.listen(a)
+	served, err := p.listen(a, masking(command))
 	if err != nil {
 		return statusOf(err), err
 	}
 	end := p.serveBeside(ctx, served)
 	defer end()
-	if command.Env, err = p.env.ForChild(nil); err != nil {
+	command.Env = append(command.Env, served.Variables()...)
+	return p.runMasked(ctx, command, signals, end)
+}
+
+// masking returns a function that masks the values of leases, from then on, in
+// what command prints.
+func masking(command *runner.Command) func(api.Lease) error {
+	var mu sync.Mutex
+	var values []runner.Sensitive
+	return func(l api.Lease) error {
+		mu.Lock()
+		defer mu.Unlock()
+		values = append(values, runner.SensitiveValues([]api.Lease{l})...)
+		masker, err := newMasker(values, nil)
+		if err != nil {
+			return &runner.Failure{Kind: runner.Misconfigured, Err: err} // without its hint, which is for exec
+		}
+		return command.Extend(masker)
+	}
+}
+
+// runMasked runs a command of which nothing is to be masked yet.
+func (p *program) runMasked(ctx context.Context, command *runner.Command, signals *runner.Signals, end func()) (int, error) {
+	masker, err := newMasker(nil, nil)
+	if err != nil {
 		return statusOf(err), err
 	}
-	command.Env = append(command.Env, served.Variables()...)
-	masker, _ := mask.New(nil) // nothing is refused of nothing
+	p.raw.Store(command.OwnsTerminal())
 	status, err := command.Run(ctx, masker, signals, end)
+	p.raw.Store(false)
 	signals.Stop()
+	p.died = command.Died()
 	return p.judge(status, err)
 }
 

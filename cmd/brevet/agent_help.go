@@ -14,11 +14,11 @@ themselves with --aws.
   stop   ends it: what it has is revoked, but for what is tied to the run
   serve  runs one in the foreground; when it can be asked it prints the
          variables and an empty line
-  --     runs command with an agent that ends with it. The command's output is
-         not masked.
+  --     runs command with an agent that ends with it. What the agent has handed
+         out is masked in the command's stdout and stderr.
 
-The agent's socket is open to its own user only, and so is its memory (Linux,
-macOS). It hands out what --credential names, and nothing else.
+The agent's socket is open to its own user only. It hands out what --credential
+names, and nothing else.
 
 Flags, with the variables that set their defaults:
   --credential NAME[,NAME]

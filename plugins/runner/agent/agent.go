@@ -57,6 +57,11 @@ type Options struct {
 	// ctx ends meanwhile it may return a session, which the agent ends.
 	Open func(ctx context.Context, credential string) (*api.Lease, Session, error)
 
+	// Learn is told of each lease, and each renewed one, before it is handed
+	// out; if it returns an error nobody gets it. nil: nothing is to be learned.
+	// It is called by several goroutines.
+	Learn func(api.Lease) error
+
 	// Wait bounds the time in which a tool gets an answer; more than Open takes.
 	Wait time.Duration
 
@@ -94,6 +99,9 @@ const maxTold = 20
 func Listen(o Options) (*Agent, error) {
 	a := &Agent{
 		o: o, holders: map[string]*holder{}, news: make(chan error, maxTold), stop: make(chan struct{}), ended: make(chan struct{}),
+	}
+	if o.Learn == nil {
+		a.o.Learn = func(api.Lease) error { return nil }
 	}
 	a.stopped = sync.OnceFunc(func() { close(a.stop) })
 	for _, name := range o.Credentials {

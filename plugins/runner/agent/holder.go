@@ -120,6 +120,9 @@ func (h *holder) exchange(ctx context.Context) {
 	if err == nil && ctx.Err() != nil {
 		err = failf(runner.Unavailable, "", "the agent is ending")
 	}
+	if err == nil {
+		err = h.agent.o.Learn(*lease)
+	}
 	if err != nil {
 		h.land(nil, err)
 		return
@@ -132,11 +135,20 @@ func (h *holder) exchange(ctx context.Context) {
 	h.agent.running.Go(func() { session.KeepAlive(ctx, h.agent.tell) })
 	session.Keep(ctx, runner.Renewals{
 		Again:   func(string) bool { return true },
-		Changed: func(l api.Lease) error { h.land(&l, nil); return nil },
+		Changed: h.changed,
 		Failed:  func(_ api.Lease, err error, lost bool) { h.trouble(err, lost) },
 		Wake:    wake,
 	})
 	h.abandon(wake)
+}
+
+// changed gets the lease that a renewal gave.
+func (h *holder) changed(l api.Lease) error {
+	if err := h.agent.o.Learn(l); err != nil {
+		return err
+	}
+	h.land(&l, nil)
+	return nil
 }
 
 // land gives those who wait a lease, or the error of getting one.

@@ -10,6 +10,3 @@ func peer(fd int) (uid int, err error) {
 	}
 	return int(cred.Uid), nil
 }
-
-// Harden keeps other processes from attaching to this one, as ssh-agent does.
-func Harden() error { return unix.PtraceDenyAttach() }

@@ -10,12 +10,3 @@ func peer(fd int) (uid int, err error) {
 	}
 	return int(cred.Uid), nil
 }
-
-// Harden keeps other processes of the same user from reading this one's memory,
-// and its memory out of core dumps, as ssh-agent does.
-func Harden() error {
-	if _, _, errno := syscall.RawSyscall(syscall.SYS_PRCTL, syscall.PR_SET_DUMPABLE, 0, 0); errno != 0 {
-		return errno
-	}
-	return nil
-}

@@ -6,7 +6,4 @@ import "errors"
 
 var errUnsupported = errors.New("brevet agent is not supported on this system: it cannot tell who is at the other end of a socket")
 
-// Harden does nothing here.
-func Harden() error { return nil }
-
 func peer(int) (uid int, err error) { return 0, errUnsupported }
