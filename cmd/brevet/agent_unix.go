@@ -59,14 +59,15 @@ func (p *program) background(args []string) (*background, error) {
 
 // failed passes on why the child ended, and returns its exit status.
 func (c *background) failed(stderr io.Writer) int {
-	c.cmd.Process.Signal(syscall.SIGTERM) // if it hangs
 	if _, err := io.Copy(stderr, io.LimitReader(c.err, 64<<10)); err != nil {
 		fmt.Fprintf(stderr, "%s: error: the agent did not start within %s\n", programName, startTime)
 	}
-	if err := c.cmd.Wait(); c.cmd.ProcessState == nil || err == nil {
-		return exitInternal
+	c.cmd.Process.Kill() // if it hangs: it has no leases yet
+	c.cmd.Wait()         // its status is what counts
+	if status := c.cmd.ProcessState.ExitCode(); status > 0 {
+		return status
 	}
-	return max(1, c.cmd.ProcessState.ExitCode())
+	return exitInternal
 }
 
 // end ends the child.

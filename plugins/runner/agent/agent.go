@@ -86,6 +86,7 @@ type Agent struct {
 	ended   chan struct{}  // closed when all is given back, or cannot be
 
 	mu       sync.Mutex
+	ending   bool // nothing begins any more
 	sessions []Session
 	told     []string // the latest of what Tell was told
 	problem  error    // of the end; set before ended is closed
@@ -251,6 +252,9 @@ func (a *Agent) remove() {
 // giveBack revokes all sessions, those that are on their way as soon as they
 // have come.
 func (a *Agent) giveBack(ctx context.Context) error {
+	a.mu.Lock()
+	a.ending = true
+	a.mu.Unlock()
 	known := a.endAll(ctx, a.take())
 	a.running.Wait()
 	return errors.Join(known(), a.endAll(ctx, a.take())())
@@ -264,6 +268,17 @@ func (a *Agent) endAll(ctx context.Context, sessions []Session) (wait func() err
 		ending.Go(func() { problems[i] = s.End(ctx) })
 	}
 	return func() error { ending.Wait(); return errors.Join(problems...) }
+}
+
+// begin runs f in a goroutine that the agent's end waits for. It reports false if
+// that has come.
+func (a *Agent) begin(f func()) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.ending {
+		a.running.Go(f)
+	}
+	return !a.ending
 }
 
 // take returns the sessions to end.

@@ -82,7 +82,7 @@ func (h *holder) get(ctx context.Context, wait time.Duration) (*api.Lease, error
 	case <-timer.C:
 		return nil, failf(runner.Unavailable, "", "no credential %s within %s; the agent tries on", h.name, wait)
 	case <-ctx.Done():
-		return nil, failf(runner.Unavailable, "", "the agent is ending")
+		return nil, errEnding()
 	}
 }
 
@@ -104,12 +104,15 @@ func (h *holder) join(ctx context.Context, now time.Time) (*api.Lease, *flight, 
 		}
 	case h.failed != nil && now.Before(h.again):
 		return nil, nil, h.failed
+	case !h.agent.begin(func() { h.exchange(ctx) }):
+		return nil, nil, errEnding()
 	default:
-		h.flight = &flight{done: make(chan struct{})}
-		h.agent.running.Go(func() { h.exchange(ctx) })
+		h.flight = &flight{done: make(chan struct{})} // h.mu is held: exchange cannot be done with it
 	}
 	return nil, h.flight, nil
 }
+
+func errEnding() error { return failf(runner.Unavailable, "", "the agent is ending") }
 
 // exchange gets a lease and looks after it until it is lost, or ctx ends.
 func (h *holder) exchange(ctx context.Context) {
@@ -118,7 +121,7 @@ func (h *holder) exchange(ctx context.Context) {
 		h.agent.adopt(session)
 	}
 	if err == nil && ctx.Err() != nil {
-		err = failf(runner.Unavailable, "", "the agent is ending")
+		err = errEnding()
 	}
 	if err == nil {
 		err = h.agent.o.Learn(*lease)

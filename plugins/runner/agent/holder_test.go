@@ -295,3 +295,17 @@ func TestNotHandedOut(t *testing.T) {
 		}
 	})
 }
+
+// TestEnded asks an agent that has given back all it had: there must be nothing
+// more to give back.
+func TestEnded(t *testing.T) {
+	m := &maker{ttl: time.Hour}
+	within(t, m, func(t *testing.T, ctx context.Context, a *agent.Agent) {
+		if err := a.GiveBack(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if l, err := a.Lease(ctx, "deploy"); l != nil || err == nil || m.exchanges > 0 {
+			t.Errorf("Lease = %v, after %d exchanges", err, m.exchanges)
+		}
+	})
+}
