@@ -286,7 +286,8 @@ func masking(command *runner.Command) func(api.Lease) error {
 		if err != nil {
 			return &runner.Failure{Kind: runner.Misconfigured, Err: err} // without its hint, which is for exec
 		}
-		return command.Extend(masker)
+		command.Extend(masker)
+		return nil
 	}
 }
 
