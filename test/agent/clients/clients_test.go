@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -25,6 +26,8 @@ import (
 	"github.com/brevet-dev/brevet/plugins/runner/runnertest"
 	"github.com/brevet-dev/brevet/test/agent/job"
 )
+
+func TestMain(m *testing.M) { os.Exit(job.Main(m)) }
 
 const registry = "registry.example.com:5000"
 

@@ -3,6 +3,8 @@
 package job
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,9 +46,8 @@ func Without(t *testing.T) *runnertest.Broker {
 	t.Helper()
 	broker := runnertest.NewBroker(cloud(), runnertest.Lease(Registry, "REGISTRY_TOKEN", Token(Registry)), runnertest.Lease(Shop, "SHOP_TOKEN", Token(Shop)))
 	t.Cleanup(broker.Close)
-	bin := build(t)
 	for name, value := range map[string]string{
-		"PATH": bin + string(os.PathListSeparator) + os.Getenv("PATH"), "HOME": t.TempDir(), "BREVET_BROKER": broker.URL, "BREVET_AGENT": "",
+		"HOME": t.TempDir(), "BREVET_BROKER": broker.URL, "BREVET_AGENT": "",
 		"ACTIONS_ID_TOKEN_REQUEST_URL": broker.URL + "/github?api-version=2.0", "ACTIONS_ID_TOKEN_REQUEST_TOKEN": runnertest.Request,
 	} {
 		t.Setenv(name, value)
@@ -68,26 +69,38 @@ func cloud() api.Lease {
 	return l
 }
 
-// build builds brevet, and links the names under which tools start it.
-func build(t *testing.T) string {
-	t.Helper()
-	root := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/brevet-dev/brevet")
-	dir, err := root.Output()
+// Main runs a package's tests with brevet on the PATH, by all its names. It is for
+// a TestMain.
+func Main(m *testing.M) int {
+	bin, err := os.MkdirTemp("", "brevet-test-")
 	if err != nil {
-		t.Fatalf("finding the module: %v", err)
+		fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
-	bin := t.TempDir()
+	defer os.RemoveAll(bin)
+	if err := build(bin); err != nil {
+		fmt.Fprintln(os.Stderr, "building brevet:", err)
+		return 1
+	}
+	os.Setenv("PATH", bin+string(os.PathListSeparator)+os.Getenv("PATH"))
+	return m.Run()
+}
+
+// build builds brevet, and links the names under which tools start it.
+func build(bin string) error {
+	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/brevet-dev/brevet").Output()
+	if err != nil {
+		return err
+	}
 	cmd := exec.Command("go", "build", "-o", bin, "./cmd/brevet")
-	cmd.Dir, cmd.Env = strings.TrimSpace(string(dir)), append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
+	cmd.Dir, cmd.Env, cmd.Stderr = strings.TrimSpace(string(dir)), append(os.Environ(), "CGO_ENABLED=0"), os.Stderr
+	if err := cmd.Run(); err != nil {
+		return err
 	}
-	for _, name := range []string{"docker-credential-brevet", "git-credential-brevet"} {
-		if err := os.Symlink("brevet", filepath.Join(bin, name)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return bin
+	return errors.Join(
+		os.Symlink("brevet", filepath.Join(bin, "docker-credential-brevet")),
+		os.Symlink("brevet", filepath.Join(bin, "git-credential-brevet")),
+	)
 }
 
 // Output runs a program and returns what it prints to stdout.
