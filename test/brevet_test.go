@@ -64,7 +64,7 @@ func TestPlatforms(t *testing.T) {
 				return string(out)
 			}
 			const files = `{{range .GoFiles}}{{$.Dir}}/{{.}} {{end}}` // not the tests, which are for Unix
-			for _, dir := range []string{"./plugins/runner", "./cmd/brevet"} {
+			for _, dir := range []string{"./plugins/runner", "./plugins/runner/agent", "./cmd/brevet"} {
 				run(append([]string{"vet"}, strings.Fields(run("list", "-f", files, dir))...)...)
 			}
 		})

@@ -34,9 +34,10 @@ var mayImport = map[string][]string{
 	"broker/server":       {"broker", "broker/api"},
 	"plugins/runner/mask": {"broker/api"},
 	"plugins/runner":      {"broker/api", "issuers/strictjson", "plugins/runner/mask"},
-	"cmd/brevet":          {"broker/api", "broker/keys/trust", "plugins/runner", "plugins/runner/draft", "plugins/runner/mask"},
+	"cmd/brevet":          {"broker/api", "broker/keys/trust", "plugins/runner", "plugins/runner/agent", "plugins/runner/draft", "plugins/runner/mask"},
 
 	"plugins/runner/draft": {"issuers/presets"},
+	"plugins/runner/agent": {"broker/api", "plugins/runner"},
 
 	"broker/keys/pkcs11/wire": {},
 	"cmd/brevetd-pkcs11":      {"broker/keys/pkcs11/wire"},

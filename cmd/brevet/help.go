@@ -9,7 +9,7 @@ func (p *program) help(args []string) (int, error) {
 		pages := map[string]string{
 			"exec": helpExec, "get": helpGet, "revoke": helpRevoke, "mask": helpMask,
 			"encrypt": helpEncrypt, "decrypt": helpDecrypt,
-			"verify-trust": helpVerifyTrust, "claims": helpClaims, "exit-codes": helpExitCodes,
+			"verify-trust": helpVerifyTrust, "claims": helpClaims, "agent": helpAgent, "helpers": helpHelpers, "exit-codes": helpExitCodes,
 		}
 		var ok bool
 		if page, ok = pages[args[0]]; !ok {
@@ -29,9 +29,11 @@ Usage:
   brevet mask --values FILE
   brevet encrypt --key NAME [--context NAME=VALUE]... [-o FILE] [FILE]
   brevet decrypt --key NAME [--context NAME=VALUE]... [-o FILE] [FILE]
+  brevet agent start|stop, brevet agent --credential NAME -- command args...
   brevet claims [NAME[,NAME]]
   brevet verify-trust --root FINGERPRINT FILE
-  brevet help [exec|get|revoke|mask|encrypt|decrypt|claims|verify-trust|exit-codes]
+  brevet help [exec|get|revoke|mask|encrypt|decrypt|agent|helpers|claims|
+               verify-trust|exit-codes]
   brevet --version
 
 The job's OIDC token is looked for in this order:

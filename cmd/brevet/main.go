@@ -11,6 +11,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -31,10 +32,15 @@ func main() {
 }
 
 // arguments returns what brevet was called with. Called by the plugin's name it
-// is the plugin.
+// is the plugin, and by that of a credential helper, the helper.
 func arguments(argv []string) []string {
 	if len(argv) > 0 && filepath.Base(argv[0]) == pluginName {
 		return append([]string{pluginName}, argv[1:]...)
+	}
+	if len(argv) > 0 {
+		if command, ok := helperOf(filepath.Base(argv[0])); ok {
+			return append([]string{command}, argv[1:]...)
+		}
 	}
 	return argv[min(1, len(argv)):]
 }
@@ -83,8 +89,9 @@ func (p *program) dispatch(ctx context.Context, args []string) (int, error) {
 	commands := map[string]func(context.Context, []string) (int, error){
 		"exec": p.exec, "get": p.get, "revoke": p.revoke, "mask": p.mask,
 		"encrypt": p.encrypt, "decrypt": p.decrypt, pluginName: p.agePlugin,
-		"verify-trust": p.verifyTrust, "claims": p.claims,
+		"verify-trust": p.verifyTrust, "claims": p.claims, "agent": p.agent,
 	}
+	maps.Copy(commands, p.helperCommands())
 	if command, ok := commands[args[0]]; ok {
 		if len(args) == 2 && (args[1] == "-h" || args[1] == "--help") {
 			return p.help(args[:1])

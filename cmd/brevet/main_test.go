@@ -29,8 +29,8 @@ var update = flag.Bool("update", false, "write the golden files")
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"brevet": main, pluginName: main, "lean": lean, "family": family, "deaf": deaf, "outlived": outlived, "orphaned": orphaned,
-		"onterminal": onTerminal,
+		"brevet": main, pluginName: main, dockerName: main, gitName: main, "lean": lean, "family": family, "deaf": deaf, "outlived": outlived, "orphaned": orphaned,
+		"onterminal": onTerminal, "abandoned": abandoned,
 	})
 }
 
@@ -214,7 +214,7 @@ func leases() []api.Lease {
 		runnertest.Lease("clash", "DEPLOY_TOKEN", "clash-"+runnertest.Canary),
 		runnertest.Lease("shell", "A;B", "shell-"+runnertest.Canary),
 		runnertest.Lease("preload", "LD_PRELOAD", "preload-"+runnertest.Canary),
-		pin, odd,
+		pin, odd, awsLease(),
 	}
 }
 
@@ -378,7 +378,7 @@ func status(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, topic := range []string{"", "exec", "get", "revoke", "mask", "encrypt", "decrypt", "verify-trust", "claims", "exit-codes"} {
+	for _, topic := range []string{"", "exec", "get", "revoke", "mask", "encrypt", "decrypt", "verify-trust", "claims", "agent", "helpers", "exit-codes"} {
 		var stdout, stderr bytes.Buffer
 		args := strings.Fields("help " + topic)
 		if got := run(context.Background(), args, nil, &stdout, &stderr, nil); got != 0 || stderr.Len() > 0 {

@@ -56,7 +56,7 @@ func ReadClaims(ctx context.Context, w ClaimsWish, env Env) (*Unverified, error)
 // source finds the token, and refuses a wish that no exchange could fulfil.
 func (w *ClaimsWish) source(env Env) (*Source, error) {
 	if len(w.Credentials) > 0 {
-		if err := checkNames(w.Credentials); err != nil {
+		if err := CheckNames(w.Credentials); err != nil {
 			return nil, err
 		}
 	}

@@ -39,6 +39,10 @@ type Renewals struct {
 	// Failed hears of it.
 	Changed func(api.Lease) error
 
+	// Wake makes Keep renew at once, when something can be received from it.
+	// It is for a session of one lease. nil: never.
+	Wake <-chan struct{}
+
 	// Failed hears why a lease was not renewed. If it is lost it is not tried
 	// any more, and l.ExpiresAt is when the values that are in use end; else it
 	// is.
@@ -70,7 +74,7 @@ type keeper struct {
 
 // lease looks after l, at first a lease of s.
 func (k *keeper) lease(ctx context.Context, s *Session, l api.Lease) {
-	for renewed := false; waitUntil(ctx, renewalTime(time.Now(), l.ExpiresAt)); renewed = true {
+	for renewed := false; waitUntil(ctx, renewalTime(time.Now(), l.ExpiresAt), k.r.Wake); renewed = true {
 		if !l.Renewable && !k.again(s, l) {
 			if renewed {
 				k.failed(l, errNoMore, true)
@@ -200,16 +204,23 @@ func renewalTime(now, end time.Time) time.Time {
 	return now.Add(ttl*2/3 - rand.N(ttl/10+1))
 }
 
-// waitUntil waits for a time of the wall clock, and reports whether it came
-// before the end of ctx.
-func waitUntil(ctx context.Context, due time.Time) bool {
+// waitUntil waits for a time of the wall clock, or for wake, and reports whether
+// it came before the end of ctx.
+func waitUntil(ctx context.Context, due time.Time, wake <-chan struct{}) bool {
 	due = due.Round(0) // without the monotonic clock's
 	for {
 		left := time.Until(due)
 		if left <= 0 {
 			return ctx.Err() == nil
 		}
-		if !pause(ctx, min(left, wakeTime)) {
+		timer := time.NewTimer(min(left, wakeTime))
+		select {
+		case <-timer.C:
+		case <-wake:
+			timer.Stop()
+			return ctx.Err() == nil
+		case <-ctx.Done():
+			timer.Stop()
 			return false
 		}
 	}

@@ -61,7 +61,7 @@ type Session struct {
 func Open(ctx context.Context, o Options, env Env) (*Session, error) {
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
-	if err := checkNames(o.Credentials); err != nil {
+	if err := CheckNames(o.Credentials); err != nil {
 		return nil, err
 	}
 	if err := o.Context.Validate(); err != nil {
@@ -111,7 +111,8 @@ func (c *Client) authorize(ctx context.Context, env Env) (api.Secret, error) {
 	return token, nil
 }
 
-func checkNames(credentials []string) error {
+// CheckNames refuses names of credentials that cannot be asked for in one exchange.
+func CheckNames(credentials []string) error {
 	const hint = "brevet exec --credential NAME[,NAME], brevet get NAME[,NAME], or set BREVET_CREDENTIALS"
 	sorted := slices.Sorted(slices.Values(credentials))
 	switch {
