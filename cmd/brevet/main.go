@@ -83,7 +83,7 @@ func (p *program) dispatch(ctx context.Context, args []string) (int, error) {
 	commands := map[string]func(context.Context, []string) (int, error){
 		"exec": p.exec, "get": p.get, "revoke": p.revoke, "mask": p.mask,
 		"encrypt": p.encrypt, "decrypt": p.decrypt, pluginName: p.agePlugin,
-		"verify-trust": p.verifyTrust, "claims": p.claims,
+		"verify-trust": p.verifyTrust, "claims": p.claims, "scan": p.scan,
 	}
 	if command, ok := commands[args[0]]; ok {
 		if len(args) == 2 && (args[1] == "-h" || args[1] == "--help") {

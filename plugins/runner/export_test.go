@@ -37,3 +37,6 @@ func NewSession(answer *api.TokenResponse, c *Client) *Session {
 func (s *Session) SetAgain(f func(ctx context.Context, credential string) (*Session, error)) {
 	s.again = f
 }
+
+// SetFree makes n bytes what a file may unpack to in any case.
+func (s *Scan) SetFree(n int64) { s.free = n }
