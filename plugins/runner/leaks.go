@@ -57,13 +57,17 @@ func (l *Leaks) Know(m *mask.Masker, values []Sensitive) {
 	l.values[m] = values
 }
 
-// Hits returns what counts the hits of m, which is known, in an output called
-// "stdout" or "stderr".
+// Hits returns what counts the hits of m in an output called "stdout" or "stderr".
+// Those of values that are not known are not counted.
 func (l *Leaks) Hits(m *mask.Masker, output string) func(mask.Hit) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	values := l.values[m]
-	return func(h mask.Hit) { l.add(values[h.Secret], output, h) }
+	return func(h mask.Hit) {
+		if h.Secret < len(values) {
+			l.add(values[h.Secret], output, h)
+		}
+	}
 }
 
 func (l *Leaks) add(v Sensitive, output string, h mask.Hit) {
