@@ -285,8 +285,9 @@ some, 4 that there are none where it could look, and that it could not look
 everywhere. What it prints has nothing of a value.
 
 Without --values and --session-file it looks for the values that brevet exec
-has put into the environment: brevet exec -- sh -c 'make && brevet scan out'.
-They are those that the command began with.
+has put into the environment, and into files by --file:
+brevet exec -- sh -c 'make && brevet scan out'. In the environment they are those
+that the command began with.
 
 It does not follow links. One that leads out of all PATHs is not looked
 through: name what it leads to, too.

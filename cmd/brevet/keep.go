@@ -41,7 +41,7 @@ func (k *keeper) prepare() (*mask.Masker, error) {
 	if err != nil {
 		return nil, err
 	}
-	tells, err := leased(k.command.Env, k.leases)
+	tells, err := leased(k.command.Env, k.leases, k.o.files)
 	if err != nil {
 		return nil, err
 	}

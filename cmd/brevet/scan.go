@@ -18,10 +18,14 @@ import (
 	"github.com/brevet-dev/brevet/plugins/runner/mask"
 )
 
-// leasedName is the variable by which exec tells its command which variables have
-// values of leases: a JSON object, "credential.value" → variable, or "" for a value
-// that has none. It holds no value itself.
+// leasedName is the variable by which exec tells its command where the values of
+// leases are: a JSON object, "credential.value" → the variable that has it, or @ and
+// the variable that has the path of a file with it, or "" for a value that is in
+// neither. It holds no value itself.
 const leasedName = "BREVET_LEASED"
+
+// maxFileValue in bytes bounds a file with a value: what is longer is not masked.
+const maxFileValue = mask.MaxLength
 
 // scanTimeout bounds a scan unless --timeout says otherwise: some hundred GB.
 const scanTimeout = 10 * time.Minute
@@ -188,7 +192,7 @@ func newScan(sought []runner.Sensitive, without []string) (*runner.Scan, error) 
 	var problems, names []string
 	for _, r := range refused {
 		if values[r.Index].IsZero() {
-			r.Reason = "not in the environment"
+			r.Reason = "not in the environment, or a file of its own"
 		}
 		problems, names = append(problems, fmt.Sprintf("%s (%s)", s.Names[r.Index], r.Reason)), append(names, s.Names[r.Index])
 	}
@@ -253,14 +257,22 @@ func (p *program) soughtHere() ([]runner.Sensitive, error) {
 	}
 	var out []runner.Sensitive
 	for _, name := range slices.Sorted(maps.Keys(names)) {
-		out = append(out, runner.Sensitive{Name: name, Value: api.NewSecret(p.env.Get(names[name]))})
+		value := p.env.Get(names[name])
+		if variable, isFile := strings.CutPrefix(names[name], "@"); isFile && p.env.Get(variable) != "" {
+			raw, err := p.read(p.env.Get(variable), maxFileValue)
+			if err != nil {
+				return nil, misconfigured("", "reading the value %s from the file that %s names: %w", name, variable, err)
+			}
+			value = string(raw)
+		}
+		out = append(out, runner.Sensitive{Name: name, Value: api.NewSecret(value)})
 	}
 	return out, nil
 }
 
 // leased returns the entry of an environment that tells scan where the sensitive
-// values of leases are in it, beside those that it tells of already.
-func leased(env runner.Env, leases []api.Lease) (string, error) {
+// values of leases are, there and in files, beside those that it tells of already.
+func leased(env runner.Env, leases []api.Lease, files []runner.FileWish) (string, error) {
 	names := map[string]string{}
 	if err := json.Unmarshal([]byte(env.Get(leasedName)), &names); err != nil {
 		names = map[string]string{} // there are none, or somebody else's
@@ -268,8 +280,13 @@ func leased(env runner.Env, leases []api.Lease) (string, error) {
 	for _, v := range runner.SensitiveValues(leases) {
 		names[v.Name] = ""
 		for variable, value := range v.Of.Env {
-			if value == v.ValueName {
+			isFile := func(w runner.FileWish) bool { return w.Variable == variable && w.Template == "" }
+			switch {
+			case value != v.ValueName:
+			case env.Get(variable) == v.Value.Reveal():
 				names[v.Name] = variable
+			case slices.ContainsFunc(files, isFile):
+				names[v.Name] = "@" + variable
 			}
 		}
 	}
