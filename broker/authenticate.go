@@ -190,6 +190,6 @@ func (s *Session) Status(leaseID string) (*api.LeaseStatus, error) {
 		LeaseID: l.ID, Credential: l.Credential, Kind: l.Kind, State: string(l.State),
 		IssuedAt: l.IssuedAt.UTC(), ExpiresAt: l.Expires.UTC(), MaxExpires: l.MaxExpires.UTC(),
 		Renewable: l.State == Active && l.Renewable(), Revocable: l.Revocable(), Policy: l.Policy,
-		Scope: string(l.Scope), Heartbeat: int64(l.DeadMan / time.Second),
+		Scope: string(l.Scope), Heartbeat: int64(l.DeadMan / time.Second), OnLeak: string(l.OnLeak),
 	}, nil
 }

@@ -24,6 +24,7 @@ type Event struct {
 	Leases    []EventLease  `json:"leases,omitempty"`
 	Context   api.Context   `json:"context,omitempty"`  // that data keys are made for, or were
 	DataKey   *EventDataKey `json:"data_key,omitempty"` // that was unwrapped or rewrapped
+	Found     []EventFound  `json:"found,omitempty"`    // where values of a lease were in the output of its job, as that says
 	Ring      *EventRing    `json:"ring,omitempty"`     // what the fleet changed
 	Ordered   *Order        `json:"ordered,omitempty"`  // what an operator ordered
 	Policies  string        `json:"policies,omitempty"` // digest of the policy set that decided
@@ -64,6 +65,16 @@ type EventDataKey struct {
 	Expires time.Time `json:"expires_at"`
 }
 
+// An EventFound is what an event says of a value that a job printed: all of it in
+// the job's own words, which [api.DecodeLeakReport] bounds.
+type EventFound struct {
+	Value    string  `json:"value,omitempty"`  // its name in the lease; "": any
+	Output   string  `json:"output,omitempty"` // stdout or stderr; "": either
+	Encoding string  `json:"encoding"`
+	Count    int64   `json:"count"`
+	Lines    []int64 `json:"lines,omitempty"` // the first ones
+}
+
 // An EventRing is a new version of the fleet's ring of keys.
 type EventRing struct {
 	Version uint64   `json:"version"`
@@ -82,8 +93,9 @@ const (
 	EventIntent     EventName = "intent"    // about to mint; the leases are pending
 	EventExchange   EventName = "exchange"  // the outcome of one exchange, refused or not: exactly one each
 	EventRenew      EventName = "renew"     // the outcome of one renewal
-	EventLookup     EventName = "lookup"    // a session token was refused when a lease or token was asked about, or with a heartbeat
+	EventLookup     EventName = "lookup"    // a session token was refused when a lease or token was asked about, with a heartbeat, or with a report of leaks
 	EventRun        EventName = "run"       // the outcome of ending the leases of a run; each has a line of its own when it ends
+	EventLeak       EventName = "leak"      // values of a lease were in the output of its job, as that says
 	EventRevoke     EventName = "revoke"    // a lease was ended before its time
 	EventExpire     EventName = "expire"    // a lease was ended by the sweeper
 	EventReconcile  EventName = "reconcile" // a credential without a lease, or a lease without one, was ended

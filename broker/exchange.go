@@ -216,7 +216,7 @@ func (b *Broker) newLease(now time.Time, g policies.Grant, asked time.Duration) 
 	}
 	return &Lease{
 		Credential: g.Credential, Kind: t.Kind, Policy: g.Policy, PolicyDigest: g.PolicyDigest,
-		State: Pending, TTL: ttl, IssuedAt: now, KeyUse: g.KeyUse, Scope: g.Scope, DeadMan: g.DeadMan,
+		State: Pending, TTL: ttl, IssuedAt: now, KeyUse: g.KeyUse, Scope: g.Scope, DeadMan: g.DeadMan, OnLeak: g.OnLeak,
 		Expires:    now.Add(ttl + t.Slack).Truncate(time.Second),
 		MaxExpires: now.Add(g.MaxTTL + t.Slack).Truncate(time.Second),
 	}, nil
@@ -268,7 +268,7 @@ func wireLease(l *Lease, cred *Credential) api.Lease {
 	return api.Lease{
 		LeaseID: l.ID, Credential: l.Credential, Kind: l.Kind, ExpiresAt: cred.Expires.UTC().Truncate(time.Second),
 		Renewable: l.Renewable(), Revocable: l.Revocable(),
-		Scope: string(l.Scope), Heartbeat: l.DeadMan,
+		Scope: string(l.Scope), Heartbeat: l.DeadMan, OnLeak: string(l.OnLeak),
 		Values: cred.Values, Env: cred.Env, Sensitive: cred.Sensitive,
 	}
 }

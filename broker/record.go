@@ -41,6 +41,7 @@ type terms struct {
 	KeyUse       *policies.KeyUse `json:"key_use,omitempty"`
 	Scope        policies.Scope   `json:"scope,omitempty"`
 	DeadMan      int64            `json:"dead_man,omitempty"` // ms
+	OnLeak       policies.OnLeak  `json:"on_leak,omitempty"`
 }
 
 // EncodeRecord sets s.Record from the other fields.
@@ -53,6 +54,7 @@ func (s *Session) EncodeRecord() error {
 		r.Leases[i] = terms{
 			ID: l.ID, Credential: l.Credential, Kind: l.Kind, Policy: l.Policy, PolicyDigest: l.PolicyDigest,
 			TTL: l.TTL.Milliseconds(), MaxExpires: l.MaxExpires.UnixMilli(), KeyUse: l.KeyUse, Scope: l.Scope, DeadMan: l.DeadMan.Milliseconds(),
+			OnLeak: l.OnLeak,
 		}
 	}
 	var err error
@@ -83,7 +85,7 @@ func DecodeSession(id string, encoded []byte) (*Session, error) {
 		s.Leases[i] = &Lease{
 			ID: t.ID, SessionID: id, Credential: t.Credential, Kind: t.Kind, Policy: t.Policy, PolicyDigest: t.PolicyDigest,
 			TTL: time.Duration(t.TTL) * time.Millisecond, IssuedAt: s.IssuedAt, MaxExpires: time.UnixMilli(t.MaxExpires), KeyUse: t.KeyUse,
-			Scope: t.Scope, DeadMan: time.Duration(t.DeadMan) * time.Millisecond,
+			Scope: t.Scope, DeadMan: time.Duration(t.DeadMan) * time.Millisecond, OnLeak: t.OnLeak,
 		}
 	}
 	return s, nil

@@ -27,6 +27,7 @@ var (
 	ErrContext       = errors.New("a context or data_key, and no data key asked for")
 	ErrWrapped       = errors.New("wrapped data key not accepted")
 	ErrUsedUp        = errors.New("used as often as it may be")
+	ErrReports       = errors.New("leaks reported too often")
 	ErrBlocked       = errors.New("blocked by an operator")
 	ErrUnavailable   = errors.New("temporarily unavailable")
 	ErrTarget        = errors.New("the credential's target refused")
@@ -104,6 +105,7 @@ var rules = [...]rule{
 	{ErrWrapped, 400, api.CodeInvalidRequest, "wrapped data key not accepted: it was changed, its time or its lease is over, its KEK was destroyed, or its context is another"},
 	{policies.ErrOperation, 403, api.CodeInsufficientScope, "no policy allows this session to do that with this data key"},
 	{ErrUsedUp, 403, api.CodeInsufficientScope, "this data key was unwrapped as often as the policy allows"},
+	{ErrReports, 400, api.CodeInvalidRequest, "this session has reported leaks as often as they are recorded"},
 	{ErrUnavailable, 503, api.CodeTemporarily, "try again"},
 	{ErrTarget, 500, api.CodeServerError, "the credential's target refused; an operator finds the reason under the request id"},
 }

@@ -67,6 +67,7 @@ type Lease struct {
 	MaxExpires   time.Time        // no renewal goes beyond
 	Scope        policies.Scope   // with what it ends, if nothing ended it before
 	DeadMan      time.Duration    // it ends when it hears no heartbeat for that long; 0: it needs none
+	OnLeak       policies.OnLeak  // what is done when one of its values is found in the job's output
 	Beat         time.Time        // it ends by then unless it hears a heartbeat; zero: it needs none, or is pending
 	KeyUse       *policies.KeyUse // of a data key: what its grant allows
 	NoKey        bool             // of a data key: no new one is wanted; known during the exchange only
@@ -98,6 +99,7 @@ const (
 	WhyOrdered   = "ordered"   // by an operator: see [Order]
 	WhySilent    = "silent"    // it heard no heartbeat for as long as its grant allows
 	WhyRun       = "run"       // a job of its run ended what is of scope run
+	WhyLeaked    = "leaked"    // a value of it, or of another lease of its session, was in the job's output
 	whyRevoked   = "revoked"   // by its owner
 	whyAbandoned = "abandoned" // a step of its exchange failed
 	whyWithdrawn = "withdrawn" // no policy grants it any more

@@ -33,6 +33,7 @@ type grantEntry struct {
 	MaxTTL     time.Duration `yaml:"max_ttl"`    // its life with renewals; left out: ttl, so that it cannot be renewed
 	Scope      string        `yaml:"scope"`      // with what a lease ends: job (the default) or run
 	DeadMan    time.Duration `yaml:"dead_man"`   // ends a lease that hears no heartbeat for that long; left out: none does
+	OnLeak     string        `yaml:"on_leak"`    // what is done when its job prints a value: report (the default) or revoke
 	Limits     *limitsEntry  `yaml:"limits"`     // of each workload; nil: none
 
 	// For data keys only: see KeyUse.
@@ -347,6 +348,7 @@ func (c *compiler) grants(p *policy) []Grant {
 			c.lives(path, life, g.Credential, limits)
 			grant.KeyUse = c.keyUse(path, g, limits)
 			grant.Scope, grant.DeadMan = c.ending(path, g, limits)
+			grant.OnLeak = c.onLeak(path, g.OnLeak)
 		}
 		list = append(list, grant)
 	}

@@ -30,6 +30,7 @@ type Grant struct {
 	KeyUse       *KeyUse       // nil unless the credential is a data key
 	Scope        Scope         // with what a lease ends; never of a data key
 	DeadMan      time.Duration // ends a lease that hears no heartbeat for that long, whole seconds; 0: none does
+	OnLeak       OnLeak        // what is done when a value is found in the job's output
 	OfWorkload   Limits        // of this credential by this policy, for each workload
 	OfPolicy     Limits        // of all that this policy grants, to all workloads
 	Unsafe       string        // why the policy may lack pins; "" if it has them

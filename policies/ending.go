@@ -16,6 +16,16 @@ const (
 	ScopeRun Scope = "run" // the run or pipeline that its job is part of
 )
 
+// An OnLeak says what is done when a value of a lease was found in the output of
+// its job.
+type OnLeak string
+
+// What can be done.
+const (
+	ReportLeak   OnLeak = ""       // it is recorded; written "report", and the default
+	RevokeOnLeak OnLeak = "revoke" // all leases of its session are revoked, too
+)
+
 // The bounds of dead_man: below, one lost request and its repetition take a
 // good part of it; above, a ttl says the same.
 const (
@@ -37,6 +47,20 @@ func (c *compiler) scope(path strictyaml.Path, written string) Scope {
 		return ScopeRun
 	}
 	return ScopeJob
+}
+
+// onLeak compiles what is done when a value is found in the job's output.
+func (c *compiler) onLeak(path strictyaml.Path, written string) OnLeak {
+	path = path.With("on_leak")
+	ways := []string{"report", string(RevokeOnLeak)}
+	switch {
+	case !c.doc.Has(path) || written == "report":
+	case written != string(RevokeOnLeak):
+		c.fail(path, "on_leak must be report or revoke, not %q%s", written, strictyaml.DidYouMean(written, ways))
+	default:
+		return RevokeOnLeak
+	}
+	return ReportLeak
 }
 
 // hasRuns reports whether tokens say which run they are of. An issuer that is

@@ -29,3 +29,15 @@ func TestEndingOfAGrant(t *testing.T) {
 		}
 	}
 }
+
+func TestOnLeak(t *testing.T) {
+	const head = "policy: a\nissuer: github\nmatch: {repository_id: \"456\", ref: refs/heads/main, event_name: push}\ngrant:\n- {credential: other, ttl: 1m"
+	for written, want := range map[string]policies.OnLeak{
+		"}": policies.ReportLeak, ", on_leak: report}": policies.ReportLeak, ", on_leak: revoke}": policies.RevokeOnLeak,
+	} {
+		d, err := mustLoad(t, head+written).Decide(github(nil), "other")
+		if err != nil || d.Grant.OnLeak != want {
+			t.Errorf("%s: %q, %v; want %q", written, d.Grant.OnLeak, err, want)
+		}
+	}
+}

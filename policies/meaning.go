@@ -143,7 +143,7 @@ const unlimited = 1<<63 - 1
 func (g *Grant) terms() []term {
 	list := []term{
 		{"ttl", short(g.TTL), int64(g.TTL)}, {"max_ttl", short(g.MaxTTL), int64(g.MaxTTL)},
-		lengthTerm("dead_man", g.DeadMan), scopeTerm(g.Scope),
+		lengthTerm("dead_man", g.DeadMan), scopeTerm(g.Scope), leakTerm(g.OnLeak),
 		countTerm("live", g.OfWorkload.Live), countTerm("per_minute", g.OfWorkload.PerMinute),
 		countTerm("live of the policy", g.OfPolicy.Live), countTerm("per_minute of the policy", g.OfPolicy.PerMinute),
 	}
@@ -175,6 +175,13 @@ func scopeTerm(s Scope) term {
 		return term{"scope", "run", 1}
 	}
 	return term{"scope", "", 0}
+}
+
+func leakTerm(o OnLeak) term {
+	if o == RevokeOnLeak {
+		return term{"on_leak", "revoke", 0}
+	}
+	return term{"on_leak", "", 1}
 }
 
 func allowTerm(op string, allowed bool) term {

@@ -268,6 +268,7 @@ func (m *schemaMaker) special() map[string]schema {
 		"unsafeEntry.reason":        reason,
 		"grantEntry.credential":     credential,
 		"grantEntry.scope":          oneOf([]string{"job", string(ScopeRun)}),
+		"grantEntry.on_leak":        oneOf([]string{"report", string(RevokeOnLeak)}),
 		"grantEntry.allow":          {"type": "array", "minItems": 1, "uniqueItems": true, "items": oneOf(operations)},
 		"limitsEntry.live":          {"type": "integer", "minimum": 1, "maximum": maxLive},
 		"limitsEntry.per_minute":    {"type": "integer", "minimum": 1, "maximum": maxPerMinute},

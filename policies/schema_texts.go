@@ -21,6 +21,7 @@ func schemaTexts() map[string]string {
 		"grantEntry.max_ttl":    "How long it lives with all renewals. Left out: ttl, so that it cannot be renewed.",
 		"grantEntry.scope":      "With what a lease ends: job, or run, the workflow run or pipeline.",
 		"grantEntry.dead_man":   "Ends a lease that hears no heartbeat for that long.",
+		"grantEntry.on_leak":    "What is done when a job prints a value: report, or revoke all leases of its session.",
 		"grantEntry.limits":     "How much is granted to each job's project.",
 		"grantEntry.allow":      "What may be done with a data key. Left out: generate.",
 		"grantEntry.max_uses":   "How often one data key may be unwrapped.",

@@ -72,6 +72,7 @@ type Lease struct {
 	Revocable  bool              // revoking ends the credential at its target, too
 	Scope      string            // ScopeRun, or "" for the job: with what the lease ends
 	Heartbeat  time.Duration     // the lease ends when it hears no heartbeat for that long, whole seconds; 0: it needs none
+	OnLeak     string            // OnLeakRevoke or OnLeakReport: what is done when the job prints one of its values
 	Values     map[string]Secret // value name → value
 	Env        map[string]string // environment variable → value name
 	Sensitive  []string          // names of the values to mask in logs, sorted
@@ -97,6 +98,7 @@ type leaseJSON struct {
 	Revocable  bool              `json:"revocable"`
 	Scope      string            `json:"scope,omitempty"`
 	Heartbeat  int64             `json:"heartbeat,omitempty"` // seconds
+	OnLeak     string            `json:"on_leak,omitempty"`
 	Values     map[string]string `json:"values"`
 	Env        map[string]string `json:"env"`
 	Sensitive  []string          `json:"sensitive"`
@@ -124,8 +126,8 @@ func (l *Lease) clear() leaseJSON {
 	out := leaseJSON{
 		LeaseID: l.LeaseID, Credential: l.Credential, Kind: l.Kind, ExpiresAt: l.ExpiresAt,
 		Renewable: l.Renewable, Revocable: l.Revocable, Scope: l.Scope, Heartbeat: int64(l.Heartbeat / time.Second),
-		Values: make(map[string]string, len(l.Values)),
-		Env:    l.Env, Sensitive: l.Sensitive,
+		OnLeak: l.OnLeak, Values: make(map[string]string, len(l.Values)),
+		Env: l.Env, Sensitive: l.Sensitive,
 	}
 	for name, v := range l.Values {
 		out.Values[name] = v.Reveal()
@@ -206,8 +208,8 @@ func (l leaseJSON) lease() (*Lease, error) {
 	out := &Lease{
 		LeaseID: l.LeaseID, Credential: l.Credential, Kind: l.Kind, ExpiresAt: l.ExpiresAt,
 		Renewable: l.Renewable, Revocable: l.Revocable, Scope: l.Scope, Heartbeat: time.Duration(l.Heartbeat) * time.Second,
-		Values: make(map[string]Secret, len(l.Values)),
-		Env:    l.Env, Sensitive: l.Sensitive,
+		OnLeak: l.OnLeak, Values: make(map[string]Secret, len(l.Values)),
+		Env: l.Env, Sensitive: l.Sensitive,
 	}
 	for name, v := range l.Values {
 		out.Values[name] = NewSecret(v)
@@ -235,6 +237,7 @@ type LeaseStatus struct {
 	Policy     string    `json:"policy"`
 	Scope      string    `json:"scope,omitempty"`     // as of a Lease
 	Heartbeat  int64     `json:"heartbeat,omitempty"` // seconds, as of a Lease
+	OnLeak     string    `json:"on_leak,omitempty"`   // as of a Lease
 }
 
 // Introspection is the answer of RFC 7662, section 2.2. Of a token that is not

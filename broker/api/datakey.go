@@ -1,8 +1,6 @@
 package api
 
 import (
-	"crypto/hpke"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -62,11 +60,11 @@ func (k *DataKey) Encode() ([]byte, error) { return json.Marshal(k.clear()) }
 // that c describes.
 func (k *DataKey) EncodeSealed(r *SealRecipient, c SealContext) ([]byte, error) {
 	out := k.clear()
-	sealed, err := hpke.Seal(r.public, sealKDF(), sealAEAD(), c.info(sealedDataKey), []byte(out.Plaintext))
-	if err != nil {
+	var err error
+	if out.Sealed, err = r.seal(c, sealedDataKey, []byte(out.Plaintext)); err != nil {
 		return nil, fmt.Errorf("sealing a data key: %w", err)
 	}
-	out.Plaintext, out.Sealed = "", base64.RawURLEncoding.EncodeToString(sealed)
+	out.Plaintext = ""
 	return json.Marshal(out)
 }
 
@@ -94,13 +92,9 @@ func DecodeSealedDataKey(data []byte, k *SealKey, c SealContext) (*DataKey, erro
 	if in.Sealed == "" || in.Plaintext != "" || in.Wrapped != "" {
 		return nil, errors.New("the broker's answer has a data key that is not sealed")
 	}
-	sealed, err := base64.RawURLEncoding.Strict().DecodeString(in.Sealed)
+	plaintext, err := k.open(c, sealedDataKey, in.Sealed)
 	if err != nil {
-		return nil, errors.New("the broker's answer has a sealed data key that is not base64url")
-	}
-	plaintext, err := hpke.Open(k.private, sealKDF(), sealAEAD(), c.info(sealedDataKey), sealed)
-	if err != nil {
-		return nil, errors.New("the broker's answer has a data key that is sealed to another key or request")
+		return nil, fmt.Errorf("the broker's answer has a data key that is %w", err)
 	}
 	out := in.dataKey()
 	out.Plaintext = NewSecret(string(plaintext))

@@ -24,7 +24,8 @@ func sealKDF() hpke.KDF   { return hpke.HKDFSHA256() }
 func sealAEAD() hpke.AEAD { return hpke.AES256GCM() }
 
 // A SealContext is what a sealed answer is bound to, as the info of HPKE: it
-// opens for this request to this broker and beside this session token only.
+// opens for this request to this broker, with the DPoP key that the proof names,
+// and beside this session token only.
 type SealContext struct {
 	URL          string // of the endpoint
 	Proof        string // the DPoP header of the request; "" without one
@@ -34,6 +35,7 @@ type SealContext struct {
 // What is sealed: one never opens as the other.
 const (
 	sealedLeases  = "brevet leases v1"
+	sealedLease   = "brevet lease v1" // of a renewal
 	sealedDataKey = "brevet data key v1"
 )
 
@@ -92,13 +94,63 @@ func (t *TokenResponse) EncodeSealed(r *SealRecipient, url, proof string) ([]byt
 	if err != nil {
 		return nil, err
 	}
-	info := SealContext{URL: url, Proof: proof, SessionToken: t.AccessToken}.info(sealedLeases)
-	sealed, err := hpke.Seal(r.public, sealKDF(), sealAEAD(), info, leases)
-	if err != nil {
+	out.Leases = nil
+	if out.Sealed, err = r.seal(SealContext{URL: url, Proof: proof, SessionToken: t.AccessToken}, sealedLeases, leases); err != nil {
 		return nil, fmt.Errorf("sealing the leases: %w", err)
 	}
-	out.Leases, out.Sealed = nil, base64.RawURLEncoding.EncodeToString(sealed)
 	return json.Marshal(out)
+}
+
+// seal returns what is sealed to r, in base64url without padding.
+func (r *SealRecipient) seal(c SealContext, what string, plaintext []byte) (string, error) {
+	sealed, err := hpke.Seal(r.public, sealKDF(), sealAEAD(), c.info(what), plaintext)
+	return base64.RawURLEncoding.EncodeToString(sealed), err
+}
+
+// open is the inverse of seal. Its errors go on after "something that is".
+func (k *SealKey) open(c SealContext, what, sealed string) ([]byte, error) {
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(sealed)
+	if err != nil {
+		return nil, errors.New("sealed, and not base64url")
+	}
+	plaintext, err := hpke.Open(k.private, sealKDF(), sealAEAD(), c.info(what), raw)
+	if err != nil {
+		return nil, errors.New("sealed to another key or request")
+	}
+	return plaintext, nil
+}
+
+// sealedLeaseJSON is the answer to a renewal with a seal_key.
+type sealedLeaseJSON struct {
+	Sealed string `json:"sealed_lease"`
+}
+
+// EncodeSealed is like [Lease.Encode], sealed to r for the request that c
+// describes.
+func (l *Lease) EncodeSealed(r *SealRecipient, c SealContext) ([]byte, error) {
+	plaintext, err := l.Encode()
+	if err != nil {
+		return nil, err
+	}
+	var out sealedLeaseJSON
+	if out.Sealed, err = r.seal(c, sealedLease, plaintext); err != nil {
+		return nil, fmt.Errorf("sealing a lease: %w", err)
+	}
+	return json.Marshal(out)
+}
+
+// DecodeSealedLease is like [DecodeLease] for an answer that is sealed to k. One
+// in clear is refused: it is not what was asked for.
+func DecodeSealedLease(data []byte, k *SealKey, c SealContext) (*Lease, error) {
+	var in sealedLeaseJSON
+	if err := json.Unmarshal(data, &in); err != nil || in.Sealed == "" {
+		return nil, errors.New("the broker's answer is not a sealed lease")
+	}
+	plaintext, err := k.open(c, sealedLease, in.Sealed)
+	if err != nil {
+		return nil, fmt.Errorf("the broker's answer has a lease that is %w", err)
+	}
+	return DecodeLease(plaintext)
 }
 
 // DecodeSealedResponse is like [DecodeTokenResponse] for an answer whose leases
@@ -112,14 +164,9 @@ func DecodeSealedResponse(data []byte, k *SealKey, url, proof string) (*TokenRes
 	if in.Sealed == "" || in.Leases != nil {
 		return in.withoutLeases(), errors.New("the broker's answer has leases that are not sealed")
 	}
-	sealed, err := base64.RawURLEncoding.Strict().DecodeString(in.Sealed)
+	leases, err := k.open(SealContext{URL: url, Proof: proof, SessionToken: NewSecret(in.AccessToken)}, sealedLeases, in.Sealed)
 	if err != nil {
-		return in.withoutLeases(), errors.New("the broker's answer has sealed leases that are not base64url")
-	}
-	info := SealContext{URL: url, Proof: proof, SessionToken: NewSecret(in.AccessToken)}.info(sealedLeases)
-	leases, err := hpke.Open(k.private, sealKDF(), sealAEAD(), info, sealed)
-	if err != nil {
-		return in.withoutLeases(), errors.New("the broker's answer has leases that are sealed to another key or request")
+		return in.withoutLeases(), fmt.Errorf("the broker's answer has leases that are %w", err)
 	}
 	if err := json.Unmarshal(leases, &in.Leases); err != nil {
 		return in.withoutLeases(), errors.New("the broker's answer has sealed leases that are not JSON")

@@ -68,13 +68,11 @@ func (s *Server) encodeDataKey(c echo.Context, k *api.DataKey, recipient *api.Se
 	if recipient == nil || k.Plaintext.IsZero() {
 		return k.Encode()
 	}
-	token, err := bearer(c)
+	seal, err := s.sealContext(c)
 	if err != nil {
 		return nil, err
 	}
-	return k.EncodeSealed(recipient, api.SealContext{
-		URL: s.Broker.URL + c.Request().URL.EscapedPath(), Proof: c.Request().Header.Get("DPoP"), SessionToken: token,
-	})
+	return k.EncodeSealed(recipient, seal)
 }
 
 // trustMaxAge lets caches keep the trust bundle for as long as the JWKS.

@@ -25,16 +25,16 @@ func bad(code, description string) error {
 	}
 }
 
-// readForm decodes a form body of bounded size. Parameters in the URL are
-// refused: URLs end up in logs.
-func readForm(c echo.Context) (url.Values, error) {
+// readBody reads a body of that type and of bounded size. Parameters in the URL
+// are refused: URLs end up in logs.
+func readBody(c echo.Context, want string) ([]byte, error) {
 	r := c.Request()
 	if r.URL.RawQuery != "" {
 		return nil, bad(api.CodeInvalidRequest, "parameters belong into the body, not into the URL")
 	}
 	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if err != nil || media != echo.MIMEApplicationForm {
-		return nil, bad(api.CodeInvalidRequest, "the body must be application/x-www-form-urlencoded")
+	if err != nil || media != want {
+		return nil, bad(api.CodeInvalidRequest, "the body must be "+want)
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(c.Response(), r.Body, api.MaxBody))
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
@@ -45,6 +45,15 @@ func readForm(c echo.Context) (url.Values, error) {
 	}
 	if err != nil {
 		return nil, bad(api.CodeInvalidRequest, "the body ended early")
+	}
+	return body, nil
+}
+
+// readForm decodes a form body.
+func readForm(c echo.Context) (url.Values, error) {
+	body, err := readBody(c, echo.MIMEApplicationForm)
+	if err != nil {
+		return nil, err
 	}
 	form, err := url.ParseQuery(string(body))
 	if err != nil {

@@ -49,6 +49,7 @@ grant:
 - {credential: registry, ttl: 5m, max_ttl: 10m}
 - {credential: watched, ttl: 5m, dead_man: 30s}
 - {credential: shared, ttl: 5m, scope: run}
+- {credential: careful, ttl: 5m, on_leak: revoke}
 - {credential: artifacts, ttl: 5m, max_ttl: 10m, allow: [generate, unwrap, rewrap]}
 - {credential: shredded, ttl: 5m, max_ttl: 10m, allow: [generate, unwrap, rewrap]}
 - {credential: once, ttl: 5m, max_ttl: 10m, allow: [generate, unwrap], max_uses: 1}
@@ -130,6 +131,7 @@ func (f *fixture) build(epochs *keys.Epochs, client *redis.Client, log *audit.Lo
 	for _, c := range []mint.Config{
 		{Name: "registry", Kind: mint.KindJWT, Audience: "https://registry.example.com"},
 		{Name: "watched", Kind: mint.KindJWT, Audience: "https://watched.example.com"},
+		{Name: "careful", Kind: mint.KindJWT, Audience: "https://careful.example.com"},
 		{Name: "shared", Kind: mint.KindJWT, Audience: "https://shared.example.com"},
 		{Name: "artifacts", Kind: mint.KindDataKey, MaxAge: 48 * time.Hour},
 		{Name: "shredded", Kind: mint.KindDataKey, Shred: true},
@@ -169,7 +171,7 @@ func (f *fixture) policies(set *issuers.Set, dir string) *policies.Set {
 	key := policies.Credential{DataKey: true}
 	out, err := policies.Load(folder, policies.Options{
 		Issuers:     map[string]*presets.Preset{"lab": preset},
-		Credentials: map[string]policies.Credential{"registry": {}, "watched": {}, "shared": {}, "artifacts": key, "shredded": key, "once": key},
+		Credentials: map[string]policies.Credential{"registry": {}, "watched": {}, "shared": {}, "careful": {}, "artifacts": key, "shredded": key, "once": key},
 	})
 	if err != nil {
 		f.t.Fatal(err)

@@ -3,6 +3,7 @@ package server
 import (
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,6 +22,7 @@ type Metrics struct {
 	issued     *prometheus.CounterVec
 	heartbeats *prometheus.CounterVec
 	shadow     *shadowCounts
+	leaks      *prometheus.CounterVec
 }
 
 // NewMetrics returns empty metrics with the Go runtime's beside them.
@@ -41,8 +43,11 @@ func NewMetrics() *Metrics {
 			Name: "brevet_heartbeats_total", Help: "Heartbeats, by outcome.",
 		}, []string{"outcome"}),
 		shadow: newShadowCounts(),
+		leaks: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "brevet_leaks_total", Help: "Values that jobs printed, as they say, by credential and the first word of the encoding.",
+		}, []string{"credential", "encoding"}),
 	}
-	m.registry.MustRegister(m.requests, m.exchanges, m.issued, m.heartbeats, m.shadow,
+	m.registry.MustRegister(m.requests, m.exchanges, m.issued, m.heartbeats, m.leaks, m.shadow,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -100,6 +105,15 @@ func (m *Metrics) heartbeat(err error) {
 		outcome = broker.Refuse(err).Outcome()
 	}
 	m.heartbeats.WithLabelValues(string(outcome)).Inc()
+}
+
+// leak counts what was found. Of an encoding the first word is told, which is one
+// of a dozen: see [api.DecodeLeakReport].
+func (m *Metrics) leak(ev *broker.Event) {
+	for _, f := range ev.Found {
+		encoding, _, _ := strings.Cut(strings.TrimPrefix(f.Encoding, "an "), " ")
+		m.leaks.WithLabelValues(ev.Leases[0].Credential, encoding).Add(float64(f.Count))
+	}
 }
 
 func (m *Metrics) exchange(ev *broker.Event) {

@@ -54,23 +54,49 @@ func (s *Server) event(c echo.Context, name broker.EventName) *broker.Event {
 // renew answers POST /v1/leases/{id}/renew.
 func (s *Server) renew(c echo.Context) error {
 	ev := s.event(c, broker.EventRenew)
-	var body []byte
-	lease, err := s.renewLease(c, ev)
-	if err == nil {
-		body, err = lease.Encode()
-	}
+	body, err := s.renewLease(c, ev)
 	if err := s.Broker.Conclude(c.Request().Context(), ev, nil, err); err != nil {
 		return err
 	}
 	return c.JSONBlob(http.StatusOK, body)
 }
 
-func (s *Server) renewLease(c echo.Context, ev *broker.Event) (*api.Lease, error) {
+// renewLease returns the answer. A form with a seal_key is optional.
+func (s *Server) renewLease(c echo.Context, ev *broker.Event) ([]byte, error) {
+	var recipient *api.SealRecipient
+	if c.Request().ContentLength != 0 {
+		form, err := readForm(c)
+		if err != nil {
+			return nil, err
+		}
+		if recipient, err = decodeSealKey(form); err != nil {
+			return nil, err
+		}
+	}
 	session, err := s.authenticate(c, ev)
 	if err != nil {
 		return nil, err
 	}
-	return s.Broker.Renew(c.Request().Context(), session, c.Param("id"), ev)
+	lease, err := s.Broker.Renew(c.Request().Context(), session, c.Param("id"), ev)
+	if err != nil {
+		return nil, err
+	}
+	if recipient == nil {
+		return lease.Encode()
+	}
+	seal, err := s.sealContext(c)
+	if err != nil {
+		return nil, err
+	}
+	return lease.EncodeSealed(recipient, seal)
+}
+
+// sealContext is what the answer to a request with a session token is bound to.
+func (s *Server) sealContext(c echo.Context) (api.SealContext, error) {
+	token, err := bearer(c)
+	return api.SealContext{
+		URL: s.Broker.URL + c.Request().URL.EscapedPath(), Proof: c.Request().Header.Get("DPoP"), SessionToken: token,
+	}, err
 }
 
 // owner authenticates a request that only asks. A refusal is recorded: it may

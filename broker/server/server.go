@@ -47,6 +47,7 @@ func (s *Server) Handler() http.Handler {
 	e.POST(api.PathToken, s.token)
 	e.POST(api.PathRevoke, s.revoke)
 	e.POST(api.PathHeartbeat, s.heartbeat)
+	e.POST(api.PathLeaks, s.leaks)
 	e.POST(api.PathIntrospect, s.introspect)
 	e.POST(api.PathLeases+":id/renew", s.renew)
 	e.GET(api.PathLeases+":id", s.lease)

@@ -50,7 +50,8 @@ func (p *program) exec(ctx context.Context, args []string) (status int, err erro
 	revoke := sync.OnceValue(func() error { return giveBack(ctx) })
 	defer func() { p.tellRevoked(revoke()) }()
 
-	k := &keeper{p: p, o: o, command: command, signals: signals, leases: session.Answer.Leases}
+	k := &keeper{p: p, o: o, command: command, signals: signals, leases: session.Answer.Leases, leaks: runner.NewLeaks()}
+	command.Hits = k.leaks.Hits
 	masker, err := k.prepare()
 	if err != nil {
 		return statusOf(err), err
@@ -60,12 +61,16 @@ func (p *program) exec(ctx context.Context, args []string) (status int, err erro
 	defer rest(restTime)
 	status, err = command.Run(ctx, masker, signals, func() {
 		rest(restTime)
+		k.reportLeaks(ctx, session)
 		giveBack, kept = session.End, session.OfRun()
 		revoke()
 	})
 	p.raw.Store(false)
 	signals.Stop() // whoever reads stderr may have stopped: a signal then ends brevet
 	rest(patience) // an exchange that was on its way has to be given back
+	for _, line := range k.leaks.Describe() {
+		p.report("warning", line)
+	}
 	if len(kept) > 0 {
 		p.report("note", "the leases of "+strings.Join(kept, ", ")+" are of scope run: they end by their TTL, or by brevet revoke --run")
 	}

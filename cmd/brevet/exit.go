@@ -10,6 +10,8 @@ import (
 // Exit statuses, from sysexits.h (4.3BSD) where brevet itself fails, so that
 // they seldom meet those of commands. "brevet help exit-codes" documents them.
 const (
+	exitFound       = 3 // scan
+	exitUnsure      = 4 // scan
 	exitUsage       = 64
 	exitAltered     = 65
 	exitUnavailable = 69

@@ -7,7 +7,7 @@ func (p *program) help(args []string) (int, error) {
 	page := helpMain
 	if len(args) > 0 {
 		pages := map[string]string{
-			"exec": helpExec, "get": helpGet, "revoke": helpRevoke, "mask": helpMask,
+			"exec": helpExec, "get": helpGet, "revoke": helpRevoke, "mask": helpMask, "scan": helpScan,
 			"encrypt": helpEncrypt, "decrypt": helpDecrypt,
 			"verify-trust": helpVerifyTrust, "claims": helpClaims, "agent": helpAgent, "helpers": helpHelpers, "exit-codes": helpExitCodes,
 		}
@@ -27,12 +27,13 @@ Usage:
   brevet get NAME[,NAME] [--format json|env|dotenv]
   brevet revoke [--run]
   brevet mask --values FILE
+  brevet scan [--values FILE | --session-file FILE] PATH...
   brevet encrypt --key NAME [--context NAME=VALUE]... [-o FILE] [FILE]
   brevet decrypt --key NAME [--context NAME=VALUE]... [-o FILE] [FILE]
   brevet agent start|stop, brevet agent --credential NAME -- command args...
   brevet claims [NAME[,NAME]]
   brevet verify-trust --root FINGERPRINT FILE
-  brevet help [exec|get|revoke|mask|encrypt|decrypt|agent|helpers|claims|
+  brevet help [exec|get|revoke|mask|scan|encrypt|decrypt|agent|helpers|claims|
                verify-trust|exit-codes]
   brevet --version
 
@@ -277,8 +278,39 @@ Flags:
   --json           print the report as JSON
 `
 
+const helpScan = `Usage: brevet scan [flags] PATH...
+
+Looks for values in files, in all files of folders, and in what is packed in
+them (zip, tar, gzip, zlib, up to 8 deep), in every form in which brevet masks
+them: before they are uploaded as artifacts. Exit status 3 says that there are
+some, 4 that there are none where it could look, and that it could not look
+everywhere. What it prints has nothing of a value.
+
+Without --values and --session-file it looks for the values that brevet exec
+has put into the environment, and into files by --file:
+brevet exec -- sh -c 'make && brevet scan out'. In the environment they are those
+that the command began with.
+
+It does not follow links. One that leads out of all PATHs is not looked
+through: name what it leads to, too.
+
+Flags:
+  --values FILE    a JSON list of the values to look for, as of brevet mask
+  --session-file FILE
+                   what brevet get --with-session printed: the values of its
+                   leases, and the session token
+  --without NAME[,NAME]
+                   do not look for the value NAME, as credential.value, that is
+                   too short or too common to be found, or not in the
+                   environment
+  --timeout D      end after that time (default 10m)
+  --json           print a report as JSON
+`
+
 const helpExitCodes = `Exit codes:
     0  done; of exec: the command's
+    3  scan: there are values in the files
+    4  scan: not everything could be looked through
    64  brevet was called the wrong way
    65  decrypt: the file was altered, is cut short, or is none of brevet's
    69  the platform or the broker cannot be reached, or cannot serve now

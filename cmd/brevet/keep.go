@@ -24,6 +24,7 @@ type keeper struct {
 	signals *runner.Signals
 	leases  []api.Lease        // with the values of now
 	values  []runner.Sensitive // all that the command ever had
+	leaks   *runner.Leaks      // where the command printed one
 
 	mu     sync.Mutex
 	failed error // what the command's status must tell of; nil: nothing
@@ -40,22 +41,43 @@ func (k *keeper) prepare() (*mask.Masker, error) {
 	if err != nil {
 		return nil, err
 	}
+	tells, err := leased(k.command.Env, k.leases, k.o.files)
+	if err != nil {
+		return nil, err
+	}
+	k.command.Env = append(k.command.Env, tells)
 	return k.masker(k.leases)
 }
 
 // masker returns the masks for all values so far, and those of leases.
 func (k *keeper) masker(leases []api.Lease) (*mask.Masker, error) {
 	k.values = append(k.values, runner.SensitiveValues(leases)...)
-	return newMasker(k.values, k.o.short)
+	masker, err := newMasker(k.values, k.o.short)
+	if err == nil {
+		k.leaks.Know(masker, k.values)
+	}
+	return masker, err
 }
 
-// start begins heartbeats and renewals. They end with rest, which waits for that,
+// reportLeaks tells the broker what the command printed, before it gives the leases
+// back. That it could not is not the job's fault.
+func (k *keeper) reportLeaks(ctx context.Context, session *runner.Session) {
+	if _, err := session.ReportLeaks(ctx, k.leaks); err != nil {
+		k.p.report("warning", err.Error())
+	}
+}
+
+// start begins heartbeats, renewals, and the reports of what a policy wants to hear
+// of at once. They end with rest, which waits for that,
 // but not longer than it is told to.
 func (k *keeper) start(ctx context.Context, session *runner.Session) (rest func(time.Duration)) {
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	running.Go(func() {
 		session.KeepAlive(ctx, func(err error) { k.p.report("warning", err.Error()) })
+	})
+	running.Go(func() {
+		session.Watch(ctx, k.leaks, func(err error) { k.p.report("warning", err.Error()) })
 	})
 	if !k.o.noRenew {
 		running.Go(func() {

@@ -89,7 +89,7 @@ func (p *program) dispatch(ctx context.Context, args []string) (int, error) {
 	commands := map[string]func(context.Context, []string) (int, error){
 		"exec": p.exec, "get": p.get, "revoke": p.revoke, "mask": p.mask,
 		"encrypt": p.encrypt, "decrypt": p.decrypt, pluginName: p.agePlugin,
-		"verify-trust": p.verifyTrust, "claims": p.claims, "agent": p.agent,
+		"verify-trust": p.verifyTrust, "claims": p.claims, "agent": p.agent, "scan": p.scan,
 	}
 	maps.Copy(commands, p.helperCommands())
 	if command, ok := commands[args[0]]; ok {

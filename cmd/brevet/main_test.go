@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -207,8 +208,12 @@ func leases() []api.Lease {
 	forRun.Scope = api.ScopeRun
 	watched := runnertest.Lease("watched", "WATCHED_TOKEN", "watched-"+runnertest.Canary)
 	watched.Heartbeat = time.Second
+	careful := runnertest.Lease("careful", "CAREFUL_TOKEN", "careful-"+runnertest.Canary)
+	careful.OnLeak = api.OnLeakRevoke
+	hidden := runnertest.Lease("hidden", "HIDDEN_USER", "hidden-"+runnertest.Canary)
+	hidden.Values["key"], hidden.Sensitive = api.NewSecret("key-"+runnertest.Canary), []string{"key", "token"}
 	return []api.Lease{
-		forRun, watched,
+		forRun, watched, careful, hidden,
 		runnertest.Lease("deploy", "DEPLOY_TOKEN", "deploy/"+runnertest.Canary),
 		runnertest.Lease("registry", "REGISTRY_TOKEN", "registry+"+runnertest.Canary),
 		runnertest.Lease("clash", "DEPLOY_TOKEN", "clash-"+runnertest.Canary),
@@ -288,6 +293,17 @@ func configure(ts *testscript.TestScript, _ bool, args []string) {
 	case "of-run": // "broker of-run N": of N sessions what is of scope run lives
 		if got := fmt.Sprint(b.OfRun()); got != args[1] {
 			ts.Fatalf("of %s sessions leases of scope run live, want %s", got, args[1])
+		}
+	case "fail-leaks":
+		b.FailLeaks(1000)
+	case "leaks": // "broker leaks TEXT": that was reported, as credential output encoding count lines, and nothing else
+		var got []string
+		for _, l := range b.Leaks() {
+			got = append(got, fmt.Sprint(strings.TrimPrefix(l.LeaseID, "lease-"), " ", l.Output, " ", l.Encoding, " ", l.Count, " ", l.Lines))
+		}
+		slices.Sort(got)
+		if text := strings.Join(got, ", "); text != args[1] {
+			ts.Fatalf("reported: %s, want %s", text, args[1])
 		}
 	case "stop":
 		b.Close()
@@ -378,7 +394,7 @@ func status(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, topic := range []string{"", "exec", "get", "revoke", "mask", "encrypt", "decrypt", "verify-trust", "claims", "agent", "helpers", "exit-codes"} {
+	for _, topic := range []string{"", "exec", "get", "revoke", "mask", "scan", "encrypt", "decrypt", "verify-trust", "claims", "agent", "helpers", "exit-codes"} {
 		var stdout, stderr bytes.Buffer
 		args := strings.Fields("help " + topic)
 		if got := run(context.Background(), args, nil, &stdout, &stderr, nil); got != 0 || stderr.Len() > 0 {

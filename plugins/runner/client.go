@@ -160,15 +160,20 @@ func (c *Client) revoke(ctx context.Context, token api.Secret, scope string) err
 	return err
 }
 
-// post sends form to one of the broker's paths and returns the body of a 200.
-// prepare sets the headers of each try; patience is as for send.
+// post sends form to one of the broker's paths, as postBody does.
 func (c *Client) post(ctx context.Context, path string, patience time.Duration, form url.Values, prepare func(http.Header) error) ([]byte, error) {
+	return c.postBody(ctx, path, patience, "application/x-www-form-urlencoded", form.Encode(), prepare)
+}
+
+// postBody sends body to one of the broker's paths and returns the body of a 200.
+// prepare sets the headers of each try; patience is as for send.
+func (c *Client) postBody(ctx context.Context, path string, patience time.Duration, media, body string, prepare func(http.Header) error) ([]byte, error) {
 	a, err := send(ctx, c.http, patience, func() (*http.Request, error) {
-		req, err := http.NewRequest(http.MethodPost, c.endpoint(path), strings.NewReader(form.Encode()))
+		req, err := http.NewRequest(http.MethodPost, c.endpoint(path), strings.NewReader(body))
 		if err != nil {
 			return nil, err
 		}
-		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		req.Header.Set("Content-Type", media)
 		req.Header.Set("Accept", "application/json")
 		return req, prepare(req.Header)
 	})

@@ -38,6 +38,10 @@ type Command struct {
 	// program was passed on to it. 0: as long as it wants.
 	KillAfter time.Duration
 
+	// Hits returns what hears of the values that m finds in an output, "stdout" or
+	// "stderr". Of a terminal that has both, all is stdout. nil: nobody.
+	Hits func(m *mask.Masker, output string) func(mask.Hit)
+
 	idle time.Duration // 0: idleTime
 
 	mu      sync.Mutex
@@ -76,7 +80,8 @@ func FindStatus(err error) int {
 // brevet is killed only the command itself is, and that on Linux only.
 //
 // ended is called when the command itself has ended, before Run waits for the
-// rest of its output: for what must not wait with it.
+// rest of its output: for what must not wait with it. Most often, when nothing
+// else holds the output open, all of it has gone through the mask by then.
 //
 // An error means that the command did not run, or that its output could not be
 // passed on whole: [ErrHeldOpen], an [Interrupted] if a signal ended the
@@ -115,6 +120,7 @@ func (c *Command) Run(ctx context.Context, m *mask.Masker, signals *Signals, end
 	if tty != nil {
 		tty.close()
 	}
+	settle(streams)
 	ended()
 	if _, ok := errors.AsType[*exec.ExitError](err); ok {
 		err = nil // its own status
@@ -137,15 +143,15 @@ func (c *Command) open(m *mask.Masker, tty *terminal) ([]*stream, error) {
 		idle = idleTime
 	}
 	var streams []*stream
-	outputs := []io.Writer{c.Stdout, c.Stderr}
+	outputs := []output{{c.Stdout, "stdout"}, {c.Stderr, "stderr"}}
 	if tty != nil {
-		streams = append(streams, newTTYStream(m, c.Stdout, idle, tty))
+		streams = append(streams, newTTYStream(m, c.Stdout, idle, tty, c.hits("stdout")))
 		if outputs = outputs[1:]; isTerminal(c.Stderr) {
 			outputs = nil
 		}
 	}
-	for _, w := range outputs {
-		s, err := newStream(m, w, idle)
+	for _, o := range outputs {
+		s, err := newStream(m, o.Writer, idle, c.hits(o.name))
 		if err != nil {
 			for _, s := range streams {
 				s.child.Close()
@@ -157,6 +163,20 @@ func (c *Command) open(m *mask.Masker, tty *terminal) ([]*stream, error) {
 	}
 	c.streams = streams
 	return streams, nil
+}
+
+// An output is where one of the command's goes.
+type output struct {
+	io.Writer
+	name string
+}
+
+// hits returns what hears of an output; nil: nothing.
+func (c *Command) hits(output string) hitFunc {
+	if c.Hits == nil {
+		return nil
+	}
+	return func(m *mask.Masker) func(mask.Hit) { return c.Hits(m, output) }
 }
 
 // start starts the command, and the copying of its output.

@@ -78,13 +78,19 @@ func keyForm(wrapped string, c api.Context) url.Values {
 // postWithToken sends form for a session: RFC 9449, section 7.1. proof is that
 // of the try that was answered.
 func (c *Client) postWithToken(ctx context.Context, path string, token api.Secret, form url.Values) (body []byte, proof string, err error) {
-	body, err = c.post(ctx, path, 0, form, func(h http.Header) (err error) {
-		proof, err = c.key.Proof(http.MethodPost, c.endpoint(path), token, time.Now())
-		h.Set("DPoP", proof)
+	body, err = c.post(ctx, path, 0, form, c.asOwner(path, token, &proof))
+	return body, proof, err
+}
+
+// asOwner returns what sets the headers of a request for the session of token, and
+// notes the proof among them.
+func (c *Client) asOwner(path string, token api.Secret, proof *string) func(http.Header) error {
+	return func(h http.Header) (err error) {
+		*proof, err = c.key.Proof(http.MethodPost, c.endpoint(path), token, time.Now())
+		h.Set("DPoP", *proof)
 		h.Set("Authorization", "DPoP "+token.Reveal())
 		return err
-	})
-	return body, proof, err
+	}
 }
 
 // keyBytes returns a data key's bytes, for the caller to wipe.

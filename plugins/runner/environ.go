@@ -161,6 +161,9 @@ func reserved(name string) bool {
 type Sensitive struct {
 	Name  string // credential and value name, as in "deploy.secret_key"
 	Value api.Secret
+
+	Of        *api.Lease // the lease that it is of
+	ValueName string     // its name there
 }
 
 // SensitiveValues lists the sensitive values of leases.
@@ -168,7 +171,7 @@ func SensitiveValues(leases []api.Lease) []Sensitive {
 	var out []Sensitive
 	for _, l := range leases {
 		for _, name := range l.Sensitive {
-			out = append(out, Sensitive{l.Credential + "." + name, l.Values[name]})
+			out = append(out, Sensitive{Name: l.Credential + "." + name, Value: l.Values[name], Of: &l, ValueName: name})
 		}
 	}
 	return out

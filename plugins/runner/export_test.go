@@ -44,3 +44,6 @@ func Render(text string, leases []api.Lease) (string, error) {
 	err := f.fill(leases)
 	return string(f.content), err
 }
+
+// SetFree makes n bytes what a file may unpack to in any case.
+func (s *Scan) SetFree(n int64) { s.free = n }

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -55,6 +56,39 @@ func formatJSON(answer *api.TokenResponse, withSession bool) ([]byte, error) {
 		return nil, fmt.Errorf("encoding the leases: %w", err)
 	}
 	return append(text, '\n'), nil
+}
+
+// ParseAnswer reads what [Format] wrote as json. Its errors never quote it.
+func ParseAnswer(text []byte) (*api.TokenResponse, error) {
+	var in struct {
+		SessionToken string            `json:"session_token"`
+		Leases       []json.RawMessage `json:"leases"`
+	}
+	if err := json.Unmarshal(text, &in); err != nil || len(in.Leases) == 0 {
+		return nil, errors.New("no leases in JSON")
+	}
+	out := &api.TokenResponse{AccessToken: api.NewSecret(in.SessionToken)}
+	for i, raw := range in.Leases {
+		l, err := api.DecodeLease(raw)
+		if err == nil {
+			err = checkSensitive(*l)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("lease %d: %w", i+1, err)
+		}
+		out.Leases = append(out.Leases, *l)
+	}
+	return out, nil
+}
+
+// checkSensitive refuses a lease without a value that it calls sensitive.
+func checkSensitive(l api.Lease) error {
+	for _, name := range l.Sensitive {
+		if _, ok := l.Values[name]; !ok {
+			return errors.New("a sensitive value is not there")
+		}
+	}
+	return nil
 }
 
 // formatLines writes the leases' variables, sorted, one by one.

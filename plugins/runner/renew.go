@@ -230,11 +230,16 @@ func waitUntil(ctx context.Context, due time.Time, wake <-chan struct{}) bool {
 // extended and not made anew the broker does not tell all values again: the
 // lease returned has those of l.
 func (s *Session) renew(ctx context.Context, l api.Lease) (*api.Lease, error) {
-	body, _, err := s.client.postWithToken(ctx, leasePath(l)+"/renew", s.Answer.AccessToken, nil)
+	seal, err := api.NewSealKey()
+	if err != nil {
+		return nil, failf(Unavailable, "", "%w", err)
+	}
+	path := leasePath(l) + "/renew"
+	body, proof, err := s.client.postWithToken(ctx, path, s.Answer.AccessToken, url.Values{"seal_key": {seal.Public()}})
 	if err != nil {
 		return nil, err
 	}
-	next, err := api.DecodeLease(body)
+	next, err := api.DecodeSealedLease(body, seal, api.SealContext{URL: s.client.endpoint(path), Proof: proof, SessionToken: s.Answer.AccessToken})
 	if err == nil && (next.LeaseID != l.LeaseID || next.Credential != l.Credential) {
 		err = errors.New("not the lease asked for")
 	}

@@ -1,6 +1,7 @@
 package runner_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 // renewal, from 1, is that of refuse if that is not nil.
 type renewer struct {
 	refuse func(n int) (*http.Response, error)
+	id     string        // of the lease that a renewal gives, if not ""
 	max    time.Duration // max_ttl; 0: without end
 	state  string        // of the lease
 
@@ -53,7 +55,13 @@ func (b *renewer) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 	}
 	l := b.lease(len(b.renewed))
-	body, err := l.Encode()
+	l.LeaseID = cmp.Or(b.id, l.LeaseID)
+	to, err := api.ParseSealKey(r.PostForm.Get("seal_key"))
+	if err != nil {
+		return nil, err
+	}
+	token := strings.TrimPrefix(r.Header.Get("Authorization"), "DPoP ")
+	body, err := l.EncodeSealed(to, api.SealContext{URL: r.URL.String(), Proof: r.Header.Get("DPoP"), SessionToken: api.NewSecret(token)})
 	return response(200, "", string(body)), err
 }
 
@@ -136,9 +144,10 @@ func TestKeep(t *testing.T) {
 		{"refused while it lives", &renewer{refuse: refusing("invalid_request"), state: "active"}, false, 0, []string{"max_ttl"}, 1, ttl},
 		{"max_ttl", &renewer{max: 3 * ttl}, false, 3, []string{"max_ttl"}, 1, 3 * ttl},
 		{"max_ttl, and again", &renewer{max: 3 * ttl, state: "active"}, true, 12, nil, 0, 0},
-		{"another lease", &renewer{refuse: func(int) (*http.Response, error) {
-			return response(200, "", `{"lease_id": "other", "credential": "deploy"}`), nil
-		}}, false, 0, []string{"not the lease asked for", "not the lease asked for"}, 1, ttl},
+		{"another lease", &renewer{id: "other"}, false, 0, []string{"not the lease asked for", "not the lease asked for"}, 1, ttl},
+		{"a lease in clear", &renewer{refuse: func(int) (*http.Response, error) {
+			return response(200, "", `{"lease_id": "lease-deploy", "credential": "deploy"}`), nil
+		}}, false, 0, []string{"not a sealed lease", "not a sealed lease"}, 1, ttl},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { testKeep(t, tt.broker, tt.again, tt.values, tt.failed, tt.lost, tt.over) })

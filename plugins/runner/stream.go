@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,10 @@ import (
 // nothing comes, when processes that it left behind hold it open.
 const idleTime = 5 * time.Second
 
+// leftTime is how long what a command has left in its pipes may take to go through
+// the mask before its leases are revoked: what is found in it can be reported then.
+const leftTime = 500 * time.Millisecond
+
 // ErrHeldOpen says that processes which the command left behind still held its
 // output open, but wrote nothing, when brevet stopped waiting for them.
 var ErrHeldOpen = errors.New("processes that the command left behind held its output open; what they would have printed is lost")
@@ -27,7 +32,8 @@ type stream struct {
 	child *os.File // the command's end
 	r     *os.File // brevet's end
 	idle  time.Duration
-	done  chan error // gets one value when all was passed on, or cannot be
+	done  chan error    // gets one value when all was passed on, or cannot be
+	over  chan struct{} // closed before that
 
 	mu     sync.Mutex
 	ended  bool // the command has
@@ -36,17 +42,17 @@ type stream struct {
 	masks *masks
 }
 
-func newStream(m *mask.Masker, w io.Writer, idle time.Duration) (*stream, error) {
+func newStream(m *mask.Masker, w io.Writer, idle time.Duration, hits hitFunc) (*stream, error) {
 	r, child, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
-	return &stream{child: child, r: r, masks: newMasks(m, w), idle: idle, done: make(chan error, 1)}, nil
+	return &stream{child: child, r: r, masks: newMasks(m, w, hits), idle: idle, done: make(chan error, 1), over: make(chan struct{})}, nil
 }
 
 // newTTYStream is of the command's terminal.
-func newTTYStream(m *mask.Masker, w io.Writer, idle time.Duration, t *terminal) *stream {
-	return &stream{child: t.slave, r: t.master, masks: newMasks(m, w), idle: idle, done: make(chan error, 1)}
+func newTTYStream(m *mask.Masker, w io.Writer, idle time.Duration, t *terminal, hits hitFunc) *stream {
+	return &stream{child: t.slave, r: t.master, masks: newMasks(m, w, hits), idle: idle, done: make(chan error, 1), over: make(chan struct{})}
 }
 
 // masks are the Writers that output goes through: that of the Masker in force,
@@ -56,7 +62,12 @@ func newTTYStream(m *mask.Masker, w io.Writer, idle time.Duration, t *terminal) 
 type masks struct {
 	mu    sync.Mutex // held while output is passed on, or a mask changed
 	first *layer
+	hits  hitFunc // nil: nobody hears of what is found
+	lines int     // that went in
 }
+
+// A hitFunc returns what hears of the values that a Masker finds.
+type hitFunc func(*mask.Masker) func(mask.Hit)
 
 // A layer is one Writer, and where its output goes.
 type layer struct {
@@ -100,12 +111,30 @@ func (l *layer) next() *layer {
 	}
 }
 
-func newMasks(m *mask.Masker, w io.Writer) *masks { return &masks{first: newLayer(m, w)} }
+func newMasks(m *mask.Masker, w io.Writer, hits hitFunc) *masks {
+	out := &masks{hits: hits}
+	out.first = out.newLayer(m, w)
+	return out
+}
+
+// newLayer makes a layer for what goes in from now on.
+func (m *masks) newLayer(of *mask.Masker, to io.Writer) *layer {
+	l := newLayer(of, to)
+	if m.hits != nil {
+		tell, before := m.hits(of), m.lines
+		l.OnHit = func(h mask.Hit) {
+			h.Line += before
+			tell(h)
+		}
+	}
+	return l
+}
 
 // Write passes b on, masked.
 func (m *masks) Write(b []byte) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.lines += bytes.Count(b, []byte("\n"))
 	return m.first.Write(b)
 }
 
@@ -114,7 +143,7 @@ func (m *masks) Write(b []byte) (int, error) {
 func (m *masks) extend(next *mask.Masker) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.first = newLayer(next, m.first)
+	m.first = m.newLayer(next, m.first)
 	for l := m.first; l != nil; l = l.next() {
 	}
 }
@@ -142,7 +171,21 @@ func (s *stream) copy() {
 	case errors.Is(err, syscall.EPIPE):
 		err = nil // whoever read brevet's output has enough
 	}
+	close(s.over)
 	s.done <- err
+}
+
+// settle waits, for leftTime in all, until the streams are over.
+func settle(streams []*stream) {
+	timer := time.NewTimer(leftTime)
+	defer timer.Stop()
+	for _, s := range streams {
+		select {
+		case <-s.over:
+		case <-timer.C:
+			return
+		}
+	}
 }
 
 // copySafely turns a fault in what output goes through into an error: it must not

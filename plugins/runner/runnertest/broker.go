@@ -57,6 +57,8 @@ type Broker struct {
 	onBeat    func(n int)            // called for each heartbeat that was accepted
 	terms     map[string]*terms      // by credential
 	renewals  int                    // that were asked for
+	leaks     []api.Leak             // that were reported
+	noLeaks   int                    // answers 503 to that many reports
 	ofRun     map[string]bool        // session token → what of it is of scope run lives
 }
 
@@ -76,6 +78,7 @@ func NewBroker(leases ...api.Lease) *Broker {
 	mux.HandleFunc("POST "+api.PathHeartbeat, b.heartbeat)
 	mux.HandleFunc("POST "+api.PathLeases+"{id}/renew", b.renew)
 	mux.HandleFunc("GET "+api.PathLeases+"{id}", b.leaseState)
+	mux.HandleFunc("POST "+api.PathLeaks, b.leak)
 	mux.HandleFunc("POST "+api.PathUnwrap, b.unwrap)
 	mux.HandleFunc("POST "+api.PathRewrap, b.rewrap)
 	mux.HandleFunc("GET /github", b.github)

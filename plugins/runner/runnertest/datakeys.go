@@ -227,9 +227,12 @@ func (b *Broker) encode(r *http.Request, answer api.DataKey) ([]byte, int, *api.
 	if err != nil {
 		return encoded(nil, err)
 	}
-	return encoded(answer.EncodeSealed(recipient, api.SealContext{
-		URL: b.URL + r.URL.Path, Proof: r.Header.Get("DPoP"), SessionToken: api.NewSecret(bearer(r)),
-	}))
+	return encoded(answer.EncodeSealed(recipient, b.sealContext(r)))
+}
+
+// sealContext is what the answer to a request with a session token is sealed for.
+func (b *Broker) sealContext(r *http.Request) api.SealContext {
+	return api.SealContext{URL: b.URL + r.URL.Path, Proof: r.Header.Get("DPoP"), SessionToken: api.NewSecret(bearer(r))}
 }
 
 func encoded(body []byte, err error) ([]byte, int, *api.Error) {

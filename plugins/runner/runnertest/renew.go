@@ -93,7 +93,11 @@ func (b *Broker) doRenew(r *http.Request) ([]byte, int, *api.Error) {
 	if t.Keeps {
 		l.Values, l.Env, l.Sensitive = nil, nil, nil
 	}
-	return encoded(l.Encode())
+	recipient, err := api.ParseSealKey(r.PostFormValue("seal_key"))
+	if err != nil {
+		return encoded(nil, err)
+	}
+	return encoded(l.EncodeSealed(recipient, b.sealContext(r)))
 }
 
 // leaseState is the endpoint that tells of one lease.

@@ -1,0 +1,203 @@
+package runner
+
+import (
+	"bufio"
+	"bytes"
+	"compress/flate"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"math"
+)
+
+// Of a zip file its directory is read, which is at the end, and each member where
+// that says it is: APPNOTE.TXT 6.3.10, the sections named below.
+const (
+	zipEnd       = 22              // of the last record: section 4.3.16
+	zipTail      = zipEnd + 64<<10 // with a comment
+	zipHeader    = 46              // of a record of the directory: section 4.3.12
+	zipLocal     = 30              // of what is before a member: section 4.3.7
+	zip64Locator = 20              // section 4.3.15
+	zip64End     = 56              // section 4.3.14
+
+	// maxZipDirectory bounds a directory in bytes, which is held in memory.
+	maxZipDirectory = 64 << 20
+)
+
+var errZip = errors.New("zip: not a valid zip file")
+
+// A zipMember is one record of the directory.
+type zipMember struct {
+	name, comment string
+	flags, method uint16
+	sum           uint32
+	packed, size  uint64
+	at            uint64 // of what is before it
+}
+
+// unzip looks through the members of a zip file, of which something else may be at
+// the beginning.
+func (p *pass) unzip(name string, file io.ReaderAt, size int64, depth int) error {
+	directory, base, count, err := zipDirectory(file, size)
+	if err != nil {
+		return err
+	}
+	for ; len(directory) > 0; count-- {
+		m, n, err := parseZip(directory)
+		if err != nil {
+			return err
+		}
+		directory = directory[n:]
+		if err := p.member(); err != nil {
+			return err
+		}
+		member := name + "!" + m.name
+		p.name(member, m.name)
+		p.name(member, m.comment)
+		p.stop(member, p.zipContent(member, m, file, base, depth))
+	}
+	if count&math.MaxUint16 != 0 { // all bits are there in a zip64 only
+		return errZip
+	}
+	return nil
+}
+
+// zipContent looks through the content of a member.
+func (p *pass) zipContent(name string, m *zipMember, file io.ReaderAt, base int64, depth int) error {
+	if m.flags&1 != 0 {
+		return errors.New("encrypted")
+	}
+	local := make([]byte, zipLocal)
+	at := base + int64(m.at)
+	if m.at > math.MaxInt64/2 || m.packed > math.MaxInt64/2 {
+		return errZip
+	}
+	if _, err := file.ReadAt(local, at); err != nil || !bytes.HasPrefix(local, []byte("PK\x03\x04")) {
+		return errZip
+	}
+	at += zipLocal + int64(le16(local[26:])) + int64(le16(local[28:]))
+	r := io.Reader(io.NewSectionReader(file, at, int64(m.packed)))
+	switch m.method {
+	case 0:
+	case 8:
+		r = flate.NewReader(bufio.NewReader(r))
+	default:
+		return fmt.Errorf("zip: packed in a way that cannot be opened, number %d", m.method)
+	}
+	sum := &summed{r: &unpacked{p, r}}
+	p.content(name, sum, nil, 0, depth+1)
+	if sum.ended && (sum.sum != m.sum || sum.size != m.size) {
+		return errors.New("zip: it is not what was packed")
+	}
+	return nil
+}
+
+// A summed reader sums up what is read.
+type summed struct {
+	r     io.Reader
+	sum   uint32
+	size  uint64
+	ended bool
+}
+
+func (s *summed) Read(b []byte) (int, error) {
+	n, err := s.r.Read(b)
+	s.sum, s.size = crc32.Update(s.sum, crc32.IEEETable, b[:n]), s.size+uint64(n)
+	s.ended = s.ended || err == io.EOF
+	return n, err
+}
+
+func le16(b []byte) uint16 { return binary.LittleEndian.Uint16(b) }
+func le32(b []byte) uint32 { return binary.LittleEndian.Uint32(b) }
+func le64(b []byte) uint64 { return binary.LittleEndian.Uint64(b) }
+
+// zipDirectory returns the directory of a zip file, how many records it has, and
+// where in the file the places begin that they name.
+func zipDirectory(file io.ReaderAt, size int64) (directory []byte, base int64, count uint64, err error) {
+	tail := make([]byte, min(size, zipTail))
+	if _, err := file.ReadAt(tail, size-int64(len(tail))); err != nil && err != io.EOF {
+		return nil, 0, 0, err
+	}
+	i := bytes.LastIndex(tail, []byte("PK\x05\x06"))
+	for i >= 0 && (len(tail)-i < zipEnd || i+zipEnd+int(le16(tail[i+20:])) != len(tail)) {
+		i = bytes.LastIndex(tail[:i], []byte("PK\x05\x06")) // it was in the comment
+	}
+	if i < 0 {
+		return nil, 0, 0, errZip
+	}
+	end := tail[i:]
+	endAt := size - int64(len(end))
+	count, length, at := uint64(le16(end[10:])), uint64(le32(end[12:])), uint64(le32(end[16:]))
+	if c, l, a, where, ok := zip64(file, endAt); ok { // some write it though it is not needed
+		count, length, at, endAt = c, l, a, where
+	}
+	if length > maxZipDirectory {
+		return nil, 0, 0, fmt.Errorf("zip: a directory of more than %d MiB", maxZipDirectory>>20)
+	}
+	begin := endAt - int64(length)
+	if base = begin - int64(at); begin < 0 || at > math.MaxInt64/2 || base < 0 {
+		return nil, 0, 0, errZip
+	}
+	directory = make([]byte, length)
+	_, err = file.ReadAt(directory, begin)
+	return directory, base, count, err
+}
+
+// zip64 reads what a large file has before its last record, which is at end, and
+// where that is.
+func zip64(file io.ReaderAt, end int64) (count, length, at uint64, where int64, ok bool) {
+	locator, record := make([]byte, zip64Locator), make([]byte, zip64End)
+	if end < zip64Locator {
+		return 0, 0, 0, 0, false
+	}
+	if _, err := file.ReadAt(locator, end-zip64Locator); err != nil || !bytes.HasPrefix(locator, []byte("PK\x06\x07")) {
+		return 0, 0, 0, 0, false
+	}
+	where = end - zip64Locator - zip64End // nothing is between them: section 4.3.14.1 reserves that
+	if _, err := file.ReadAt(record, where); err != nil || !bytes.HasPrefix(record, []byte("PK\x06\x06")) {
+		return 0, 0, 0, 0, false
+	}
+	return le64(record[32:]), le64(record[40:]), le64(record[48:]), where, true
+}
+
+// parseZip reads the first record of a directory, of n bytes.
+func parseZip(b []byte) (m *zipMember, n int, err error) {
+	if len(b) < zipHeader || !bytes.HasPrefix(b, []byte("PK\x01\x02")) {
+		return nil, 0, errZip
+	}
+	name, extra, comment := int(le16(b[28:])), int(le16(b[30:])), int(le16(b[32:]))
+	n = zipHeader + name + extra + comment
+	if len(b) < n {
+		return nil, 0, errZip
+	}
+	m = &zipMember{
+		flags: le16(b[8:]), method: le16(b[10:]), sum: le32(b[16:]), packed: uint64(le32(b[20:])), size: uint64(le32(b[24:])), at: uint64(le32(b[42:])),
+		name: string(b[zipHeader : zipHeader+name]), comment: string(b[n-comment : n]),
+	}
+	return m, n, m.extend(b[zipHeader+name : n-comment])
+}
+
+// extend reads the numbers that need 64 bits: section 4.5.3. Those that do are all
+// ones in the record.
+func (m *zipMember) extend(extra []byte) error {
+	for len(extra) >= 4 {
+		id, n := le16(extra), int(le16(extra[2:]))
+		if extra = extra[4:]; n > len(extra) {
+			return nil // of no interest what is wrong there
+		}
+		field := extra[:n]
+		extra = extra[n:]
+		for _, number := range []*uint64{&m.size, &m.packed, &m.at} {
+			if id != 1 || *number != math.MaxUint32 {
+				continue
+			}
+			if len(field) < 8 {
+				return errZip
+			}
+			*number, field = le64(field), field[8:]
+		}
+	}
+	return nil
+}
