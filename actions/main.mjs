@@ -6,8 +6,8 @@ import { get, settings } from "./brevet.mjs";
 import { install } from "./binary.mjs";
 import { describe } from "./failure.mjs";
 import { readInputs } from "./inputs.mjs";
-import { lastEnd, publicPart, secrets, table, variables } from "./leases.mjs";
-import { addPath, addSummary, exportVariables, mask, requireFiles, saveState, say, setOutputs, showError, showWarning } from "./workflow.mjs";
+import { kept, lastEnd, publicPart, secrets, variables } from "./leases.mjs";
+import { addPath, exportVariables, mask, requireFiles, saveState, say, setOutputs, showError, showWarning } from "./workflow.mjs";
 
 async function main(env) {
   const inputs = readInputs(env);
@@ -31,22 +31,21 @@ async function lease(folder, inputs, env) {
   mask(session);
   saveState(env, new Map([["session", session], ["broker", inputs.broker], ["ca_file", inputs.caFile]]));
   secrets(leases).forEach(mask);
-  saveState(env, new Map([["until", lastEnd(leases)]]));
+  saveState(env, new Map([["until", lastEnd(leases)], ["began", String(Date.now())], ["leases", JSON.stringify(kept(leases))]]));
   const exported = variables(leases);
   if (inputs.export === "env") exportVariables(env, exported);
   else setOutputs(env, exported);
   setOutputs(env, new Map([["leases", JSON.stringify(publicPart(leases))]]));
-  report(leases, exported, env);
+  report(leases, exported);
 }
 
-function report(leases, exported, env) {
+function report(leases, exported) {
   for (const { credential, kind, expires_at, revocable, scope, heartbeat } of leases) {
     const end = scope === "run" ? ", or brevet revoke --run" : ", or the end of the job";
     say(`leased ${credential} (${kind}) until ${expires_at}${revocable ? end : ""}`);
     if (heartbeat) showWarning(`the lease of ${credential} ends in ${heartbeat} s: nothing sends its heartbeats; use export: none and brevet exec`);
   }
   say(`set ${[...exported.keys()].join(", ")}`);
-  addSummary(env, table(leases));
 }
 
 try {

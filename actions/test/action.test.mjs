@@ -40,7 +40,7 @@ test("main masks first, then hands over; post gives back", async () => {
     assert.ok(lines.slice(0, count).includes(`::add-mask::${want}`), want);
   }
   assert.doesNotMatch(unmasked(result), /canary|::add-mask::/);
-  assert.doesNotMatch(read(step, "GITHUB_STEP_SUMMARY"), /canary/);
+  assert.equal(read(step, "GITHUB_STEP_SUMMARY"), ""); // how long is not known yet
   assert.deepEqual(entries(read(step, "GITHUB_ENV")), { REGISTRY_TOKEN: "canary-token", REGISTRY_HOST: "registry.example.com", DEPLOY_KEY: key });
   const outputs = entries(read(step, "GITHUB_OUTPUT"));
   assert.deepEqual(Object.keys(outputs), ["leases"]);
@@ -55,6 +55,9 @@ test("main masks first, then hands over; post gives back", async () => {
   const post = await run(step, "post");
   assert.equal(post.status, 0, post.stdout);
   assert.match(post.stdout, /^brevet: gave the leases back$/m);
+  const summary = read(step, "GITHUB_STEP_SUMMARY");
+  assert.match(summary, /^registry \| jwt \| lease-1 \| \d+ s \| .+\ndeploy \| secret \| lease-2 \| \d+ s \| .+$/m);
+  assert.doesNotMatch(summary + read(step, "GITHUB_STATE").replace(/^session<<(\S+)\n.*\n\1\n/m, ""), /canary/);
   assert.match(read(step, "calls"), /^args:revoke --job --timeout 5s$/m);
   assert.match(read(step, "calls"), /^BREVET_SESSION=canary-session$/m);
   assert.ok(!existsSync(step.env.STATE_folder), "the program's folder is still there");
@@ -182,6 +185,10 @@ test("a runner without the files is refused before anything is leased", async ()
 
 test("post never fails", async () => {
   for (const [name, broken] of [
+    ["no summary can be written", (step) => {
+      step.env.GITHUB_STEP_SUMMARY = step.folder;
+      writeFileSync(join(step.env.STATE_folder, "brevet"), "#!/bin/sh\nexit 1\n");
+    }],
     ["revoke fails", (step) => writeFileSync(join(step.env.STATE_folder, "brevet"), "#!/bin/sh\necho 'brevet: error: no broker' >&2; exit 69\n")],
     ["the program is gone", (step) => (step.env.STATE_folder = join(step.folder, "gone"))],
     ["the state is lost", (step) => delete step.env.STATE_folder],
