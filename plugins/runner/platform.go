@@ -22,7 +22,7 @@ const (
 
 // A Source gives the job's subject token.
 type Source struct {
-	// Platform is "file", "github" or "gitlab".
+	// Platform is "file", "github", "gitlab" or "buildkite".
 	Platform string
 
 	// KeepsToken says that the job has one token for all its time, so that
@@ -33,7 +33,7 @@ type Source struct {
 }
 
 // FindSource looks at env for a token: BREVET_TOKEN_FILE on any platform, then
-// GitHub, then GitLab. If there is none the error says what to write into the
+// GitHub, then GitLab, then Buildkite. If there is none the error says what to write into the
 // job's definition.
 func FindSource(env Env, client *http.Client) (*Source, error) {
 	if path := env.Get(tokenFile); path != "" {
@@ -46,6 +46,9 @@ func FindSource(env Env, client *http.Client) (*Source, error) {
 	if token := env.Get(gitlabToken); token != "" {
 		return &Source{"gitlab", true, func(context.Context, string) (string, error) { return token, nil }}, nil
 	}
+	if buildkiteJob(env) {
+		return buildkiteSource(env), nil
+	}
 	return nil, noSource(env)
 }
 
@@ -54,7 +57,7 @@ const (
 	gitlabHint = "GitLab: give the job  id_tokens: {BREVET_ID_TOKEN: {aud: <the broker's URL>}}"
 	fileHint   = "elsewhere: set BREVET_TOKEN_FILE to a file with the platform's OIDC token"
 
-	buildkiteHint = "Buildkite: buildkite-agent oidc request-token --audience <the broker's URL> >FILE, and set BREVET_TOKEN_FILE to FILE"
+	buildkiteHint = "Buildkite: the job needs its agent; in a container mount it, with its BUILDKITE_… variables (mount-buildkite-agent: true)"
 	circleHint    = "CircleCI: circleci run oidc get --claims '{\"aud\": \"<the broker's URL>\"}' >FILE, and set BREVET_TOKEN_FILE to FILE"
 	bitbucketHint = "Bitbucket: give the step  oidc: {audiences: [<the broker's URL>]}, write BITBUCKET_STEP_OIDC_TOKEN to a FILE, and set BREVET_TOKEN_FILE to FILE"
 )
@@ -62,7 +65,7 @@ const (
 // noSource says what is missing on the platform that the job runs on, or on
 // each if that cannot be told.
 func noSource(env Env) error {
-	hint := githubHint + "\n" + gitlabHint + "\n" + fileHint
+	hint := githubHint + "\n" + gitlabHint + "\n" + buildkiteHint + "\n" + fileHint
 	switch {
 	case env.Get("GITHUB_ACTIONS") == "true":
 		hint = githubHint
@@ -79,7 +82,7 @@ func noSource(env Env) error {
 }
 
 // Token returns the job's token for audience, which is the broker's URL, byte
-// for byte. Only GitHub is asked for an audience; elsewhere the job's
+// for byte. Only GitHub and Buildkite are asked for an audience; elsewhere the job's
 // definition has fixed it, and the broker checks.
 func (s *Source) Token(ctx context.Context, audience string) (api.Secret, error) {
 	token, err := s.fetch(ctx, audience)
