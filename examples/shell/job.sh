@@ -12,8 +12,10 @@ unset PLATFORM_ID_TOKEN
 # The broker binds the one token to a key, which brevet keeps in the folder.
 export BREVET_TOKEN_FILE="$folder/token" BREVET_STATE_DIR="$folder/state"
 
-# A shell does not hear signals while it waits for a command in the foreground.
-brevet exec --credential registry,deploy -- ./deploy.sh <&0 &
+# A shell does not hear signals while it waits for a command in the foreground,
+# and gives one in the background no stdin.
+exec 3<&0
+brevet exec --credential registry,deploy -- ./deploy.sh <&3 3<&- &
 trap 'kill "$!"' HUP INT TERM
 while true; do
   status=0
