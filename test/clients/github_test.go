@@ -25,6 +25,7 @@ func testGitHub(t *testing.T, b programs) {
 		t.Run("example/node"+version, func(t *testing.T) { githubExample(t, b, version) })
 	}
 	t.Run("exec example", func(t *testing.T) { githubExec(t, b) })
+	t.Run("exec cancelled", func(t *testing.T) { githubExecCancelled(t, b) })
 	t.Run("outputs", func(t *testing.T) { githubOutputs(t, b) })
 	t.Run("a later step fails", func(t *testing.T) { githubLaterStepFails(t, b) })
 	t.Run("cancelled", func(t *testing.T) { githubCancelled(t, b) })
@@ -51,6 +52,7 @@ type actRun struct {
 	node     string            // version
 	workflow string            // a file's path from the root of brevet's repository
 	action   string            // folder with the action's files
+	deploy   string            // deploy.sh; "": the example's
 	vars     map[string]string // the repository's variables, besides BREVET_BROKER
 	env      map[string]string // for all steps
 }
@@ -72,10 +74,10 @@ func (d *dev) actCommand(t *testing.T, r actRun) *exec.Cmd {
 		cmd.Args = append(cmd.Args, "--var", name+"="+value)
 	}
 	cmd.Env = cleanEnv(t, t.TempDir(), node(t, r.node))
-	cmd.Dir = repository(t, map[string]string{
-		".github/workflows/test.yml": read(t, r.workflow),
-		"deploy.sh":                  read(t, "examples/github/deploy.sh"),
-	})
+	if r.deploy == "" {
+		r.deploy = read(t, "examples/github/deploy.sh")
+	}
+	cmd.Dir = repository(t, map[string]string{".github/workflows/test.yml": read(t, r.workflow), "deploy.sh": r.deploy})
 	return cmd
 }
 
@@ -154,20 +156,46 @@ func githubLaterStepFails(t *testing.T, b programs) {
 	d.wantLeased(t, true, "deploy")
 }
 
-// githubCancelled interrupts act, as a person who cancels the job does, while a
-// step runs that would not end by itself.
 func githubCancelled(t *testing.T, b programs) {
 	d := startDev(t, b)
-	started := filepath.Join(t.TempDir(), "started")
-	cmd := d.actCommand(t, actRun{
-		node: "24", workflow: "test/clients/testdata/cancelled.yml", action: newAction(t, b.brevet),
-		env: map[string]string{"STARTED": started},
+	d.cancel(t, actRun{workflow: "test/clients/testdata/cancelled.yml", action: newAction(t, b.brevet)})
+	d.wantLeased(t, true, "deploy")
+}
+
+// githubExecCancelled leaves brevet below a shell: act kills a step's first
+// process at once, where GitHub's runner sends it a signal and waits.
+func githubExecCancelled(t *testing.T, b programs) {
+	d := startDev(t, b)
+	d.cancel(t, actRun{
+		workflow: "test/clients/testdata/exec-cancelled.yml", action: newAction(t, b.brevet),
+		deploy: "#!/bin/sh\necho \"with $DEPLOY_TOKEN\"; touch \"${STARTED:?}\"; exec sleep 600\n",
 	})
+	servers.Eventually(t, "the leases are revoked", func() error {
+		if ids, _ := leases(d.events(t), "revoke", "granted"); len(ids) != 2 {
+			return fmt.Errorf("%d of 2 are", len(ids))
+		}
+		return nil
+	})
+	d.wantLeased(t, true, "deploy", "registry")
+}
+
+// cancel interrupts act, as a person who cancels the job does, while a step runs
+// that would not end by itself: one that has made the file $STARTED.
+func (d *dev) cancel(t *testing.T, r actRun) {
+	t.Helper()
+	started := filepath.Join(t.TempDir(), "started")
+	r.node, r.env = "24", map[string]string{"STARTED": started}
+	cmd := d.actCommand(t, r)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the job's output:\n%s", &out)
+		}
+	})
 	servers.Eventually(t, "the step runs", func() error { _, err := os.Stat(started); return err })
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
@@ -176,7 +204,6 @@ func githubCancelled(t *testing.T, b programs) {
 		t.Errorf("the job was not cancelled, %v:\n%s", err, &out)
 	}
 	wantMasked(t, out.String())
-	d.wantLeased(t, true, "deploy")
 }
 
 func githubBrokerGone(t *testing.T, b programs) {
