@@ -38,12 +38,12 @@ const minLine = 6;
 
 // masks returns what must not appear in the log of a job that holds value: the
 // value, each of its lines as a tool may print it, without the space around it,
-// and their encodings. Logs are masked line by line.
+// and the encodings of the whole. Logs are masked line by line.
 export function masks(value) {
   const lines = value.split(/\r\n|\r|\n/).map((line) => line.trim());
   const whole = [value, value.trim()].filter((text) => text.trim() !== "");
-  const plain = [...whole, ...lines.filter((line) => line.length >= minLine)];
-  return [...new Set([...plain, ...plain.flatMap((text) => encodings(text, minLine))])];
+  const encoded = whole.flatMap((text) => encodings(text, minLine));
+  return [...new Set([...whole, ...lines.filter((line) => line.length >= minLine), ...encoded])];
 }
 
 // mask hides value in all that the job prints from now on.
