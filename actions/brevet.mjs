@@ -29,9 +29,11 @@ export function settings({ broker, credentials = [], ttl = "", caFile = "" }) {
 // answer, it must get to the end of what it does with it.
 export async function get(folder, inputs, env) {
   const variables = { ...env, ...Object.fromEntries(settings(inputs)) };
-  const child = start(folder, ["get", "--format", "json", "--with-session"], variables, getTimeout);
+  let child;
   let interrupted = "";
+  // Before brevet runs: no signal may find this process without a listener.
   for (const signal of endingSignals) process.on(signal, () => child.kill((interrupted = signal)));
+  child = start(folder, ["get", "--format", "json", "--with-session"], variables, getTimeout);
   try {
     const answer = parse(await result(child, "get"));
     if (interrupted) await revoke(folder, answer.session_token, inputs, env);
