@@ -1,7 +1,7 @@
 // Where the program brevet comes from, and why it may be run.
 
 import { createHash } from "node:crypto";
-import { existsSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as wait } from "node:timers/promises";
@@ -29,6 +29,12 @@ export async function install(inputs, env) {
 
 // programIn names the program in a folder that install made.
 export const programIn = (folder) => join(folder, "brevet");
+
+// addHelpers gives the program in folder the names under which docker and git
+// start it.
+export function addHelpers(folder) {
+  for (const tool of ["docker", "git"]) symlinkSync("brevet", join(folder, `${tool}-credential-brevet`));
+}
 
 async function obtain(inputs, env) {
   const local = inputs.binary ? read(inputs.binary) : inputs.version ? null : bundled();

@@ -2,8 +2,8 @@
 // an exchange comes before it; after it, nothing is printed or handed over until
 // the post step knows what to revoke and the values are masked.
 
-import { get, settings } from "./brevet.mjs";
-import { install } from "./binary.mjs";
+import { get, settings, startAgent } from "./brevet.mjs";
+import { addHelpers, install } from "./binary.mjs";
 import { describe } from "./failure.mjs";
 import { readInputs } from "./inputs.mjs";
 import { kept, lastEnd, publicPart, secrets, variables } from "./leases.mjs";
@@ -11,11 +11,12 @@ import { addPath, exportVariables, mask, requireFiles, saveState, say, setOutput
 
 async function main(env) {
   const inputs = readInputs(env);
-  const needed = { env: ["GITHUB_ENV"], outputs: [], none: ["GITHUB_ENV", "GITHUB_PATH"] };
+  const needed = { env: ["GITHUB_ENV"], outputs: [], agent: ["GITHUB_ENV", "GITHUB_PATH"], none: ["GITHUB_ENV", "GITHUB_PATH"] };
   requireFiles(env, "GITHUB_STATE", "GITHUB_OUTPUT", ...needed[inputs.export]);
   const folder = await install(inputs, env);
   saveState(env, new Map([["folder", folder]]));
   if (inputs.export === "none") leaveToExec(folder, inputs, env);
+  else if (inputs.export === "agent") await serveTools(folder, inputs, env);
   else await lease(folder, inputs, env);
 }
 
@@ -24,6 +25,16 @@ function leaveToExec(folder, inputs, env) {
   addPath(env, folder);
   exportVariables(env, settings(inputs));
   say("installed; nothing is leased yet. A later step runs: exec brevet exec -- COMMAND");
+}
+
+// serveTools lets later steps' tools get credentials from an agent.
+async function serveTools(folder, inputs, env) {
+  addHelpers(folder);
+  const variables = await startAgent(folder, inputs, env);
+  saveState(env, new Map([["agent", variables.get("BREVET_AGENT")]]));
+  addPath(env, folder);
+  exportVariables(env, new Map([...settings(inputs), ...variables]));
+  say(`an agent serves ${inputs.credentials.join(", ")}; nothing is leased before a tool asks for it`);
 }
 
 async function lease(folder, inputs, env) {

@@ -5,13 +5,13 @@
 
 import { rmSync } from "node:fs";
 
-import { endJob } from "./brevet.mjs";
+import { endJob, stopAgent } from "./brevet.mjs";
 import { describe } from "./failure.mjs";
 import { table } from "./leases.mjs";
 import { addSummary, say, showWarning } from "./workflow.mjs";
 
 // The main step's saveState: see main.mjs.
-const { STATE_folder: folder, STATE_session: session, STATE_broker: broker, STATE_ca_file: caFile, STATE_until: until } = process.env;
+const { STATE_folder: folder, STATE_agent: agent, STATE_session: session, STATE_broker: broker, STATE_ca_file: caFile, STATE_until: until } = process.env;
 
 // giveBack returns whether it failed.
 async function giveBack() {
@@ -22,6 +22,15 @@ async function giveBack() {
   } catch (error) {
     showWarning(`revoking the leases failed; they end by themselves at ${until ?? "their TTL"}\n${describe(error)}`);
     return true;
+  }
+}
+
+async function endAgent() {
+  try {
+    await stopAgent(folder, agent, process.env, showWarning);
+    say("stopped the agent, which gave back what it had");
+  } catch (error) {
+    showWarning(`stopping the agent failed; what it has leased ends by itself\n${describe(error)}`);
   }
 }
 
@@ -46,5 +55,6 @@ function cleanUp() {
 }
 
 if (session) summarize(await giveBack());
+else if (agent) await endAgent();
 else say("nothing was leased");
 cleanUp();

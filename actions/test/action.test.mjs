@@ -99,6 +99,26 @@ test("export: none leases nothing and leaves brevet ready", async () => {
   assert.deepEqual([post.status, post.stdout], [0, "brevet: nothing was leased\n"]);
 });
 
+test("export: agent leaves an agent to later steps, and post stops it", async () => {
+  const step = newStep({ credentials: "registry, cloud", export: "agent", aws: "cloud" });
+  fakeBrevet(step.folder, { answer: "BREVET_AGENT=/run/a=b/socket\nAWS_CONTAINER_CREDENTIALS_FULL_URI=http://127.0.0.1:1/v1\n" });
+  const result = await run(step, "main");
+  assert.equal(result.status, 0, result.stdout);
+  assert.match(read(step, "calls"), /^args:agent start --format github --lifetime 120h --aws cloud$/m);
+  const exported = entries(read(step, "GITHUB_ENV"));
+  assert.equal(exported.BREVET_AGENT, "/run/a=b/socket");
+  assert.equal(exported.AWS_CONTAINER_CREDENTIALS_FULL_URI, "http://127.0.0.1:1/v1");
+  assert.equal(exported.BREVET_CREDENTIALS, "registry,cloud");
+  assert.ok(existsSync(join(read(step, "GITHUB_PATH").trim(), "docker-credential-brevet")));
+  becomePost(step);
+  writeFileSync(join(step.env.STATE_folder, "brevet"), `#!/bin/sh\nprintf 'args:%s\\n' "$*" >>'${step.folder}/calls'\necho 'brevet: warning: the agent told: x' >&2\n`);
+  const post = await run(step, "post");
+  assert.deepEqual([post.status, post.stdout], [0, "::warning::the agent told: x\nbrevet: stopped the agent, which gave back what it had\n"]);
+  assert.match(read(step, "calls"), /^args:agent stop --socket \/run\/a=b\/socket --timeout 10s$/m);
+  step.env.STATE_folder = join(step.folder, "gone");
+  assert.match((await run(step, "post")).stdout, /^::warning::stopping the agent failed; what it has leased ends by itself%0Arunning brevet agent stop: ENOENT/);
+});
+
 test("a refusal fails the step with brevet's words, and exports nothing", async () => {
   const step = newStep();
   const message = "brevet: error: the broker refused (400): invalid_target\n::stop-commands::x (request R1)\nbrevet: hint: ask its operator\n";

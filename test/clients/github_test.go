@@ -11,7 +11,10 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/plugins/runner/runnertest"
 	"github.com/brevet-dev/brevet/test/servers"
 )
 
@@ -26,6 +29,8 @@ func testGitHub(t *testing.T, b programs) {
 	}
 	t.Run("exec example", func(t *testing.T) { githubExec(t, b) })
 	t.Run("exec cancelled", func(t *testing.T) { githubExecCancelled(t, b) })
+	t.Run("long job", func(t *testing.T) { githubLongJob(t, b) })
+	t.Run("long job cancelled", func(t *testing.T) { githubLongJobCancelled(t, b) })
 	t.Run("outputs", func(t *testing.T) { githubOutputs(t, b) })
 	t.Run("a later step fails", func(t *testing.T) { githubLaterStepFails(t, b) })
 	t.Run("cancelled", func(t *testing.T) { githubCancelled(t, b) })
@@ -55,6 +60,7 @@ type actRun struct {
 	deploy   string            // deploy.sh; "": the example's
 	vars     map[string]string // the repository's variables, besides BREVET_BROKER
 	env      map[string]string // for all steps
+	bin      string            // folder with more programs for the PATH; may be ""
 }
 
 // act runs a workflow against d.
@@ -73,7 +79,11 @@ func (d *dev) actCommand(t *testing.T, r actRun) *exec.Cmd {
 	for name, value := range r.vars {
 		cmd.Args = append(cmd.Args, "--var", name+"="+value)
 	}
-	cmd.Env = cleanEnv(t, t.TempDir(), node(t, r.node))
+	first := []string{node(t, r.node)}
+	if r.bin != "" {
+		first = append(first, r.bin)
+	}
+	cmd.Env = cleanEnv(t, shortTempDir(t), first...)
 	if r.deploy == "" {
 		r.deploy = read(t, "examples/github/deploy.sh")
 	}
@@ -134,6 +144,74 @@ func githubExec(t *testing.T, b programs) {
 	}
 	wantText(t, out, "pushing the image with ***", "deploying with ***", "brevet: nothing was leased")
 	d.wantLeased(t, true, "deploy", "registry")
+}
+
+// githubLongJob runs for longer than four credentials live, one after the other,
+// with the AWS SDK.
+func githubLongJob(t *testing.T, b programs) {
+	terraform := t.TempDir()
+	build := exec.Command("go", "build", "-o", terraform, "./terraform")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building: %v\n%s", err, out)
+	}
+	d, broker := shortLived(t)
+	status, out := d.act(t, actRun{
+		node: "24", workflow: "examples/github/terraform.yml", action: newAction(t, b.brevet), bin: terraform,
+		env: map[string]string{"AWS_EC2_METADATA_DISABLED": "true"},
+	})
+	if status != 0 || strings.Contains(out, runnertest.Canary) {
+		t.Errorf("the job ended with %d:\n%s", status, out)
+	}
+	wantText(t, out, "nothing is leased before a tool asks for it", "applied, with 4 credentials", "stopped the agent, which gave back what it had")
+	wantAllRevoked(t, broker)
+}
+
+func githubLongJobCancelled(t *testing.T, b programs) {
+	bin := t.TempDir()
+	write(t, filepath.Join(bin, "terraform"), "#!/bin/sh\nset -e\nbrevet aws-credential-process cloud >/dev/null\ntouch \"${STARTED:?}\"\nexec sleep 600\n")
+	d, broker := shortLived(t)
+	d.cancel(t, actRun{workflow: "examples/github/terraform.yml", action: newAction(t, b.brevet), bin: bin})
+	wantAllRevoked(t, broker)
+}
+
+// shortLived is a broker that grants AWS roles for two seconds, which no real one
+// does: AWS has none below fifteen minutes.
+func shortLived(t *testing.T) (*dev, *runnertest.Broker) {
+	t.Helper()
+	lease := runnertest.Lease("cloud", "AWS_SESSION_TOKEN", "")
+	lease.Kind, lease.Values, lease.Env = "aws-role", map[string]api.Secret{}, nil
+	lease.Sensitive = []string{"access_key_id", "secret_access_key", "session_token"}
+	for _, name := range lease.Sensitive {
+		lease.Values[name] = api.NewSecret(name + "-" + runnertest.Canary)
+	}
+	broker := runnertest.NewBroker(lease)
+	t.Cleanup(broker.Close)
+	broker.SetTerms("cloud", runnertest.Terms{TTL: 2 * time.Second, Times: -1})
+	return &dev{env: map[string]string{
+		"BREVET_BROKER": broker.URL, "ACTIONS_ID_TOKEN_REQUEST_URL": broker.URL + "/github?api-version=2.0", "ACTIONS_ID_TOKEN_REQUEST_TOKEN": runnertest.Request,
+	}}, broker
+}
+
+func wantAllRevoked(t *testing.T, broker *runnertest.Broker) {
+	t.Helper()
+	if sessions, live, _ := broker.Counts(); sessions == 0 || live != 0 {
+		t.Errorf("%d sessions, of which %d live when the job has ended", sessions, live)
+	}
+}
+
+// shortTempDir is a folder in which the path of a socket is not too long.
+func shortTempDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ci-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 func githubOutputs(t *testing.T, b programs) {
