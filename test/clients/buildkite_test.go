@@ -242,7 +242,7 @@ func buildkiteCommandFails(t *testing.T, b programs) {
 	if status := j.play(command, deploy); status != 3 {
 		t.Errorf("the job ended with %d:\n%s", status, &j.output)
 	}
-	wantText(t, j.output.String(), "failing with ***")
+	wantText(t, j.output.String(), "failing with ***, no agent")
 	j.wantClean()
 	d.wantLeased(t, true, "deploy", "registry")
 }
