@@ -16,15 +16,18 @@ const buildkiteAgent = "buildkite-agent"
 // to ask for.
 const buildkiteClaims = "organization_id,pipeline_id,build_id"
 
-// buildkiteJob reports whether env is that of a job that may ask for a token.
-func buildkiteJob(env Env) bool {
-	return env.Get("BUILDKITE") == "true" && env.Get("BUILDKITE_JOB_ID") != "" && env.Get("BUILDKITE_AGENT_ACCESS_TOKEN") != ""
-}
+const buildkiteHint = "Buildkite: the job needs its agent; in a container mount it, with its BUILDKITE_… variables (mount-buildkite-agent: true)"
 
 // buildkiteSource asks the job's agent for a token each time. Its lifetime is the
-// platform's default, five minutes.
+// platform's default, five minutes. Without what the agent needs to know the job
+// by, there is no source.
 // See https://buildkite.com/docs/agent/cli/reference/oidc
-func buildkiteSource(env Env) *Source {
+func buildkiteSource(env Env) (*Source, error) {
+	for _, name := range []string{"BUILDKITE_JOB_ID", "BUILDKITE_AGENT_ACCESS_TOKEN"} {
+		if env.Get(name) == "" {
+			return nil, failf(Misconfigured, buildkiteHint, "this job has no OIDC token: %s is not set", name)
+		}
+	}
 	return &Source{"buildkite", false, func(ctx context.Context, audience string) (string, error) {
 		cmd := exec.CommandContext(ctx, buildkiteAgent, "oidc", "request-token", "--audience", audience, "--claim", buildkiteClaims)
 		cmd.Env = env
@@ -42,7 +45,7 @@ func buildkiteSource(env Env) *Source {
 			return "", failf(Unavailable, buildkiteHint, "asking Buildkite's agent for a token: %w: %s", err, Printable(strings.TrimSpace(message.String())))
 		}
 		return string(token), nil
-	}}
+	}}, nil
 }
 
 // A bounded writer drops what comes after so many bytes.

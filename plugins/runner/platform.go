@@ -33,8 +33,8 @@ type Source struct {
 }
 
 // FindSource looks at env for a token: BREVET_TOKEN_FILE on any platform, then
-// GitHub, then GitLab, then Buildkite. If there is none the error says what to write into the
-// job's definition.
+// GitHub, then GitLab, then Buildkite. If there is none the error says what to
+// write into the job's definition.
 func FindSource(env Env, client *http.Client) (*Source, error) {
 	if path := env.Get(tokenFile); path != "" {
 		return &Source{"file", true, func(context.Context, string) (string, error) { return readToken(tokenFile, path) }}, nil
@@ -46,8 +46,8 @@ func FindSource(env Env, client *http.Client) (*Source, error) {
 	if token := env.Get(gitlabToken); token != "" {
 		return &Source{"gitlab", true, func(context.Context, string) (string, error) { return token, nil }}, nil
 	}
-	if buildkiteJob(env) {
-		return buildkiteSource(env), nil
+	if env.Get("BUILDKITE") == "true" {
+		return buildkiteSource(env)
 	}
 	return nil, noSource(env)
 }
@@ -57,7 +57,6 @@ const (
 	gitlabHint = "GitLab: give the job  id_tokens: {BREVET_ID_TOKEN: {aud: <the broker's URL>}}"
 	fileHint   = "elsewhere: set BREVET_TOKEN_FILE to a file with the platform's OIDC token"
 
-	buildkiteHint = "Buildkite: the job needs its agent; in a container mount it, with its BUILDKITE_… variables (mount-buildkite-agent: true)"
 	circleHint    = "CircleCI: circleci run oidc get --claims '{\"aud\": \"<the broker's URL>\"}' >FILE, and set BREVET_TOKEN_FILE to FILE"
 	bitbucketHint = "Bitbucket: give the step  oidc: {audiences: [<the broker's URL>]}, write BITBUCKET_STEP_OIDC_TOKEN to a FILE, and set BREVET_TOKEN_FILE to FILE"
 )
@@ -71,8 +70,6 @@ func noSource(env Env) error {
 		hint = githubHint
 	case env.Get("GITLAB_CI") == "true":
 		hint = gitlabHint
-	case env.Get("BUILDKITE") == "true":
-		hint = buildkiteHint
 	case env.Get("CIRCLECI") == "true":
 		hint = circleHint
 	case env.Get("BITBUCKET_BUILD_NUMBER") != "":
@@ -82,8 +79,8 @@ func noSource(env Env) error {
 }
 
 // Token returns the job's token for audience, which is the broker's URL, byte
-// for byte. Only GitHub and Buildkite are asked for an audience; elsewhere the job's
-// definition has fixed it, and the broker checks.
+// for byte. Only GitHub and Buildkite are asked for an audience; elsewhere the
+// job's definition has fixed it, and the broker checks.
 func (s *Source) Token(ctx context.Context, audience string) (api.Secret, error) {
 	token, err := s.fetch(ctx, audience)
 	if err != nil {
