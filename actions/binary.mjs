@@ -1,7 +1,7 @@
 // Where the program brevet comes from, and why it may be run.
 
 import { createHash } from "node:crypto";
-import { existsSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as wait } from "node:timers/promises";
@@ -29,6 +29,12 @@ export async function install(inputs, env) {
 
 // programIn names the program in a folder that install made.
 export const programIn = (folder) => join(folder, "brevet");
+
+// addHelpers gives the program in folder the names under which docker and git
+// start it.
+export function addHelpers(folder) {
+  for (const tool of ["docker", "git"]) symlinkSync("brevet", join(folder, `${tool}-credential-brevet`));
+}
 
 async function obtain(inputs, env) {
   const local = inputs.binary ? read(inputs.binary) : inputs.version ? null : bundled();
@@ -79,9 +85,9 @@ function release(inputs, env) {
   if (!isSHA256(sum)) {
     throw new Failure(`the SHA-256 of brevet ${version} for ${platform()} is not known`, "give the input sha256; nothing unchecked is run");
   }
-  const server = env.GITHUB_SERVER_URL || "https://github.com";
-  const repository = env.GITHUB_ACTION_REPOSITORY;
+  const { GITHUB_SERVER_URL: server, GITHUB_ACTION_REPOSITORY: repository } = env;
   if (!repository) throw new Failure("an action used by path has no releases to download from", "give the input binary");
+  if (!server) throw new Failure("this runner does not say where its server is (GITHUB_SERVER_URL)", "give the input binary");
   return { url: `${server}/${repository}/releases/download/${version}/brevet-${platform()}`, sum };
 }
 
@@ -105,7 +111,7 @@ async function fetchOnce(url) {
   const signal = AbortSignal.timeout(downloadTimeout);
   const response = await follow(url, signal);
   if (response.status >= 500 || response.status === 429) throw new Error(`status ${response.status}`);
-  if (!response.ok) throw new Failure(`downloading ${url}: status ${response.status}`, "is there such a release?");
+  if (!response.ok) throw new Failure(`downloading ${url}: status ${response.status}`, "is there such a release on this server, for everybody to read? Else give the input binary");
   return readBounded(response.body, url);
 }
 

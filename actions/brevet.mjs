@@ -10,6 +10,8 @@ import { programIn } from "./binary.mjs";
 
 const getTimeout = 60_000; // milliseconds; brevet itself gives up after 30 s, or 5 s later for an answer on its way
 const revokeTimeout = 10_000; // milliseconds; brevet itself gives up after 5 s, as at the end of brevet exec
+const agentTimeout = 15_000; // milliseconds; brevet itself gives an agent 10 s to start, and has 10 s to stop it
+const longestJob = "120h"; // GitHub's limit for a job on a runner of one's own
 const endingSignals = ["SIGHUP", "SIGINT", "SIGTERM"]; // with which a runner cancels a step: SIGINT, later SIGTERM
 const maxAnswer = 16 << 20; // bytes; a broker's answer has at most 1 MiB
 
@@ -29,9 +31,11 @@ export function settings({ broker, credentials = [], ttl = "", caFile = "" }) {
 // answer, it must get to the end of what it does with it.
 export async function get(folder, inputs, env) {
   const variables = { ...env, ...Object.fromEntries(settings(inputs)) };
-  const child = start(folder, ["get", "--format", "json", "--with-session"], variables, getTimeout);
+  let child;
   let interrupted = "";
+  // Before brevet runs: no signal may find this process without a listener.
   for (const signal of endingSignals) process.on(signal, () => child.kill((interrupted = signal)));
+  child = start(folder, ["get", "--format", "json", "--with-session"], variables, getTimeout);
   try {
     const answer = parse(await result(child, "get"));
     if (interrupted) await revoke(folder, answer.session_token, inputs, env);
@@ -58,20 +62,41 @@ async function end(folder, flags, session, options, env) {
   await result(start(folder, ["revoke", ...flags, "--timeout", "5s"], variables, revokeTimeout), "revoke");
 }
 
+// startAgent puts an agent into the background that serves the job's tools, and
+// returns the variables that tell them of it. Nothing is leased before a tool
+// asks. The agent ends with stopAgent. Without that the runner kills it at the
+// end of the job, as all that a job leaves behind, and the leases end by
+// themselves.
+export async function startAgent(folder, inputs, env) {
+  const variables = { ...env, ...Object.fromEntries(settings(inputs)) };
+  const aws = inputs.aws ? ["--aws", inputs.aws] : [];
+  const text = await result(start(folder, ["agent", "start", "--format", "github", "--lifetime", longestJob, ...aws], variables, agentTimeout), "agent start");
+  return new Map(text.trimEnd().split("\n").map((line) => [line.slice(0, line.indexOf("=")), line.slice(line.indexOf("=") + 1)]));
+}
+
+// stopAgent ends the agent at socket and what it has leased. What it has to tell
+// goes to warn.
+export async function stopAgent(folder, socket, env, warn) {
+  await result(start(folder, ["agent", "stop", "--socket", socket, "--timeout", "10s"], env, agentTimeout), "agent stop", warn);
+}
+
 // start runs brevet. After timeout it is asked to end, with SIGTERM.
 function start(folder, args, env, timeout) {
   return spawn(programIn(folder), args, { env, timeout, stdio: ["ignore", "pipe", "pipe"] });
 }
 
-// result returns what brevet printed, when it has ended well.
-async function result(child, name) {
+// result returns what brevet printed, when it has ended well. What it told then
+// goes to warn.
+async function result(child, name, warn = () => {}) {
   const stdout = collect(child, child.stdout);
   const stderr = collect(child, child.stderr);
   const [status, signal] = await once(child, "close").catch((error) => {
     throw new Failure(`running brevet ${name}: ${error.code}`);
   });
-  if (status === 0) return Buffer.concat(stdout).toString();
-  throw new Failure(plain(Buffer.concat(stderr).toString()) || `brevet ${name} ended with ${status ?? signal}`);
+  const told = plain(Buffer.concat(stderr).toString());
+  if (status !== 0) throw new Failure(told || `brevet ${name} ended with ${status ?? signal}`);
+  if (told) warn(told);
+  return Buffer.concat(stdout).toString();
 }
 
 // collect returns a list that grows with what comes from stream.
@@ -88,7 +113,7 @@ function collect(child, stream) {
 
 // plain returns brevet's messages without its name before each line.
 function plain(stderr) {
-  return stderr.trim().replace(/^brevet: (error: )?/gm, "");
+  return stderr.trim().replace(/^brevet: (error: |warning: |note: )?/gm, "");
 }
 
 // parse never lets JSON.parse's own error through: it quotes the text.

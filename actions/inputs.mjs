@@ -11,13 +11,16 @@ export function readInputs(env) {
     broker: brokerURL(required(env, "broker")),
     credentials: names(required(env, "credentials")),
     ttl: input(env, "ttl"),
-    export: oneOf(input(env, "export") || "env", "env", "outputs", "none"),
+    export: oneOf(input(env, "export") || "env", "env", "outputs", "agent", "none"),
+    aws: input(env, "aws"),
     caFile: path(env, "ca-file"),
     binary: path(env, "binary"),
     version: version(input(env, "version")),
     sha256: input(env, "sha256").toLowerCase(),
   };
   if (inputs.sha256 && !isSHA256(inputs.sha256)) throw new Failure("input sha256 is not 64 hexadecimal digits");
+  if (inputs.aws && inputs.export !== "agent") throw new Failure("input aws is for export: agent", "leave it out; the variables of the lease are exported");
+  if (inputs.aws && !inputs.credentials.includes(inputs.aws)) throw new Failure("input aws is not one of credentials");
   return inputs;
 }
 

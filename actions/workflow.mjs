@@ -4,6 +4,7 @@
 import { randomUUID } from "node:crypto";
 import { appendFileSync } from "node:fs";
 
+import { encodings } from "./encodings.mjs";
 import { Failure } from "./failure.mjs";
 
 // escapeData makes text of any content one command: a new line in it would end
@@ -36,12 +37,13 @@ export function say(text) {
 const minLine = 6;
 
 // masks returns what must not appear in the log of a job that holds value: the
-// value, and each of its lines as a tool may print it, without the space around
-// it. Logs are masked line by line.
+// value, each of its lines as a tool may print it, without the space around it,
+// and the encodings of the whole. Logs are masked line by line.
 export function masks(value) {
   const lines = value.split(/\r\n|\r|\n/).map((line) => line.trim());
   const whole = [value, value.trim()].filter((text) => text.trim() !== "");
-  return [...new Set([...whole, ...lines.filter((line) => line.length >= minLine)])];
+  const encoded = whole.flatMap((text) => encodings(text, minLine));
+  return [...new Set([...whole, ...lines.filter((line) => line.length >= minLine), ...encoded])];
 }
 
 // mask hides value in all that the job prints from now on.
@@ -51,8 +53,9 @@ export function mask(value) {
 
 // fileEntry returns name and value as GITHUB_ENV, GITHUB_OUTPUT and GITHUB_STATE
 // take them. The delimiter is random, so that no value, whoever made it, can end
-// its own entry and begin another.
+// its own entry and begin another. A name is one that no entry begins with.
 export function fileEntry(name, value) {
+  if (!/^[A-Za-z_][A-Za-z0-9_-]*$/.test(name)) throw new Failure("a credential would set a variable that can have no such name");
   let delimiter;
   do delimiter = `brevet-${randomUUID()}`;
   while (value.includes(delimiter));

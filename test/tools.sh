@@ -34,6 +34,7 @@ debian npm nodejs npm            # CI clients, and Node itself
 debian curl curl                 # examples in the docs
 debian swtpm swtpm swtpm-tools   # a TPM in software
 debian tpm2 tpm2-tools           # another reading of what a TPM says
+debian shellcheck shellcheck     # scripts that run in others' jobs
 debian openssl openssl           # another reading of certificates and signatures
 debian softhsm2-util softhsm2    # an HSM in software
 debian git git                   # checkouts of policies
@@ -57,6 +58,7 @@ go_tool() {
 }
 go_tool staticcheck honnef.co/go/tools/cmd/staticcheck@v0.8.2
 go_tool age filippo.io/age/cmd/age@v1.3.2 # decrypts what brevet encrypts
+go_tool actionlint github.com/rhysd/actionlint/cmd/actionlint@v1.7.12 # reads GitHub workflows
 go_tool act github.com/nektos/act@v0.2.89 # runs GitHub workflows
 
 # The action must run on the Node that GitHub's runners have (24), and still on 20.

@@ -40,7 +40,7 @@ test("main masks first, then hands over; post gives back", async () => {
     assert.ok(lines.slice(0, count).includes(`::add-mask::${want}`), want);
   }
   assert.doesNotMatch(unmasked(result), /canary|::add-mask::/);
-  assert.doesNotMatch(read(step, "GITHUB_STEP_SUMMARY"), /canary/);
+  assert.equal(read(step, "GITHUB_STEP_SUMMARY"), ""); // how long is not known yet
   assert.deepEqual(entries(read(step, "GITHUB_ENV")), { REGISTRY_TOKEN: "canary-token", REGISTRY_HOST: "registry.example.com", DEPLOY_KEY: key });
   const outputs = entries(read(step, "GITHUB_OUTPUT"));
   assert.deepEqual(Object.keys(outputs), ["leases"]);
@@ -55,6 +55,9 @@ test("main masks first, then hands over; post gives back", async () => {
   const post = await run(step, "post");
   assert.equal(post.status, 0, post.stdout);
   assert.match(post.stdout, /^brevet: gave the leases back$/m);
+  const summary = read(step, "GITHUB_STEP_SUMMARY");
+  assert.match(summary, /^registry \| jwt \| lease-1 \| \d+ s \| .+\ndeploy \| secret \| lease-2 \| \d+ s \| .+$/m);
+  assert.doesNotMatch(summary + read(step, "GITHUB_STATE").replace(/^session<<(\S+)\n.*\n\1\n/m, ""), /canary/);
   assert.match(read(step, "calls"), /^args:revoke --job --timeout 5s$/m);
   assert.match(read(step, "calls"), /^BREVET_SESSION=canary-session$/m);
   assert.ok(!existsSync(step.env.STATE_folder), "the program's folder is still there");
@@ -94,6 +97,26 @@ test("export: none leases nothing and leaves brevet ready", async () => {
   becomePost(step);
   const post = await run(step, "post");
   assert.deepEqual([post.status, post.stdout], [0, "brevet: nothing was leased\n"]);
+});
+
+test("export: agent leaves an agent to later steps, and post stops it", async () => {
+  const step = newStep({ credentials: "registry, cloud", export: "agent", aws: "cloud" });
+  fakeBrevet(step.folder, { answer: "BREVET_AGENT=/run/a=b/socket\nAWS_CONTAINER_CREDENTIALS_FULL_URI=http://127.0.0.1:1/v1\n" });
+  const result = await run(step, "main");
+  assert.equal(result.status, 0, result.stdout);
+  assert.match(read(step, "calls"), /^args:agent start --format github --lifetime 120h --aws cloud$/m);
+  const exported = entries(read(step, "GITHUB_ENV"));
+  assert.equal(exported.BREVET_AGENT, "/run/a=b/socket");
+  assert.equal(exported.AWS_CONTAINER_CREDENTIALS_FULL_URI, "http://127.0.0.1:1/v1");
+  assert.equal(exported.BREVET_CREDENTIALS, "registry,cloud");
+  assert.ok(existsSync(join(read(step, "GITHUB_PATH").trim(), "docker-credential-brevet")));
+  becomePost(step);
+  writeFileSync(join(step.env.STATE_folder, "brevet"), `#!/bin/sh\nprintf 'args:%s\\n' "$*" >>'${step.folder}/calls'\necho 'brevet: warning: the agent told: x' >&2\n`);
+  const post = await run(step, "post");
+  assert.deepEqual([post.status, post.stdout], [0, "::warning::the agent told: x\nbrevet: stopped the agent, which gave back what it had\n"]);
+  assert.match(read(step, "calls"), /^args:agent stop --socket \/run\/a=b\/socket --timeout 10s$/m);
+  step.env.STATE_folder = join(step.folder, "gone");
+  assert.match((await run(step, "post")).stdout, /^::warning::stopping the agent failed; what it has leased ends by itself%0Arunning brevet agent stop: ENOENT/);
 });
 
 test("a refusal fails the step with brevet's words, and exports nothing", async () => {
@@ -182,6 +205,10 @@ test("a runner without the files is refused before anything is leased", async ()
 
 test("post never fails", async () => {
   for (const [name, broken] of [
+    ["no summary can be written", (step) => {
+      step.env.GITHUB_STEP_SUMMARY = step.folder;
+      writeFileSync(join(step.env.STATE_folder, "brevet"), "#!/bin/sh\nexit 1\n");
+    }],
     ["revoke fails", (step) => writeFileSync(join(step.env.STATE_folder, "brevet"), "#!/bin/sh\necho 'brevet: error: no broker' >&2; exit 69\n")],
     ["the program is gone", (step) => (step.env.STATE_folder = join(step.folder, "gone"))],
     ["the state is lost", (step) => delete step.env.STATE_folder],

@@ -14,6 +14,7 @@ test("readInputs takes what action.yml says", () => {
     { name: "loopback", env: { INPUT_BROKER: "http://127.0.0.1:8080" }, want: { broker: "http://127.0.0.1:8080" } },
     { name: "loopback, IPv6", env: { INPUT_BROKER: "http://[::1]:8080" }, want: { broker: "http://[::1]:8080" } },
     { name: "paths", env: { GITHUB_WORKSPACE: "/w", INPUT_BINARY: "bin/brevet", "INPUT_CA-FILE": "/etc/ca.pem" }, want: { binary: "/w/bin/brevet", caFile: "/etc/ca.pem" } },
+    { name: "an agent for AWS", env: { INPUT_EXPORT: "agent", INPUT_AWS: "registry" }, want: { export: "agent", aws: "registry" } },
     { name: "a sum", env: { INPUT_SHA256: sum.toUpperCase() }, want: { sha256: sum } },
   ]) {
     const got = readInputs({ ...good, ...env });
@@ -36,6 +37,7 @@ test("readInputs refuses the rest, and does not repeat it", () => {
     ["CREDENTIALS", "--broker=canary"],
     ["CREDENTIALS", "canary;id"],
     ["EXPORT", "canary"],
+    ["AWS", "registry"], // without export: agent
     ["VERSION", "../../canary"],
     ["SHA256", "canary"],
   ]) {
@@ -45,4 +47,8 @@ test("readInputs refuses the rest, and does not repeat it", () => {
       return true;
     }, `${name}=${value}`);
   }
+});
+
+test("readInputs refuses AWS credentials that the agent would not have", () => {
+  assert.throws(() => readInputs({ ...good, INPUT_EXPORT: "agent", INPUT_AWS: "canary" }), /^Error: input aws is not one of credentials$/);
 });

@@ -46,6 +46,7 @@ func (p *program) exec(ctx context.Context, args []string) (status int, err erro
 	if err != nil {
 		return p.dying(err), err
 	}
+	since := time.Now()
 	giveBack, kept := session.Revoke, []string(nil) // nobody had what the command did not have
 	revoke := sync.OnceValue(func() error { return giveBack(ctx) })
 	defer func() { p.tellRevoked(revoke()) }()
@@ -68,6 +69,7 @@ func (p *program) exec(ctx context.Context, args []string) (status int, err erro
 	p.raw.Store(false)
 	signals.Stop() // whoever reads stderr may have stopped: a signal then ends brevet
 	rest(patience) // an exchange that was on its way has to be given back
+	p.summarize(session.Answer.Leases, since, revoke())
 	for _, line := range k.leaks.Describe() {
 		p.report("warning", line)
 	}

@@ -22,7 +22,7 @@ const (
 
 // A Source gives the job's subject token.
 type Source struct {
-	// Platform is "file", "github" or "gitlab".
+	// Platform is "file", "github", "gitlab" or "buildkite".
 	Platform string
 
 	// KeepsToken says that the job has one token for all its time, so that
@@ -33,8 +33,8 @@ type Source struct {
 }
 
 // FindSource looks at env for a token: BREVET_TOKEN_FILE on any platform, then
-// GitHub, then GitLab. If there is none the error says what to write into the
-// job's definition.
+// GitHub, then GitLab, then Buildkite. If there is none the error says what to
+// write into the job's definition.
 func FindSource(env Env, client *http.Client) (*Source, error) {
 	if path := env.Get(tokenFile); path != "" {
 		return &Source{"file", true, func(context.Context, string) (string, error) { return readToken(tokenFile, path) }}, nil
@@ -45,6 +45,9 @@ func FindSource(env Env, client *http.Client) (*Source, error) {
 	}
 	if token := env.Get(gitlabToken); token != "" {
 		return &Source{"gitlab", true, func(context.Context, string) (string, error) { return token, nil }}, nil
+	}
+	if env.Get("BUILDKITE") == "true" {
+		return buildkiteSource(env)
 	}
 	return nil, noSource(env)
 }
@@ -61,7 +64,7 @@ const (
 // noSource says what is missing on the platform that the job runs on, or on
 // each if that cannot be told.
 func noSource(env Env) error {
-	hint := githubHint + "\n" + gitlabHint + "\n" + fileHint
+	hint := githubHint + "\n" + gitlabHint + "\n" + buildkiteHint + "\n" + fileHint
 	switch {
 	case env.Get("GITHUB_ACTIONS") == "true":
 		hint = githubHint
@@ -76,8 +79,8 @@ func noSource(env Env) error {
 }
 
 // Token returns the job's token for audience, which is the broker's URL, byte
-// for byte. Only GitHub is asked for an audience; elsewhere the job's
-// definition has fixed it, and the broker checks.
+// for byte. Only GitHub and Buildkite are asked for an audience; elsewhere the
+// job's definition has fixed it, and the broker checks.
 func (s *Source) Token(ctx context.Context, audience string) (api.Secret, error) {
 	token, err := s.fetch(ctx, audience)
 	if err != nil {

@@ -1,6 +1,7 @@
 // Package clients_test runs the GitHub action and the GitLab template by real CI
-// clients (act, gitlab-ci-local) against a real broker ("brevetd dev"), and
-// reads in the broker's audit log what happened. Nothing here needs the network.
+// clients (act, gitlab-ci-local), and the Buildkite plugin as Buildkite's agent
+// does, against a real broker, and reads in the broker's audit log what happened.
+// Nothing here needs the network.
 package clients_test
 
 import (
@@ -9,6 +10,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -27,6 +29,10 @@ func TestClients(t *testing.T) {
 	b := build(t)
 	t.Run("github", func(t *testing.T) { testGitHub(t, b) })
 	t.Run("gitlab", func(t *testing.T) { testGitLab(t, b) })
+	t.Run("buildkite", func(t *testing.T) { testBuildkite(t, b) })
+	t.Run("shell", func(t *testing.T) { testShell(t, b) })
+	t.Run("examples", func(t *testing.T) { testExamples(t, b) })
+	t.Run("corpus", func(t *testing.T) { testCorpus(t, b) })
 }
 
 // programs are freshly built binaries.
@@ -265,4 +271,15 @@ func serveTLS(t *testing.T, routes func(*http.ServeMux)) (url, caFile string) {
 	caFile = filepath.Join(t.TempDir(), "ca.pem")
 	write(t, caFile, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})))
 	return server.URL, caFile
+}
+
+// get returns what is at url.
+func get(url string) (status int, body []byte, err error) {
+	resp, err := http.Get(url)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer resp.Body.Close()
+	body, err = io.ReadAll(resp.Body)
+	return resp.StatusCode, body, err
 }

@@ -11,7 +11,10 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/plugins/runner/runnertest"
 	"github.com/brevet-dev/brevet/test/servers"
 )
 
@@ -25,6 +28,9 @@ func testGitHub(t *testing.T, b programs) {
 		t.Run("example/node"+version, func(t *testing.T) { githubExample(t, b, version) })
 	}
 	t.Run("exec example", func(t *testing.T) { githubExec(t, b) })
+	t.Run("exec cancelled", func(t *testing.T) { githubExecCancelled(t, b) })
+	t.Run("long job", func(t *testing.T) { githubLongJob(t, b) })
+	t.Run("long job cancelled", func(t *testing.T) { githubLongJobCancelled(t, b) })
 	t.Run("outputs", func(t *testing.T) { githubOutputs(t, b) })
 	t.Run("a later step fails", func(t *testing.T) { githubLaterStepFails(t, b) })
 	t.Run("cancelled", func(t *testing.T) { githubCancelled(t, b) })
@@ -51,8 +57,10 @@ type actRun struct {
 	node     string            // version
 	workflow string            // a file's path from the root of brevet's repository
 	action   string            // folder with the action's files
+	deploy   string            // deploy.sh; "": the example's
 	vars     map[string]string // the repository's variables, besides BREVET_BROKER
 	env      map[string]string // for all steps
+	bin      string            // folder with more programs for the PATH; may be ""
 }
 
 // act runs a workflow against d.
@@ -71,11 +79,15 @@ func (d *dev) actCommand(t *testing.T, r actRun) *exec.Cmd {
 	for name, value := range r.vars {
 		cmd.Args = append(cmd.Args, "--var", name+"="+value)
 	}
-	cmd.Env = cleanEnv(t, t.TempDir(), node(t, r.node))
-	cmd.Dir = repository(t, map[string]string{
-		".github/workflows/test.yml": read(t, r.workflow),
-		"deploy.sh":                  read(t, "examples/github/deploy.sh"),
-	})
+	first := []string{node(t, r.node)}
+	if r.bin != "" {
+		first = append(first, r.bin)
+	}
+	cmd.Env = cleanEnv(t, shortTempDir(t), first...)
+	if r.deploy == "" {
+		r.deploy = read(t, "examples/github/deploy.sh")
+	}
+	cmd.Dir = repository(t, map[string]string{".github/workflows/test.yml": read(t, r.workflow), "deploy.sh": r.deploy})
 	return cmd
 }
 
@@ -134,6 +146,74 @@ func githubExec(t *testing.T, b programs) {
 	d.wantLeased(t, true, "deploy", "registry")
 }
 
+// githubLongJob runs for longer than four credentials live, one after the other,
+// with the AWS SDK.
+func githubLongJob(t *testing.T, b programs) {
+	terraform := t.TempDir()
+	build := exec.Command("go", "build", "-o", terraform, "./terraform")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building: %v\n%s", err, out)
+	}
+	d, broker := shortLived(t)
+	status, out := d.act(t, actRun{
+		node: "24", workflow: "examples/github/terraform.yml", action: newAction(t, b.brevet), bin: terraform,
+		env: map[string]string{"AWS_EC2_METADATA_DISABLED": "true"},
+	})
+	if status != 0 || strings.Contains(out, runnertest.Canary) {
+		t.Errorf("the job ended with %d:\n%s", status, out)
+	}
+	wantText(t, out, "nothing is leased before a tool asks for it", "applied, with 4 credentials", "stopped the agent, which gave back what it had")
+	wantAllRevoked(t, broker)
+}
+
+func githubLongJobCancelled(t *testing.T, b programs) {
+	bin := t.TempDir()
+	write(t, filepath.Join(bin, "terraform"), "#!/bin/sh\nset -e\nbrevet aws-credential-process cloud >/dev/null\ntouch \"${STARTED:?}\"\nexec sleep 600\n")
+	d, broker := shortLived(t)
+	d.cancel(t, actRun{workflow: "examples/github/terraform.yml", action: newAction(t, b.brevet), bin: bin})
+	wantAllRevoked(t, broker)
+}
+
+// shortLived is a broker that grants AWS roles for two seconds, which no real one
+// does: AWS has none below fifteen minutes.
+func shortLived(t *testing.T) (*dev, *runnertest.Broker) {
+	t.Helper()
+	lease := runnertest.Lease("cloud", "AWS_SESSION_TOKEN", "")
+	lease.Kind, lease.Values, lease.Env = "aws-role", map[string]api.Secret{}, nil
+	lease.Sensitive = []string{"access_key_id", "secret_access_key", "session_token"}
+	for _, name := range lease.Sensitive {
+		lease.Values[name] = api.NewSecret(name + "-" + runnertest.Canary)
+	}
+	broker := runnertest.NewBroker(lease)
+	t.Cleanup(broker.Close)
+	broker.SetTerms("cloud", runnertest.Terms{TTL: 2 * time.Second, Times: -1})
+	return &dev{env: map[string]string{
+		"BREVET_BROKER": broker.URL, "ACTIONS_ID_TOKEN_REQUEST_URL": broker.URL + "/github?api-version=2.0", "ACTIONS_ID_TOKEN_REQUEST_TOKEN": runnertest.Request,
+	}}, broker
+}
+
+func wantAllRevoked(t *testing.T, broker *runnertest.Broker) {
+	t.Helper()
+	if sessions, live, _ := broker.Counts(); sessions == 0 || live != 0 {
+		t.Errorf("%d sessions, of which %d live when the job has ended", sessions, live)
+	}
+}
+
+// shortTempDir is a folder in which the path of a socket is not too long.
+func shortTempDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ci-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
 func githubOutputs(t *testing.T, b programs) {
 	d := startDev(t, b)
 	status, out := d.act(t, actRun{node: "24", workflow: "test/clients/testdata/outputs.yml", action: newAction(t, b.brevet)})
@@ -154,20 +234,46 @@ func githubLaterStepFails(t *testing.T, b programs) {
 	d.wantLeased(t, true, "deploy")
 }
 
-// githubCancelled interrupts act, as a person who cancels the job does, while a
-// step runs that would not end by itself.
 func githubCancelled(t *testing.T, b programs) {
 	d := startDev(t, b)
-	started := filepath.Join(t.TempDir(), "started")
-	cmd := d.actCommand(t, actRun{
-		node: "24", workflow: "test/clients/testdata/cancelled.yml", action: newAction(t, b.brevet),
-		env: map[string]string{"STARTED": started},
+	d.cancel(t, actRun{workflow: "test/clients/testdata/cancelled.yml", action: newAction(t, b.brevet)})
+	d.wantLeased(t, true, "deploy")
+}
+
+// githubExecCancelled leaves brevet below a shell: act kills a step's first
+// process at once, where GitHub's runner sends it a signal and waits.
+func githubExecCancelled(t *testing.T, b programs) {
+	d := startDev(t, b)
+	d.cancel(t, actRun{
+		workflow: "test/clients/testdata/exec-cancelled.yml", action: newAction(t, b.brevet),
+		deploy: "#!/bin/sh\necho \"with $DEPLOY_TOKEN\"; touch \"${STARTED:?}\"; exec sleep 600\n",
 	})
+	servers.Eventually(t, "the leases are revoked", func() error {
+		if ids, _ := leases(d.events(t), "revoke", "granted"); len(ids) != 2 {
+			return fmt.Errorf("%d of 2 are", len(ids))
+		}
+		return nil
+	})
+	d.wantLeased(t, true, "deploy", "registry")
+}
+
+// cancel interrupts act, as a person who cancels the job does, while a step runs
+// that would not end by itself: one that has made the file $STARTED.
+func (d *dev) cancel(t *testing.T, r actRun) {
+	t.Helper()
+	started := filepath.Join(t.TempDir(), "started")
+	r.node, r.env = "24", map[string]string{"STARTED": started}
+	cmd := d.actCommand(t, r)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the job's output:\n%s", &out)
+		}
+	})
 	servers.Eventually(t, "the step runs", func() error { _, err := os.Stat(started); return err })
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
@@ -176,7 +282,6 @@ func githubCancelled(t *testing.T, b programs) {
 		t.Errorf("the job was not cancelled, %v:\n%s", err, &out)
 	}
 	wantMasked(t, out.String())
-	d.wantLeased(t, true, "deploy")
 }
 
 func githubBrokerGone(t *testing.T, b programs) {

@@ -3,6 +3,7 @@ package clients_test
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -16,30 +17,43 @@ import (
 
 func testGitLab(t *testing.T, b programs) {
 	t.Run("example", func(t *testing.T) { gitlabExample(t, b) })
+	t.Run("component", func(t *testing.T) { gitlabComponent(t, b) })
+	t.Run("one token, one key", func(t *testing.T) { gitlabOneKey(t, b) })
 	t.Run("the command fails", func(t *testing.T) { gitlabCommandFails(t, b) })
 	t.Run("refused", func(t *testing.T) { gitlabRefused(t, b) })
 	t.Run("installation", func(t *testing.T) { gitlabInstallation(t, b) })
 }
 
-// gitlab runs the example with the given deploy.sh, and a token for the job with
-// claims changed as in "&claim.ref=topic".
-func (d *dev) gitlab(t *testing.T, b programs, deploy, claims string) (status int, output string) {
+// A gitlabRun is one run of a pipeline, in a repository of its own.
+type gitlabRun struct {
+	pipeline  string            // .gitlab-ci.yml; "": the example
+	deploy    string            // deploy.sh
+	claims    string            // changed in the job's token, as in "&claim.ref=topic"
+	variables map[string]string // the project's CI/CD variables; nil: what the example needs
+}
+
+// gitlab runs a pipeline against d.
+func (d *dev) gitlab(t *testing.T, b programs, r gitlabRun) (status int, output string) {
 	t.Helper()
+	if r.pipeline == "" {
+		r.pipeline = read(t, "examples/gitlab/.gitlab-ci.yml")
+	}
+	if r.variables == nil {
+		r.variables = map[string]string{"BREVET_BROKER": d.env["BREVET_BROKER"], "BREVET_BINARY": b.brevet, "BREVET_SHA256": sum(readFile(t, b.brevet))}
+	}
+	template := read(t, "plugins/gitlab/templates/brevet.yml")
 	repo := repository(t, map[string]string{
-		".gitlab-ci.yml": read(t, "examples/gitlab/.gitlab-ci.yml"),
-		"ci/brevet.yml":  read(t, "plugins/gitlab/template.yml"),
-		"deploy.sh":      deploy,
+		".gitlab-ci.yml": r.pipeline, "deploy.sh": r.deploy, "ci/brevet.yml": template, "templates/brevet.yml": template,
 	})
 	// The client reads the project's CI/CD variables and the job's token here.
-	variables, err := yaml.Marshal(map[string]string{
-		"BREVET_BROKER": d.env["BREVET_BROKER"], "BREVET_BINARY": b.brevet, "BREVET_SHA256": sum(readFile(t, b.brevet)),
-		"BREVET_ID_TOKEN": d.gitlabToken(t, claims),
-	})
+	variables := maps.Clone(r.variables)
+	variables["BREVET_ID_TOKEN"] = d.gitlabToken(t, r.claims)
+	text, err := yaml.Marshal(variables)
 	if err != nil {
 		t.Fatal(err)
 	}
 	home := t.TempDir()
-	write(t, filepath.Join(repo, ".gitlab-ci-local-variables.yml"), string(variables))
+	write(t, filepath.Join(repo, ".gitlab-ci-local-variables.yml"), string(text))
 	cmd := exec.CommandContext(t.Context(), tool(t, "node_modules/.bin/gitlab-ci-local"))
 	cmd.Dir, cmd.Env = repo, cleanEnv(t, home, node(t, "24"))
 	status, output = run(t, cmd)
@@ -73,7 +87,7 @@ func (d *dev) gitlabToken(t *testing.T, claims string) string {
 
 func gitlabExample(t *testing.T, b programs) {
 	d := startDev(t, b)
-	status, out := d.gitlab(t, b, read(t, "examples/gitlab/deploy.sh"), "")
+	status, out := d.gitlab(t, b, gitlabRun{deploy: read(t, "examples/gitlab/deploy.sh")})
 	if status != 0 {
 		t.Errorf("the job ended with %d:\n%s", status, out)
 	}
@@ -81,9 +95,53 @@ func gitlabExample(t *testing.T, b programs) {
 	d.wantLeased(t, true, "deploy", "registry")
 }
 
+// gitlabComponent includes the template as a component, with all that it needs
+// as inputs.
+func gitlabComponent(t *testing.T, b programs) {
+	d := startDev(t, b)
+	pipeline := fmt.Sprintf(`
+include:
+  - component: $CI_SERVER_FQDN/$CI_PROJECT_PATH/brevet@$CI_COMMIT_SHA
+    inputs: {broker: %q, credentials: "registry,deploy", ttl: 4m, binary: %q, sha256: %q}
+deploy:
+  extends: .brevet
+  script:
+    - '[ "$BREVET_TTL" = 4m ]'
+    - brevet exec -- ./deploy.sh
+`, d.env["BREVET_BROKER"], b.brevet, sum(readFile(t, b.brevet)))
+	status, out := d.gitlab(t, b, gitlabRun{pipeline: pipeline, deploy: read(t, "examples/gitlab/deploy.sh"), variables: map[string]string{}})
+	if status != 0 {
+		t.Errorf("the job ended with %d:\n%s", status, out)
+	}
+	wantText(t, out, "pushing the image with ***", "deploying with ***")
+	d.wantLeased(t, true, "deploy", "registry")
+}
+
+// gitlabOneKey uses the job's one token twice, with the key that brevet keeps,
+// and then as one who has only read the token.
+func gitlabOneKey(t *testing.T, b programs) {
+	d := startDev(t, b)
+	pipeline := `
+include: [{local: ci/brevet.yml}]
+deploy:
+  extends: .brevet
+  script:
+    - brevet exec --credential registry -- ./deploy.sh
+    - brevet exec --credential deploy -- ./deploy.sh
+    - '[ "$(stat -c %a "$BREVET_STATE_DIR" "$BREVET_STATE_DIR"/* | tr "\n" " ")" = "700 600 " ]'
+    - BREVET_STATE_DIR=$PWD/thief brevet exec --credential deploy -- ./deploy.sh || echo "the thief got $?"
+`
+	status, out := d.gitlab(t, b, gitlabRun{pipeline: pipeline, deploy: "#!/bin/sh\necho \"with ${REGISTRY_TOKEN-}${DEPLOY_TOKEN-}\"\n"})
+	if status != 0 || strings.Count(out, "with ***") != 2 {
+		t.Errorf("the job ended with %d:\n%s", status, out)
+	}
+	wantText(t, out, "subject token already used", "the thief got 77")
+	d.wantLeased(t, true, "deploy", "registry")
+}
+
 func gitlabCommandFails(t *testing.T, b programs) {
 	d := startDev(t, b)
-	status, out := d.gitlab(t, b, "#!/bin/sh\necho \"failing with $DEPLOY_TOKEN\"; exit 3\n", "")
+	status, out := d.gitlab(t, b, gitlabRun{deploy: "#!/bin/sh\necho \"failing with $DEPLOY_TOKEN\"; exit 3\n"})
 	if status == 0 {
 		t.Errorf("the job succeeded:\n%s", out)
 	}
@@ -93,7 +151,7 @@ func gitlabCommandFails(t *testing.T, b programs) {
 
 func gitlabRefused(t *testing.T, b programs) {
 	d := startDev(t, b)
-	status, out := d.gitlab(t, b, "#!/bin/sh\necho the command ran\n", "&claim.pipeline_source=merge_request_event")
+	status, out := d.gitlab(t, b, gitlabRun{deploy: "#!/bin/sh\necho the command ran\n", claims: "&claim.pipeline_source=merge_request_event"})
 	if status == 0 || strings.Contains(out, "the command ran") {
 		t.Errorf("the command ran:\n%s", out)
 	}
@@ -151,16 +209,18 @@ func gitlabInstallation(t *testing.T, b programs) {
 	})
 }
 
-// installScript returns the template's before_script.
+// installScript returns the part of the template's before_script that installs
+// brevet. What the first part makes of inputs, the client's runs show.
 func installScript(t *testing.T) string {
 	t.Helper()
+	_, jobs, found := strings.Cut(read(t, "plugins/gitlab/templates/brevet.yml"), "\n---\n")
 	var template struct {
 		Job struct {
 			BeforeScript []string `yaml:"before_script"`
 		} `yaml:".brevet"`
 	}
-	if err := yaml.Unmarshal([]byte(read(t, "plugins/gitlab/template.yml")), &template); err != nil {
-		t.Fatal(fmt.Errorf("reading the template: %w", err))
+	if err := yaml.Unmarshal([]byte(jobs), &template); err != nil || !found || len(template.Job.BeforeScript) != 2 {
+		t.Fatalf("reading the template: %v", err)
 	}
-	return strings.Join(template.Job.BeforeScript, "\n")
+	return template.Job.BeforeScript[1]
 }
