@@ -156,7 +156,7 @@ func TestGuides(t *testing.T) {
 			continue
 		}
 		var configs []issuers.Config
-		if err := yaml.UnmarshalWithOptions([]byte(p.Guide.Config), &configs, yaml.Strict()); err != nil || len(configs) != 1 {
+		if err := yaml.UnmarshalWithOptions([]byte(presets.Guides()[p.Name].Config), &configs, yaml.Strict()); err != nil || len(configs) != 1 {
 			t.Fatalf("%s: %v", name, err)
 		}
 		c := configs[0]

@@ -39,19 +39,21 @@ func parseRoutes(variable, text, user string) (routes, error) {
 		seen[r.host+"/"+r.path] = true
 		out = append(out, r)
 	}
-	slices.SortStableFunc(out, func(a, b route) int { return len(b.path) - len(a.path) })
 	return out, nil
 }
 
 // find returns the route of host with the longest path that path is below.
 func (rs routes) find(host, path string) (route, bool) {
 	path = strings.Trim(path, "/")
+	var best route
+	found := false
 	for _, r := range rs {
-		if r.host == host && (r.path == "" || path == r.path || strings.HasPrefix(path, r.path+"/")) {
-			return r, true
+		below := r.path == "" || path == r.path || strings.HasPrefix(path, r.path+"/")
+		if r.host == host && below && (!found || len(r.path) > len(best.path)) {
+			best, found = r, true
 		}
 	}
-	return route{}, false
+	return best, found
 }
 
 // needsPath reports whether all routes of host have a path.

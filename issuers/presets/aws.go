@@ -43,15 +43,18 @@ func aws() *Preset {
 			"identity_store_user_id":     maybe(String, Immutable, "the person in Identity Center").at(top, "identity_store_user_id"),
 			"identity_store_arn":         maybe(String, Immutable, "the Identity Center's store").at(top, "identity_store_arn"),
 		},
-		Guide: Guide{
-			Job:    "`aws sts get-web-identity-token --audience https://broker.example.com --signing-algorithm RS256 --duration-seconds 300`. The account must have it enabled.",
-			Config: `- {name: aws, preset: aws, url: "https://0123abcd-4567-89ef-0123-456789abcdef.tokens.sts.global.api.aws"}`,
-			Blind: []string{
-				"Functions and tasks that share a role, but by `lambda_source_function_arn` or `ec2_source_instance_arn`; give each job a role of its own.",
-				"`request_tags` are what the job says of itself: no policy can use them, and no configuration can declare them.",
-				"Tags of the role become usable one by one: `claims: {team: {type: string, kind: platform, path: [\"https://sts.amazonaws.com/\", principal_tags, team]}}`. " +
-					"So does `ou_path`, with the type that your tokens have: AWS shows a text, and others saw lists.",
-			},
+	}
+}
+
+func awsGuide() Guide {
+	return Guide{
+		Job:    "`aws sts get-web-identity-token --audience https://broker.example.com --signing-algorithm RS256 --duration-seconds 300`. The account must have it enabled.",
+		Config: `- {name: aws, preset: aws, url: "https://0123abcd-4567-89ef-0123-456789abcdef.tokens.sts.global.api.aws"}`,
+		Blind: []string{
+			"Functions and tasks that share a role, but by `lambda_source_function_arn` or `ec2_source_instance_arn`; give each job a role of its own.",
+			"`request_tags` are what the job says of itself: no policy can use them, and no configuration can declare them.",
+			"Tags of the role become usable one by one: `claims: {team: {type: string, kind: platform, path: [\"https://sts.amazonaws.com/\", principal_tags, team]}}`. " +
+				"So does `ou_path`, with the type that your tokens have: AWS shows a text, and others saw lists.",
 		},
 	}
 }

@@ -44,16 +44,19 @@ func azureDevOps() *Preset {
 			"rpo_ver": must(String, Platform, "the commit"),
 			"run_id":  must(String, Immutable, "the run, within the organization"),
 		},
-		Guide: Guide{
-			Job: "`curl -X POST -H \"Authorization: Bearer $SYSTEM_ACCESSTOKEN\" -H 'Content-Length: 0' \"$SYSTEM_OIDCREQUESTURI?api-version=7.1-preview.1\"` answers " +
-				"`{\"oidcToken\": TOKEN}`; the step must map `SYSTEM_ACCESSTOKEN: $(System.AccessToken)`. The audience is fixed.",
-			Config: `- {name: azure-devops, preset: azure-devops, url: "https://vstoken.dev.azure.com/0000000a-4b5a-4c6d-8e7f-0a1b2c3d4e5f",
+	}
+}
+
+func azureDevOpsGuide() Guide {
+	return Guide{
+		Job: "`curl -X POST -H \"Authorization: Bearer $SYSTEM_ACCESSTOKEN\" -H 'Content-Length: 0' \"$SYSTEM_OIDCREQUESTURI?api-version=7.1-preview.1\"` answers " +
+			"`{\"oidcToken\": TOKEN}`; the step must map `SYSTEM_ACCESSTOKEN: $(System.AccessToken)`. The audience is fixed.",
+		Config: `- {name: azure-devops, preset: azure-devops, url: "https://vstoken.dev.azure.com/0000000a-4b5a-4c6d-8e7f-0a1b2c3d4e5f",
    audience: "api://AzureADTokenExchange", allow_default_audience: true}`,
-			Blind: []string{
-				"For whom the token was meant: every one has the same audience. Each is good for ten minutes and once, and is as good at Entra, if a federated credential there fits.",
-				"What started the run, and whether somebody approved its stage. A pull request shows only in `rpo_ref`.",
-				"`rpo_id` is an id for Azure Repos only.",
-			},
+		Blind: []string{
+			"For whom the token was meant: every one has the same audience. Each is good for ten minutes and once, and is as good at Entra, if a federated credential there fits.",
+			"What started the run, and whether somebody approved its stage. A pull request shows only in `rpo_ref`.",
+			"`rpo_id` is an id for Azure Repos only.",
 		},
 	}
 }

@@ -39,21 +39,24 @@ func bitbucket() *Preset {
 			"deploymentEnvironmentUuid": maybe(String, Immutable, "the environment of a step with `deployment`, in braces"),
 			"branchName":                maybe(String, Attacker, "the branch; of a pull request the source"),
 		},
-		Guide: Guide{
-			Job: "`oidc: {audiences: [https://broker.example.com]}` in the step puts it into `BITBUCKET_STEP_OIDC_TOKEN` when the step starts. " +
-				"It stands beside the workspace's default audience, which therefore has to be in `extra_audiences`.",
-			Config: `- name: bitbucket
+	}
+}
+
+func bitbucketGuide() Guide {
+	return Guide{
+		Job: "`oidc: {audiences: [https://broker.example.com]}` in the step puts it into `BITBUCKET_STEP_OIDC_TOKEN` when the step starts. " +
+			"It stands beside the workspace's default audience, which therefore has to be in `extra_audiences`.",
+		Config: `- name: bitbucket
   preset: bitbucket
   url: https://api.bitbucket.org/2.0/workspaces/acme/pipelines-config/identity/oidc
   extra_audiences: ["ari:cloud:bitbucket::workspace/00000001-4b5a-4c6d-8e7f-0a1b2c3d4e5f"]`,
-			Blind: []string{
-				"A pull request and a push, and who started what: there is no claim for it. The one gate is a deployment environment that Bitbucket's settings restrict to a branch.",
-				"For whom a token was meant: a step has one, with all audiences that it asks for and the default one. Whoever is shown it can show it here, " +
-					"until it is bound to a key: exchange it in the first command of the step.",
-				"Write UUIDs with their braces, and so in quotes: `\"{00000001-…}\"`.",
-				"The workspace in the url is a name, and can be another's after a rename: `repositoryUuid` is what counts.",
-				"There is no `jti`: a token is known again by its hash.",
-			},
+		Blind: []string{
+			"A pull request and a push, and who started what: there is no claim for it. The one gate is a deployment environment that Bitbucket's settings restrict to a branch.",
+			"For whom a token was meant: a step has one, with all audiences that it asks for and the default one. Whoever is shown it can show it here, " +
+				"until it is bound to a key: exchange it in the first command of the step.",
+			"Write UUIDs with their braces, and so in quotes: `\"{00000001-…}\"`.",
+			"The workspace in the url is a name, and can be another's after a rename: `repositoryUuid` is what counts.",
+			"There is no `jti`: a token is known again by its hash.",
 		},
 	}
 }

@@ -65,17 +65,20 @@ func buildkite() *Preset {
 			"queue_key":          maybe(String, Mutable, "key of the queue, likewise"),
 			"runner_environment": must(String, Platform, "who runs the agent").of("buildkite-hosted", "self-hosted"),
 		},
-		Guide: Guide{
-			Job: "`buildkite-agent oidc request-token --audience https://broker.example.com --claim organization_id,pipeline_id,build_id`, " +
-				"which leaves its lifetime at five minutes.",
-			Config: "- {name: buildkite, preset: buildkite}",
-			Blind: []string{
-				"A build of a pull request and a build of a push. The branch of a fork's may be written as `owner:branch`, which is a risk below, and that was " +
-					"seen nowhere in Buildkite's documentation: switch the building of forks off for a pipeline that a policy names.",
-				"Who approved a block step.",
-				"Two tokens that one job asks for within a second: they are equal, byte for byte, and the second is a replay.",
-				"`agent_tag:NAME` is what the agent says of itself, and is not declared.",
-			},
+	}
+}
+
+func buildkiteGuide() Guide {
+	return Guide{
+		Job: "`buildkite-agent oidc request-token --audience https://broker.example.com --claim organization_id,pipeline_id,build_id`, " +
+			"which leaves its lifetime at five minutes.",
+		Config: "- {name: buildkite, preset: buildkite}",
+		Blind: []string{
+			"A build of a pull request and a build of a push. The branch of a fork's may be written as `owner:branch`, which is a risk below, and that was " +
+				"seen nowhere in Buildkite's documentation: switch the building of forks off for a pipeline that a policy names.",
+			"Who approved a block step.",
+			"Two tokens that one job asks for within a second: they are equal, byte for byte, and the second is a replay.",
+			"`agent_tag:NAME` is what the agent says of itself, and is not declared.",
 		},
 	}
 }

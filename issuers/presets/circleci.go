@@ -64,15 +64,18 @@ func circleci() *Preset {
 			ref:                             maybe(String, Attacker, "refs/heads/x or another ref; absent for custom webhooks"),
 			ssh:                             must(Bool, Platform, "whether a person started the job again, with SSH access to it"),
 		},
-		Guide: Guide{
-			Job: "`circleci run oidc get --claims '{\"aud\": \"https://broker.example.com\"}'`, which prints the token unmasked: keep it in a variable. " +
-				"`CIRCLE_OIDC_TOKEN_V2` has the default audience, the organization's id, and is refused.",
-			Config: `- {name: circleci, preset: circleci, url: "https://oidc.circleci.com/org/9f1c2d3e-4b5a-4c6d-8e7f-0a1b2c3d4e5f"}`,
-			Blind: []string{
-				"A push and a pull request from within the repository. A context with restrictions by security group or expression is the gate that CircleCI has.",
-				"A fork's build, but by its `vcs-origin`; it gets tokens only if the project passes secrets to forks, and should not.",
-				"Custom webhooks, whose pipelines have neither origin nor ref: a policy for them is `unsafe`.",
-			},
+	}
+}
+
+func circleciGuide() Guide {
+	return Guide{
+		Job: "`circleci run oidc get --claims '{\"aud\": \"https://broker.example.com\"}'`, which prints the token unmasked: keep it in a variable. " +
+			"`CIRCLE_OIDC_TOKEN_V2` has the default audience, the organization's id, and is refused.",
+		Config: `- {name: circleci, preset: circleci, url: "https://oidc.circleci.com/org/9f1c2d3e-4b5a-4c6d-8e7f-0a1b2c3d4e5f"}`,
+		Blind: []string{
+			"A push and a pull request from within the repository. A context with restrictions by security group or expression is the gate that CircleCI has.",
+			"A fork's build, but by its `vcs-origin`; it gets tokens only if the project passes secrets to forks, and should not.",
+			"Custom webhooks, whose pipelines have neither origin nor ref: a policy for them is `unsafe`.",
 		},
 	}
 }

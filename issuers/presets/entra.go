@@ -48,15 +48,18 @@ func entra() *Preset {
 			"ver":        maybe(String, Platform, "version of the token").of("1.0", "2.0").unverified(),
 			"roles":      maybe(StringList, Platform, "roles that the application gave it").unverified(),
 		},
-		Guide: Guide{
-			Job: "Register an application for the broker and name it as the resource: on a virtual machine " +
-				"`curl -H 'Metadata: true' \"http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01&resource=api://brevet\"` answers `{\"access_token\": TOKEN}`.",
-			Config: `- {name: entra, preset: entra, url: "https://login.microsoftonline.com/0000000b-4b5a-4c6d-8e7f-0a1b2c3d4e5f/v2.0", audience: "api://brevet"}`,
-			Blind: []string{
-				"What runs with the identity, unless each job has one of its own.",
-				"A stolen token from its owner's: it is good for a day and may be shown with any DPoP key. Keep what it can get small, and its leases short.",
-				"The issuer is `https://sts.windows.net/TENANT/`, with the slash, if the application asks for tokens of version 1; `aud` of version 2 is the application's id.",
-			},
+	}
+}
+
+func entraGuide() Guide {
+	return Guide{
+		Job: "Register an application for the broker and name it as the resource: on a virtual machine " +
+			"`curl -H 'Metadata: true' \"http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01&resource=api://brevet\"` answers `{\"access_token\": TOKEN}`.",
+		Config: `- {name: entra, preset: entra, url: "https://login.microsoftonline.com/0000000b-4b5a-4c6d-8e7f-0a1b2c3d4e5f/v2.0", audience: "api://brevet"}`,
+		Blind: []string{
+			"What runs with the identity, unless each job has one of its own.",
+			"A stolen token from its owner's: it is good for a day and may be shown with any DPoP key. Keep what it can get small, and its leases short.",
+			"The issuer is `https://sts.windows.net/TENANT/`, with the slash, if the application asks for tokens of version 1; `aud` of version 2 is the application's id.",
 		},
 	}
 }

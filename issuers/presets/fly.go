@@ -39,12 +39,15 @@ func fly() *Preset {
 			"image_digest":    maybe(String, Platform, "SHA-256 of the image: what runs"),
 			"region":          maybe(String, Platform, "where it runs"),
 		},
-		Guide: Guide{
-			Job:    "`curl --unix-socket /.fly/api -X POST http://localhost/v1/tokens/oidc -d '{\"aud\": \"https://broker.example.com\"}'` in the machine.",
-			Config: `- {name: fly, preset: fly, url: "https://oidc.fly.io/acme"}`,
-			Blind: []string{
-				"Who deployed what runs, and from which commit. `image_digest` pins the image itself, where a policy can follow each deployment.",
-			},
+	}
+}
+
+func flyGuide() Guide {
+	return Guide{
+		Job:    "`curl --unix-socket /.fly/api -X POST http://localhost/v1/tokens/oidc -d '{\"aud\": \"https://broker.example.com\"}'` in the machine.",
+		Config: `- {name: fly, preset: fly, url: "https://oidc.fly.io/acme"}`,
+		Blind: []string{
+			"Who deployed what runs, and from which commit. `image_digest` pins the image itself, where a policy can follow each deployment.",
 		},
 	}
 }

@@ -62,16 +62,19 @@ func forgejo() *Preset {
 			"run_number":          maybe(String, Platform, "count of the workflow's runs").unverified(),
 			"run_attempt":         maybe(String, Platform, "1, then one more for each re-run").unverified(),
 		},
-		Guide: Guide{
-			Job: "With `enable-openid-connect: true` in the workflow, as on GitHub: `$ACTIONS_ID_TOKEN_REQUEST_URL&audience=https://broker.example.com`. " +
-				"Always ask for an audience.",
-			Config: `- {name: forgejo, preset: forgejo, url: "https://codeberg.org/api/actions"}`,
-			Blind: []string{
-				"Review: there are no environments, so one exact ref that the repository protects is the gate.",
-				"`sub` is ambiguous where names end in numbers, so no policy sees it.",
-				"Versions before the ids were added are refused: `repository_id is missing`. Gitea has no such tokens.",
-				"Ids are the instance's own.",
-			},
+	}
+}
+
+func forgejoGuide() Guide {
+	return Guide{
+		Job: "With `enable-openid-connect: true` in the workflow, as on GitHub: `$ACTIONS_ID_TOKEN_REQUEST_URL&audience=https://broker.example.com`. " +
+			"Always ask for an audience.",
+		Config: `- {name: forgejo, preset: forgejo, url: "https://codeberg.org/api/actions"}`,
+		Blind: []string{
+			"Review: there are no environments, so one exact ref that the repository protects is the gate.",
+			"`sub` is ambiguous where names end in numbers, so no policy sees it.",
+			"Versions before the ids were added are refused: `repository_id is missing`. Gitea has no such tokens.",
+			"Ids are the instance's own.",
 		},
 	}
 }

@@ -56,23 +56,6 @@ func github() *Preset {
 			Values: strangersEvents(),
 			Why:    "runs on the merge of code that nobody has reviewed, or with the claims of the default branch on a stranger's input",
 		}},
-		Guide: Guide{
-			Job: "With `permissions: {id-token: write}`, `curl -H \"Authorization: bearer $ACTIONS_ID_TOKEN_REQUEST_TOKEN\" " +
-				"\"$ACTIONS_ID_TOKEN_REQUEST_URL&audience=https://broker.example.com\"` answers `{\"value\": TOKEN}`. `brevet` and the action do that by themselves. " +
-				"Every step of such a job, also one of somebody else's action, can ask for any audience.",
-			Config: "- {name: github, preset: github}",
-			Blind: []string{
-				"A reviewed push and a `workflow_dispatch` on the same ref: who may dispatch, chooses the ref. An environment with reviewers or branch rules is the gate.",
-				"An environment that has rules and one that a workflow has just named: GitHub makes whichever is not there, without rules. Name those that exist, and do not remove " +
-					"one that a policy names.",
-				"`sub` is a template that administrators of a repository can change, so no policy sees it; the ids are in claims of their own.",
-				"A reusable workflow by the ref in `job_workflow_ref`, which moves; `job_workflow_sha` is the commit.",
-				"Ids of an Enterprise Server are its own: the same number elsewhere is another repository. Older versions have no `check_run_id` and no `enterprise_id`.",
-				"Custom properties of repositories (`repo_property_NAME`, text) become usable with `claims: {repo_property_tier: {type: string, kind: platform}}` of the issuer.",
-				"Data residency has `url: https://token.actions.SUBDOMAIN.ghe.com`, Enterprise Server `url: https://HOST/_services/token`, and an enterprise that put its slug " +
-					"into the issuer that whole URL. Each is an issuer of its own.",
-			},
-		},
 		Claims: map[string]Claim{
 			"repository":            must(String, Mutable, "owner/name; the name can be given to another repository"),
 			"repository_id":         must(String, Immutable, "the repository"),
@@ -127,5 +110,25 @@ func githubEvents() []string {
 		"merge_group", "milestone", "page_build", "project", "project_card", "project_column", "public", "pull_request",
 		"pull_request_review", "pull_request_review_comment", "pull_request_target", "push", "registry_package", "release",
 		"repository_dispatch", "schedule", "status", "watch", "workflow_call", "workflow_dispatch", "workflow_run",
+	}
+}
+
+func githubGuide() Guide {
+	return Guide{
+		Job: "With `permissions: {id-token: write}`, `curl -H \"Authorization: bearer $ACTIONS_ID_TOKEN_REQUEST_TOKEN\" " +
+			"\"$ACTIONS_ID_TOKEN_REQUEST_URL&audience=https://broker.example.com\"` answers `{\"value\": TOKEN}`. `brevet` and the action do that by themselves. " +
+			"Every step of such a job, also one of somebody else's action, can ask for any audience.",
+		Config: "- {name: github, preset: github}",
+		Blind: []string{
+			"A reviewed push and a `workflow_dispatch` on the same ref: who may dispatch, chooses the ref. An environment with reviewers or branch rules is the gate.",
+			"An environment that has rules and one that a workflow has just named: GitHub makes whichever is not there, without rules. Name those that exist, and do not remove " +
+				"one that a policy names.",
+			"`sub` is a template that administrators of a repository can change, so no policy sees it; the ids are in claims of their own.",
+			"A reusable workflow by the ref in `job_workflow_ref`, which moves; `job_workflow_sha` is the commit.",
+			"Ids of an Enterprise Server are its own: the same number elsewhere is another repository. Older versions have no `check_run_id` and no `enterprise_id`.",
+			"Custom properties of repositories (`repo_property_NAME`, text) become usable with `claims: {repo_property_tier: {type: string, kind: platform}}` of the issuer.",
+			"Data residency has `url: https://token.actions.SUBDOMAIN.ghe.com`, Enterprise Server `url: https://HOST/_services/token`, and an enterprise that put its slug " +
+				"into the issuer that whole URL. Each is an issuer of its own.",
+		},
 	}
 }

@@ -49,18 +49,6 @@ func gitlab() *Preset {
 			Values: []string{"merge_request_event", "external_pull_request_event", "parent_pipeline"},
 			Why:    "runs the code of a merge request, or of a pipeline that may be one's child",
 		}},
-		Guide: Guide{
-			Job:    "`id_tokens: {BREVET_ID_TOKEN: {aud: https://broker.example.com}}` in the job puts it into that variable when the job starts.",
-			Config: "- {name: gitlab, preset: gitlab}",
-			Blind: []string{
-				"Who approved a merge: protected branches and protected environments are what carries review into the token.",
-				"In the free edition no environment is protected, so `ref_protected` is the gate there.",
-				"A token in which `job_project_id` and `project_id` differ, as in a fork's merge request that runs in the target project, is refused before any policy is asked. " +
-					"Older versions do not send `job_project_id`, and the oldest gave forks the target's `project_id`: keep instances current.",
-				"`sub` can be configured, and its colons are not escaped, so no policy sees it.",
-				"A job that runs longer than a day needs `max_age` at the issuer.",
-			},
-		},
 		Claims: map[string]Claim{
 			"project_id":            must(String, Immutable, "the project; of a fork's merge request, the fork"),
 			"project_path":          must(String, Mutable, "group/project; can be taken after a delete or rename"),
@@ -108,5 +96,20 @@ func gitlabSources() []string {
 		"api", "chat", "container_registry_push", "duo_workflow", "external", "external_pull_request_event", "merge_request_event",
 		"ondemand_dast_scan", "ondemand_dast_validation", "parent_pipeline", "pipeline", "pipeline_execution_policy_schedule", "push",
 		"schedule", "security_orchestration_policy", "trigger", "web", "webide",
+	}
+}
+
+func gitlabGuide() Guide {
+	return Guide{
+		Job:    "`id_tokens: {BREVET_ID_TOKEN: {aud: https://broker.example.com}}` in the job puts it into that variable when the job starts.",
+		Config: "- {name: gitlab, preset: gitlab}",
+		Blind: []string{
+			"Who approved a merge: protected branches and protected environments are what carries review into the token.",
+			"In the free edition no environment is protected, so `ref_protected` is the gate there.",
+			"A token in which `job_project_id` and `project_id` differ, as in a fork's merge request that runs in the target project, is refused before any policy is asked. " +
+				"Older versions do not send `job_project_id`, and the oldest gave forks the target's `project_id`: keep instances current.",
+			"`sub` can be configured, and its colons are not escaped, so no policy sees it.",
+			"A job that runs longer than a day needs `max_age` at the issuer.",
+		},
 	}
 }

@@ -46,17 +46,20 @@ func google() *Preset {
 			"instance_confidentiality":    maybe(Int, Platform, "1 for a confidential virtual machine").at(top, engine, "instance_confidentiality").unverified(),
 			"license_id":                  maybe(StringList, Platform, "licenses of its images").at(top, engine, "license_id").unverified(),
 		},
-		Guide: Guide{
-			Job: "`curl -H 'Metadata-Flavor: Google' \"http://metadata.google.internal/computeMetadata/v1/instance/service-accounts/default/identity" +
-				"?audience=https://broker.example.com&format=full\"`.",
-			Config: "- {name: google, preset: google}",
-			Blind: []string{
-				"Services and revisions of Cloud Run, functions, builds and pods: the token is of the service account, so give each job one of its own.",
-				"The rest of Google: the same issuer signs for every person and every customer. `sub` is what tells them apart, `email` is a name. " +
-					"A token whose `azp` is not its `sub`, as a person's, is refused.",
-				"There is no `jti`: a token is known again by its hash. It is bound to the key of who shows it first.",
-				"What is in `google.compute_engine` comes with `format=full`, on virtual machines only.",
-			},
+	}
+}
+
+func googleGuide() Guide {
+	return Guide{
+		Job: "`curl -H 'Metadata-Flavor: Google' \"http://metadata.google.internal/computeMetadata/v1/instance/service-accounts/default/identity" +
+			"?audience=https://broker.example.com&format=full\"`.",
+		Config: "- {name: google, preset: google}",
+		Blind: []string{
+			"Services and revisions of Cloud Run, functions, builds and pods: the token is of the service account, so give each job one of its own.",
+			"The rest of Google: the same issuer signs for every person and every customer. `sub` is what tells them apart, `email` is a name. " +
+				"A token whose `azp` is not its `sub`, as a person's, is refused.",
+			"There is no `jti`: a token is known again by its hash. It is bound to the key of who shows it first.",
+			"What is in `google.compute_engine` comes with `format=full`, on virtual machines only.",
 		},
 	}
 }

@@ -44,14 +44,18 @@ const (
 // If no preset fits, the only one is generic.
 func Guesses(token map[string]any) ([]Guess, Certainty) {
 	var guesses []Guess
-	for _, p := range Known() {
-		if g := p.guess(token); g.likely() {
-			guesses = append(guesses, g)
+	known := Known()
+	for _, name := range slices.Sorted(maps.Keys(known)) {
+		g := known[name].guess(token)
+		if !g.likely() {
+			continue
 		}
+		better := slices.IndexFunc(guesses, func(other Guess) bool { return g.compare(other) > 0 })
+		if better < 0 {
+			better = len(guesses)
+		}
+		guesses = slices.Insert(guesses, better, g)
 	}
-	slices.SortFunc(guesses, func(a, b Guess) int {
-		return cmp.Or(b.compare(a), strings.Compare(a.Preset.Name, b.Preset.Name))
-	})
 	switch {
 	case len(guesses) == 0:
 		return []Guess{generic().guess(token)}, Unknown

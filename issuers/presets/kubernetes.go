@@ -44,15 +44,18 @@ func kubernetes() *Preset {
 			"warnafter":           maybe(Int, Platform, "when a token with an extended life should have been renewed, in Unix time").at(top, "warnafter"),
 			"sub":                 must(String, Mutable, "system:serviceaccount:NAMESPACE:NAME"),
 		},
-		Guide: Guide{
-			Job:    "A projected volume, `serviceAccountToken: {audience: https://broker.example.com, expirationSeconds: 3600, path: brevet}`, puts it into a file of the pod.",
-			Config: `- {name: kubernetes, preset: kubernetes, url: "https://oidc.eks.eu-west-1.amazonaws.com/id/0123456789ABCDEF0123456789ABCDEF"}`,
-			Blind: []string{
-				"What runs in the pod: the token is of the service account, so give each job one of its own. Whoever may create pods or tokens in the namespace has it.",
-				"Clusters that all call themselves `https://kubernetes.default.svc`: that is no identity. Give each an issuer of its own, or pin its keys with `jwks_file`.",
-				"A pod that is gone: its token works until its end.",
-				"A service account that was made anew has a new uid, and policies need it.",
-			},
+	}
+}
+
+func kubernetesGuide() Guide {
+	return Guide{
+		Job:    "A projected volume, `serviceAccountToken: {audience: https://broker.example.com, expirationSeconds: 3600, path: brevet}`, puts it into a file of the pod.",
+		Config: `- {name: kubernetes, preset: kubernetes, url: "https://oidc.eks.eu-west-1.amazonaws.com/id/0123456789ABCDEF0123456789ABCDEF"}`,
+		Blind: []string{
+			"What runs in the pod: the token is of the service account, so give each job one of its own. Whoever may create pods or tokens in the namespace has it.",
+			"Clusters that all call themselves `https://kubernetes.default.svc`: that is no identity. Give each an issuer of its own, or pin its keys with `jwks_file`.",
+			"A pod that is gone: its token works until its end.",
+			"A service account that was made anew has a new uid, and policies need it.",
 		},
 	}
 }

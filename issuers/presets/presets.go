@@ -119,15 +119,6 @@ type Preset struct {
 	// grants to them only if its match names the value, and then only
 	// credentials of class read.
 	Risks []Risk
-
-	Guide Guide
-}
-
-// A Guide is what docs/issuers.md says of a platform beyond its data.
-type Guide struct {
-	Job    string   // how a job gets a token for the broker, in Markdown
-	Config string   // one entry of issuers, in YAML
-	Blind  []string // what its tokens cannot tell apart, or what else to know, in Markdown
 }
 
 // A Pin is one thing that a policy must say about the tokens it holds for, in

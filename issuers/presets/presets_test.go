@@ -38,7 +38,7 @@ func TestPresetsAreComplete(t *testing.T) {
 				t.Errorf("algorithm %q", alg)
 			}
 		}
-		if p.Name != "generic" && (p.Guide.Job == "" || p.Guide.Config == "" || len(p.Guide.Blind) == 0 || len(p.URLs) == 0 || len(p.Pins) == 0) {
+		if p.Name != "generic" && (presets.Guides()[p.Name].Job == "" || presets.Guides()[p.Name].Config == "" || len(presets.Guides()[p.Name].Blind) == 0 || len(p.URLs) == 0 || len(p.Pins) == 0) {
 			t.Error("no guide, no URLs or no pins")
 		}
 	})

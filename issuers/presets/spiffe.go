@@ -28,15 +28,18 @@ func spiffe() *Preset {
 		Claims: map[string]Claim{
 			"sub": must(String, Immutable, "the SPIFFE ID, which the operator of the trust domain gives and should give to nobody else"),
 		},
-		Guide: Guide{
-			Job:    "`spire-agent api fetch jwt -audience https://broker.example.com`, or any other client of the Workload API.",
-			Config: `- {name: spiffe, preset: spiffe, url: "https://spire.example.com"}`,
-			Blind: []string{
-				"Everything but the SPIFFE ID: what it stands for is what the registration says, so say the repository, the ref and the trigger there.",
-				"Trust domains: each is an issuer of its own, with its own keys.",
-				"`iss` and `iat` are optional to SPIFFE and required here: have SPIRE set `jwt_issuer`.",
-				"A stolen token from its owner's: it may be shown with any DPoP key as long as it lives, so keep its life short.",
-			},
+	}
+}
+
+func spiffeGuide() Guide {
+	return Guide{
+		Job:    "`spire-agent api fetch jwt -audience https://broker.example.com`, or any other client of the Workload API.",
+		Config: `- {name: spiffe, preset: spiffe, url: "https://spire.example.com"}`,
+		Blind: []string{
+			"Everything but the SPIFFE ID: what it stands for is what the registration says, so say the repository, the ref and the trigger there.",
+			"Trust domains: each is an issuer of its own, with its own keys.",
+			"`iss` and `iat` are optional to SPIFFE and required here: have SPIRE set `jwt_issuer`.",
+			"A stolen token from its owner's: it may be shown with any DPoP key as long as it lives, so keep its life short.",
 		},
 	}
 }

@@ -50,14 +50,17 @@ func terraform() *Preset {
 			"terraform_run_id":            must(String, Immutable, "the run"),
 			"terraform_run_phase":         must(String, Platform, "what of the run this is").of("plan", "apply"),
 		},
-		Guide: Guide{
-			Job: "The workspace's environment variable `TFC_WORKLOAD_IDENTITY_AUDIENCE=https://broker.example.com` puts it into " +
-				"`TFC_WORKLOAD_IDENTITY_TOKEN` of the run. With `TFC_WORKLOAD_IDENTITY_AUDIENCE_NAME` it is a second one beside others'.",
-			Config: "- {name: terraform, preset: terraform}",
-			Blind: []string{
-				"A speculative plan and one that will be applied: so `plan` is a risk.",
-				"The branch, and who confirmed the apply.",
-			},
+	}
+}
+
+func terraformGuide() Guide {
+	return Guide{
+		Job: "The workspace's environment variable `TFC_WORKLOAD_IDENTITY_AUDIENCE=https://broker.example.com` puts it into " +
+			"`TFC_WORKLOAD_IDENTITY_TOKEN` of the run. With `TFC_WORKLOAD_IDENTITY_AUDIENCE_NAME` it is a second one beside others'.",
+		Config: "- {name: terraform, preset: terraform}",
+		Blind: []string{
+			"A speculative plan and one that will be applied: so `plan` is a risk.",
+			"The branch, and who confirmed the apply.",
 		},
 	}
 }

@@ -39,13 +39,16 @@ func vercel() *Preset {
 			"project_id":  must(String, Immutable, "the project: prj_…"),
 			"environment": must(String, Platform, "production, preview, development, or one of the project's own"),
 		},
-		Guide: Guide{
-			Job: "`await getVercelOidcToken({ audience: \"https://broker.example.com\" })` of the package `@vercel/oidc`, in a build or a function. " +
-				"What is in `VERCEL_OIDC_TOKEN`, or in the header `x-vercel-oidc-token` of a function's request, has the default audience; do not log headers.",
-			Config: `- {name: vercel, preset: vercel, url: "https://oidc.vercel.com/acme"}`,
-			Blind: []string{
-				"The branch, and who deployed. An environment of your own, `staging`, is no risk to the broker: whether pull requests can reach it is a setting at Vercel.",
-			},
+	}
+}
+
+func vercelGuide() Guide {
+	return Guide{
+		Job: "`await getVercelOidcToken({ audience: \"https://broker.example.com\" })` of the package `@vercel/oidc`, in a build or a function. " +
+			"What is in `VERCEL_OIDC_TOKEN`, or in the header `x-vercel-oidc-token` of a function's request, has the default audience; do not log headers.",
+		Config: `- {name: vercel, preset: vercel, url: "https://oidc.vercel.com/acme"}`,
+		Blind: []string{
+			"The branch, and who deployed. An environment of your own, `staging`, is no risk to the broker: whether pull requests can reach it is a setting at Vercel.",
 		},
 	}
 }

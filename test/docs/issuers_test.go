@@ -91,8 +91,8 @@ func platform(t *testing.T, p *presets.Preset) string {
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line("\n## %s\n", p.Name)
 	line("%s: [documentation](%s).\n", p.Title, p.Docs)
-	line("%s\n", wrap("**The token.** "+p.Guide.Job, ""))
-	line("```yaml %s/issuer.yaml\n%s\n```\n", p.Name, p.Guide.Config)
+	line("%s\n", wrap("**The token.** "+presets.Guides()[p.Name].Job, ""))
+	line("```yaml %s/issuer.yaml\n%s\n```\n", p.Name, presets.Guides()[p.Name].Config)
 	line("```yaml %s/policies/shop.yaml\n%s```\n", p.Name, leastPolicy(t, p))
 	line("| | |\n|---|---|")
 	line("| issuers | %s |", code(p.URLs))
@@ -117,7 +117,7 @@ func platform(t *testing.T, p *presets.Preset) string {
 		line("| risk | `%s` %s: %s |", r.Claim, code(r.Values), r.Why)
 	}
 	line("\nWhat its tokens do not tell, and what else to know:\n")
-	for _, blind := range p.Guide.Blind {
+	for _, blind := range presets.Guides()[p.Name].Blind {
 		line("%s", wrap("- "+blind, "  "))
 	}
 	line("\n%s", claimTable(p))
