@@ -4,6 +4,7 @@ import (
 	"crypto/sha1"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -314,6 +315,12 @@ func (d *database) passTime() {
 
 func TestReconcileByCommand(t *testing.T) {
 	d := startDatabase(t)
+	servers.Eventually(t, "the broker reconciles by itself", func() error { // else it may find the orphan first
+		if d.metric("brevet_reconcile_last_timestamp_seconds") == 0 {
+			return errors.New("not yet")
+		}
+		return nil
+	})
 	d.exchange(d.form(d.token(nil), "db"))
 	role := d.pg.Roles()[0]
 	mark := role[:strings.LastIndex(role, "_l")]
