@@ -17,6 +17,10 @@ type Diff struct {
 	New     string       `json:"new"`
 	Same    int          `json:"same"` // policies that mean what one of the old set meant
 	Changes []Difference `json:"changes"`
+
+	// Unsearched counts the changes of policies that were not looked at to the
+	// end, as there is too much to compare. What they do cannot be ruled out.
+	Unsearched int `json:"unsearched"`
 }
 
 // A Difference is what became of one document.
@@ -86,12 +90,16 @@ func (d *Diff) Gains() int {
 }
 
 // Compare returns what b grants and a does not, and the other way round, as far
-// as their documents differ. It ends early, with an error, if ctx does.
+// as their documents differ. It ends early, with an error, if ctx does, and takes
+// a few seconds at most for the search: of changes beyond that it says that
+// somebody may gain and lose.
 //
 // Each policy that means something new is asked for a token to which it grants
 // what the other set, as a whole, does not: a policy that was split in two, or
 // that others cover, changes nothing.
-func Compare(ctx context.Context, a, b *Set) (*Diff, error) {
+func Compare(ctx context.Context, a, b *Set) (*Diff, error) { return compare(ctx, a, b, newEffort()) }
+
+func compare(ctx context.Context, a, b *Set, search *effort) (*Diff, error) {
 	if a == nil || b == nil {
 		return nil, errors.New("comparing policies: there are not two sets")
 	}
@@ -102,21 +110,21 @@ func Compare(ctx context.Context, a, b *Set) (*Diff, error) {
 	for _, q := range olds {
 		was[q.name] = q
 	}
-	forward, backward := newComparer(a, b), newComparer(b, a)
+	forward, backward := newComparer(a, b, search), newComparer(b, a, search)
 	for _, p := range news {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		q := was[p.name]
 		delete(was, p.name)
-		d.add(difference(q, p, forward, backward))
+		d.add(difference(q, p, forward, backward), search)
 	}
 	for _, q := range olds {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		if was[q.name] == q {
-			d.add(difference(q, nil, forward, backward))
+			d.add(difference(q, nil, forward, backward), search)
 		}
 	}
 	d.Changes = append(d.Changes, guardrailChanges(a.guardrails, b.guardrails)...)
@@ -125,7 +133,10 @@ func Compare(ctx context.Context, a, b *Set) (*Diff, error) {
 }
 
 // add leaves out what is nothing but another order or description.
-func (d *Diff) add(c Difference) {
+func (d *Diff) add(c Difference, search *effort) {
+	if search.isSpent() {
+		d.Unsearched++
+	}
 	if len(c.Details)+len(c.Effects) > 0 {
 		d.Changes = append(d.Changes, c)
 	}
@@ -208,14 +219,19 @@ func direction(effects []Effect) ChangeKind {
 // A comparer looks for tokens to which one set grants more than another.
 type comparer struct {
 	than, of *Set
+	search   *effort
+	weights  map[*policy]weight
 
 	// Policies of than by issuer: those that the index has by project, and by
 	// owner.
 	byProject, byOwner map[string][]*policy
 }
 
-func newComparer(than, of *Set) *comparer {
-	c := &comparer{than, of, map[string][]*policy{}, map[string][]*policy{}}
+func newComparer(than, of *Set, search *effort) *comparer {
+	c := &comparer{than, of, search, map[*policy]weight{}, map[string][]*policy{}, map[string][]*policy{}}
+	for _, p := range slices.Concat(than.policies, of.policies) {
+		c.weights[p] = p.weight()
+	}
 	for _, q := range than.policies {
 		if q.pin(q.preset.ProjectID).isExact() {
 			c.byProject[q.issuer] = append(c.byProject[q.issuer], q)
@@ -227,7 +243,7 @@ func newComparer(than, of *Set) *comparer {
 }
 
 // related returns the policies of the other set that may hold for a token that
-// p holds for.
+// p holds for: some of them, if the search is spent.
 func (c *comparer) related(p *policy) []*policy {
 	list := slices.Concat(c.than.index.rest[p.issuer], c.byOwner[p.issuer])
 	if pin := p.pin(p.preset.ProjectID); pin.isExact() {
@@ -241,7 +257,7 @@ func (c *comparer) related(p *policy) []*policy {
 	return slices.DeleteFunc(list, func(q *policy) bool {
 		twice := seen[q]
 		seen[q] = true
-		return twice || !blocksMeet(p.match, q.match)
+		return twice || !c.search.spend(c.weights[p].beside(c.weights[q])) || !blocksMeet(p.match, q.match)
 	})
 }
 
@@ -260,7 +276,7 @@ func (c *comparer) effects(p *policy, all, wider EffectKind) []Effect {
 		if e, found := c.wider(p, &p.grants[i], others, wider); found {
 			list = append(list, e)
 		}
-		if e, found := later(p, &p.grants[i], others, wider); found {
+		if e, found := c.later(p, &p.grants[i], others, wider); found {
 			list = append(list, e)
 		}
 	}
@@ -269,14 +285,46 @@ func (c *comparer) effects(p *policy, all, wider EffectKind) []Effect {
 
 // beyond looks for a token to which p gives what the other set does not.
 func (c *comparer) beyond(p *policy, g *Grant, others []*policy, kind EffectKind) (Effect, bool) {
-	if slices.ContainsFunc(others, func(q *policy) bool { return q.gave(g) && p.within(q) }) {
+	covers := func(q *policy) bool {
+		return q.gave(g) && c.search.spend(c.weights[p].beside(c.weights[q])) && p.within(q)
+	}
+	if slices.ContainsFunc(others, covers) {
 		return Effect{}, false
 	}
-	claims, proven := p.unlike(func(claims map[string]any) bool {
-		_, granted := c.than.asks(p.issuer, claims, g.Credential)
+	claims, proven := c.unlike(p, func(claims map[string]any) bool {
+		_, granted := c.asks(c.than, p.issuer, claims, g.Credential)
 		return !granted
-	}, others...)
+	}, others)
 	return Effect{Credential: g.Credential, Kind: kind, Issuer: p.issuer, Claims: claims}, claims != nil || !proven || !exhaustive(p, others)
+}
+
+// unlike is [policy.unlike] as far as the search is not spent.
+func (c *comparer) unlike(p *policy, good func(map[string]any) bool, others []*policy) (claims map[string]any, proven bool) {
+	size := c.weights[p].beside(c.weights[p])
+	for _, q := range others {
+		size += c.weights[p].beside(c.weights[q])
+	}
+	if !c.search.spend(size) {
+		return nil, false
+	}
+	h := newHunt(p, others...)
+	claims, proven = h.find(func(claims map[string]any) bool {
+		return c.search.spend(c.weights[p].once()) && p.gives(claims) && good(claims) && !c.search.isSpent()
+	})
+	return claims, proven && !c.search.isSpent()
+}
+
+// asks is [Set.asks]. Its answer means nothing once the search is spent.
+func (c *comparer) asks(s *Set, issuer string, claims map[string]any, credential string) (Grant, bool) {
+	d := &Decision{}
+	for _, bucket := range s.index.candidates(issuer, s.issuers[issuer], claims) {
+		for _, p := range bucket {
+			if c.search.spend(c.weights[p].once()) {
+				d.consider(p, claims, credential)
+			}
+		}
+	}
+	return d.Grant, d.Grant.Policy != ""
 }
 
 // exhaustive reports whether no claim is held against more than one glob. Of tokens
@@ -305,7 +353,7 @@ func (c *comparer) byWay(p *policy, others []*policy, kind EffectKind) []Effect 
 	}
 	var list []Effect
 	for i := range p.grants {
-		if e, _ := c.terms(p, &p.grants[i], others, kind); e.Claims != nil {
+		if e, _ := c.terms(p, &p.grants[i], others, kind); e.Claims != nil || c.search.isSpent() {
 			list = append(list, e)
 		}
 	}
@@ -339,27 +387,27 @@ func (c *comparer) wider(p *policy, g *Grant, others []*policy, kind EffectKind)
 // terms is [comparer.wider] as far as tokens show it.
 func (c *comparer) terms(p *policy, g *Grant, others []*policy, kind EffectKind) (e Effect, proven bool) {
 	e = Effect{Credential: g.Credential, Kind: kind, Issuer: p.issuer}
-	e.Claims, proven = p.unlike(func(claims map[string]any) bool {
-		old, granted := c.than.asks(p.issuer, claims, g.Credential)
-		now, given := c.of.asks(p.issuer, claims, g.Credential)
+	e.Claims, proven = c.unlike(p, func(claims map[string]any) bool {
+		old, granted := c.asks(c.than, p.issuer, claims, g.Credential)
+		now, given := c.asks(c.of, p.issuer, claims, g.Credential)
 		if !granted || !given {
 			return false
 		}
 		e.Terms = now.beyond(&old, kind)
 		return len(e.Terms) > 0
-	}, others...)
+	}, others)
 	return e, proven && exhaustive(p, others)
 }
 
 // later compares until when p holds with how long those hold that give the
 // same now: no token of today shows it.
-func later(p *policy, g *Grant, others []*policy, kind EffectKind) (Effect, bool) {
+func (c *comparer) later(p *policy, g *Grant, others []*policy, kind EffectKind) (Effect, bool) {
 	e := Effect{Credential: g.Credential, Kind: kind, Issuer: p.issuer}
 	for _, q := range others {
 		switch {
 		case !q.gave(g):
 		case !p.outlasts(q):
-			if p.within(q) {
+			if c.search.spend(c.weights[p].beside(c.weights[q])) && p.within(q) {
 				return Effect{}, false
 			}
 		default:
@@ -367,7 +415,7 @@ func later(p *policy, g *Grant, others []*policy, kind EffectKind) (Effect, bool
 		}
 	}
 	if len(e.Terms) > 0 {
-		e.Claims, _ = p.witness()
+		e.Claims, _ = c.unlike(p, func(map[string]any) bool { return true }, nil)
 	}
 	return e, len(e.Terms) > 0
 }

@@ -1,5 +1,7 @@
 package policies
 
+import "context"
+
 // Unindexed returns s with all policies of an issuer in one list: what Decide
 // would be without its index.
 func (s *Set) Unindexed() *Set {
@@ -10,3 +12,11 @@ func (s *Set) Unindexed() *Set {
 	}
 	return &scan
 }
+
+// CompareWithin is Compare with so much to spend.
+func CompareWithin(ctx context.Context, a, b *Set, units int) (*Diff, error) {
+	return compare(ctx, a, b, &effort{units})
+}
+
+// LintWithin is Lint with so much to spend for comparing policies.
+func LintWithin(s *Set, units int) []Finding { return s.lint(nil, &effort{units}) }

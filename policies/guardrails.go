@@ -55,6 +55,7 @@ type guard struct {
 	denies  []deny
 	require []condition
 	allowed []allowed // nil: every credential
+	size    weight    // of denies
 }
 
 // A deny is a rule by which a token gets nothing.
@@ -173,6 +174,7 @@ func (r *reader) guard(g *guardrails, in *guardrailsDocument, p *presets.Preset)
 		}
 		match := r.conditions(p, at.With("match"), entry.Match)
 		made.denies = append(made.denies, deny{g, entry.Reason, r.place(at), match})
+		made.size.add(weightOf(match))
 	}
 	for i, entry := range in.Credentials {
 		at := strictyaml.Path{"credentials", i}

@@ -89,7 +89,12 @@ func Rules() []Rule {
 // are to be loaded with [Options.Sources]. Of a finding that a token shows, the
 // token was tried: the policies decide as the finding says. progress, if it is
 // not nil, is called with the number of policies that were looked at.
-func (s *Set) Lint(progress func(done int)) []Finding {
+//
+// It takes a few seconds at most to compare policies with each other, and tells of
+// it if that is not enough.
+func (s *Set) Lint(progress func(done int)) []Finding { return s.lint(progress, newEffort()) }
+
+func (s *Set) lint(progress func(done int), search *effort) []Finding {
 	if s == nil {
 		return nil
 	}
@@ -97,13 +102,13 @@ func (s *Set) Lint(progress func(done int)) []Finding {
 	var findings []Finding
 	for i, p := range s.policies {
 		alone := &Set{index: newIndex([]*policy{p}), issuers: s.issuers, credentials: s.credentials}
-		l := &linter{set: s, alone: alone, p: p, neighbours: shared, rules: rules}
+		l := &linter{set: s, alone: alone, p: p, neighbours: shared, rules: rules, search: search}
 		findings = append(findings, l.run()...)
 		if progress != nil {
 			progress(i + 1)
 		}
 	}
-	findings = append(findings, s.lintRules()...)
+	findings = append(findings, s.lintRules(search)...)
 	slices.SortStableFunc(findings, func(a, b Finding) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column), cmp.Compare(a.ID, b.ID))
 	})
@@ -116,6 +121,7 @@ type linter struct {
 	alone      *Set // of the policy only
 	p          *policy
 	neighbours *neighbours
+	search     *effort         // shared, for comparing policies
 	usual      map[string]any  // the claims of a token that it grants to; nil if none was found
 	proven     bool            // if usual is nil: there is none
 	about      map[string]bool // claims that the policy is about

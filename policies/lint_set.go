@@ -13,6 +13,7 @@ func setRules() []Rule {
 		{"L017", "shadowed", SeverityWarning, "Another policy grants all that this one does, to all whom it is for: it is without effect.", (*linter).shadowed},
 		{"L027", "idle-guardrail", SeverityWarning, "Guardrails, or one of their rules, are for no policy.", nil},
 		{"L028", "idle-defaults", SeverityWarning, "Defaults are used by no policy.", nil},
+		{"L040", "not-compared", SeverityInfo, "There is too much to compare: not all policies without effect, and idle rules of guardrails, were found.", nil},
 	}
 }
 
@@ -92,7 +93,13 @@ func (n *neighbours) of(p *policy) []*policy {
 
 func (l *linter) shadowed() {
 	for _, q := range l.neighbours.of(l.p) {
-		if q.shadow && !l.p.shadow || q.expired() || !q.expires.IsZero() || !outdoes(q, l.p) || !l.p.within(q) {
+		if q.shadow && !l.p.shadow || q.expired() || !q.expires.IsZero() || !outdoes(q, l.p) {
+			continue
+		}
+		if !l.search.spend(l.p.weight().beside(q.weight())) {
+			return
+		}
+		if !l.p.within(q) {
 			continue
 		}
 		l.find(l.at("policy"), l.usual, l.whole("it is without effect; or narrow "+q.name+" at "+q.place), "policy %s (%s) grants all of it to all whom this one is for", q.name, q.place)
@@ -109,7 +116,7 @@ func outdoes(q, p *policy) bool {
 }
 
 // lintRules looks at guardrails and defaults.
-func (s *Set) lintRules() []Finding {
+func (s *Set) lintRules(search *effort) []Finding {
 	var findings []Finding
 	add := func(id string, place, format string, args ...any) {
 		rule := setRules()[slices.IndexFunc(setRules(), func(r Rule) bool { return r.ID == id })]
@@ -123,7 +130,7 @@ func (s *Set) lintRules() []Finding {
 			add("L027", g.place, "guardrails %s are for no policy", g.name)
 			continue
 		}
-		for _, d := range s.idleDenies(g) {
+		for _, d := range s.idleDenies(g, search) {
 			add("L027", d.place, "this rule of guardrails %s denies nothing that a policy grants", g.name)
 		}
 	}
@@ -131,6 +138,10 @@ func (s *Set) lintRules() []Finding {
 		if !slices.ContainsFunc(s.policies, d.isUsed) {
 			add("L028", d.place, "defaults %s are used by no policy", d.name)
 		}
+	}
+	if search.isSpent() {
+		add("L040", s.policies[0].place, "there is too much to compare: patterns of %d policies and their guardrails; that none is reported here as without effect says nothing", len(s.policies))
+		findings[len(findings)-1].Mend = []Edit{}
 	}
 	return findings
 }
@@ -148,12 +159,17 @@ func (g *guardrails) isFor(p *policy) bool {
 
 // idleDenies returns the rules that no policy's tokens fit. A rule is there
 // once for each issuer.
-func (s *Set) idleDenies(g *guardrails) []deny {
+func (s *Set) idleDenies(g *guardrails, search *effort) []deny {
 	var idle []deny
 	met := map[string]bool{}
 	for _, p := range s.policies {
-		for _, d := range p.denyRules() {
-			if d.guard == g && !met[d.place] && blocksMeet(d.match, p.conditions()) {
+		i := slices.IndexFunc(p.guards, func(guard *guard) bool { return guard.guardrails == g })
+		if i < 0 {
+			continue
+		}
+		size, conditions := weightOf(p.match), p.conditions()
+		for _, d := range p.guards[i].denies {
+			if !met[d.place] && (!search.spend(size.beside(weightOf(d.match))) || blocksMeet(d.match, conditions)) {
 				met[d.place] = true
 			}
 		}

@@ -159,9 +159,17 @@ func set(token map[string]any, claim string, v any) {
 // the literals name, and one that none of them has ever heard of.
 func (h *hunt) candidates(decl presets.Claim, claim string, own, all []*condition, l *literals) []any {
 	var list []any
+	seen := map[any]bool{} // of lists their text
 	add := func(values ...any) {
 		for _, v := range values {
-			if hasType(v, decl.Type) && !containsValue(list, v) && admitted(own, v) {
+			key := v
+			if list, isList := v.([]string); isList {
+				key = fmt.Sprintf("%q", list)
+			}
+			if !hasType(v, decl.Type) || seen[key] {
+				continue
+			}
+			if seen[key] = true; admitted(own, v) {
 				list = append(list, v)
 			}
 		}
@@ -217,18 +225,6 @@ func (h *hunt) listsOf(conditions []*condition, items []string) []any {
 		made = append(made, list)
 	}
 	return made
-}
-
-// containsValue is for values of claims, of which lists cannot be compared.
-func containsValue(list []any, v any) bool {
-	return slices.ContainsFunc(list, func(other any) bool {
-		a, isList := v.([]string)
-		b, isOther := other.([]string)
-		if isList || isOther {
-			return isList && isOther && slices.Equal(a, b)
-		}
-		return other == v
-	})
 }
 
 // unheard returns values of the claim's type of which none of the conditions

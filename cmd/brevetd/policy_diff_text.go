@@ -15,7 +15,11 @@ func (r *diffReport) summary() string {
 	if len(r.Changes) == 0 && r.Gains == 0 {
 		return fmt.Sprintf("no difference: %s mean what they meant", count(r.Same, "policy"))
 	}
-	return fmt.Sprintf("%s, %s; %s unchanged", count(len(r.Changes), "change"), count(r.Gains, "gain"), count(r.Same, "policy"))
+	text := fmt.Sprintf("%s, %s; %s unchanged", count(len(r.Changes), "change"), count(r.Gains, "gain"), count(r.Same, "policy"))
+	if r.Unsearched > 0 {
+		text += fmt.Sprintf("; there is too much to compare: of %s gains could not be ruled out", count(r.Unsearched, "change"))
+	}
+	return text
 }
 
 func writeDiff(w io.Writer, r *diffReport) error {
