@@ -2,7 +2,6 @@ package policies
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -116,22 +115,46 @@ func (t *testReader) about(path strictyaml.Path, entry *fileCase) *policy {
 	switch {
 	case entry.Policy == "":
 		t.fail(path, "the test is about nothing; name a policy, or the issuer of the token")
+	case p == nil && t.policies[entry.Policy] != nil:
+		t.fail(at, "policy %s is none of tenant %s, whose tests may name its own only: that is for the tests of its own folder, or of the root", entry.Policy, tenantOf(t.folder))
 	case p == nil:
 		t.fail(at, "there is no policy %q%s", entry.Policy,
-			strictyaml.DidYouMean(entry.Policy, slices.Collect(maps.Keys(t.policies))))
+			strictyaml.DidYouMean(entry.Policy, t.own()))
 	case entry.Issuer != "" && entry.Issuer != p.issuer:
 		t.fail(path.With("issuer"), "policy %s is for issuer %q; leave issuer out", p.name, p.issuer)
 	}
 	return p
 }
 
-// named returns the policy of that name, of the file's own tenant or with a
-// tenant before it.
+// named returns the policy of that name, nil if there is none that the file may
+// name: of a tenant's only the tenant's, with or without its name before it. Else
+// one tenant's test would keep another from removing a policy. Files of the
+// root name all.
 func (t *testReader) named(name string) *policy {
 	if p := t.policies[fullName(t.folder, name)]; p != nil {
 		return p
 	}
-	return t.policies[name]
+	if p := t.policies[name]; p != nil && t.mayName(p) {
+		return p
+	}
+	return nil
+}
+
+func (t *testReader) mayName(p *policy) bool {
+	tenant := tenantOf(t.folder)
+	return tenant == "" || tenant == p.tenant
+}
+
+// own returns the names of the policies that the file may name.
+func (t *testReader) own() []string {
+	var names []string
+	for name, p := range t.policies {
+		if t.mayName(p) {
+			names = append(names, name, strings.TrimPrefix(name, tenantOf(t.folder)+"/"))
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // about names the policy that the test is about.

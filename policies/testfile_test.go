@@ -2,10 +2,12 @@ package policies_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/brevet-dev/brevet/issuers/presets"
 	"github.com/brevet-dev/brevet/policies"
@@ -168,4 +170,35 @@ func FuzzTests(f *testing.F) {
 			t.Errorf("%d of %d ways seen", c.Seen, c.Ways)
 		}
 	})
+}
+
+// A tenant's tests are about its own policies: one that named another tenant's
+// would stop every load once that one is removed.
+func TestTenantsTestTheirOwn(t *testing.T) {
+	policy := func(name string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(named(shopPolicy, name))} }
+	for _, tt := range []struct{ file, name, want string }{
+		{"a/x_test.yaml", "shop", ""},
+		{"a/x_test.yaml", "a/shop", ""},
+		{"a/deep/x_test.yaml", "shop", ""},
+		{"x_test.yaml", "b/other", ""},
+		{"x_test.yaml", "root", ""},
+		{"a/x_test.yaml", "b/other", "policy b/other is none of tenant a"},
+		{"a/deep/x_test.yaml", "b/other", "policy b/other is none of tenant a"},
+		{"a/x_test.yaml", "root", "policy root is none of tenant a"},
+		{"a/x_test.yaml", "shpo", `there is no policy "shpo"; did you mean "shop"?`},
+		{"a/x_test.yaml", "b/othr", `there is no policy "b/othr"`},
+	} {
+		files := fstest.MapFS{"root.yaml": policy("root"), "a/shop.yaml": policy("shop"), "b/other.yaml": policy("other")}
+		files[tt.file] = &fstest.MapFile{Data: []byte("tests: " + tt.name + "\ncases: [{name: x, fixture: main, deny: [deploy]}]\n")}
+		_, err := policies.LoadFS(files, "tenants", known())
+		if got := fmt.Sprint(err); (tt.want == "") != (err == nil) || !strings.Contains(got, tt.want) || strings.Contains(got, "did you mean \"b/other") {
+			t.Errorf("%s names %s: %v, want %q", tt.file, tt.name, err, tt.want)
+		}
+	}
+}
+
+// named gives a document another name.
+func named(doc, name string) string {
+	_, rest, _ := strings.Cut(doc, "\n")
+	return "policy: " + name + "\n" + rest
 }
