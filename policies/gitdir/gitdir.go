@@ -17,11 +17,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -85,7 +87,7 @@ func (c *Checkout) Signed(ctx context.Context, folder string) (*Commit, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := files.compare(os.DirFS(filepath.Join(c.Dir, filepath.FromSlash(folder)))); err != nil {
+	if err := files.compare(filepath.Join(c.Dir, filepath.FromSlash(folder))); err != nil {
 		return nil, fmt.Errorf("%w %.12s: %w; commit it, or: git -C %s checkout -- %s", ErrDirty, id, err, c.Dir, path.Clean(folder))
 	}
 	return &Commit{ID: id, Signer: signer, Files: files}, nil
@@ -196,9 +198,9 @@ func (c *Checkout) read(ctx context.Context, id, folder string) (files, error) {
 const maxNamed = 5
 
 // compare returns how the documents of a folder differ from f.
-func (f files) compare(disk fs.FS) error {
+func (f files) compare(dir string) error {
 	var differ []string
-	seen := 0
+	disk, seen := os.DirFS(dir), 0
 	err := fs.WalkDir(disk, ".", func(name string, e fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -210,7 +212,7 @@ func (f files) compare(disk fs.FS) error {
 		case e.IsDir() || !isDocument(name):
 		default:
 			seen++
-			if why := f.differs(disk, name, e); why != "" {
+			if why := f.differs(dir, name, e); why != "" {
 				differ = append(differ, name+" "+why)
 			}
 		}
@@ -231,7 +233,7 @@ func (f files) compare(disk fs.FS) error {
 	return errors.New(strings.Join(differ, ", "))
 }
 
-func (f files) differs(disk fs.FS, name string, e fs.DirEntry) string {
+func (f files) differs(dir, name string, e fs.DirEntry) string {
 	want, ok := f[name]
 	if !ok {
 		return "is not in it"
@@ -243,11 +245,25 @@ func (f files) differs(disk fs.FS, name string, e fs.DirEntry) string {
 	if info.Size() != int64(len(want.data)) {
 		return "is changed"
 	}
-	got, err := fs.ReadFile(disk, name)
+	got, err := readRegular(filepath.Join(dir, filepath.FromSlash(name)), info.Size())
 	if err != nil || !bytes.Equal(got, want.data) {
 		return "is changed"
 	}
 	return ""
+}
+
+// readRegular reads the size bytes of a file, and one more if there is. One that
+// became a pipe since it was looked at holds nobody up.
+func readRegular(name string, size int64) ([]byte, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", name)
+	}
+	return io.ReadAll(io.LimitReader(f, size+1))
 }
 
 func (f files) missing(disk fs.FS) []string {
