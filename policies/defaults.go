@@ -50,7 +50,7 @@ func (l *loader) compileDefaults() []*defaults {
 			r.fail(strictyaml.Path{"defaults"}, "the folder has defaults already, in %s; make one document of both", other)
 		}
 		places[s.folder] = d.place
-		l.problems = append(l.problems, problems.And(r.problems.Limit())...)
+		l.add(problems.And(r.problems.Limit())...)
 		list = append(list, d)
 	}
 	return list

@@ -102,7 +102,7 @@ func (l *loader) compileGuardrails() []*guardrails {
 		if problems = problems.And(r.problems.Limit()); len(problems) == 0 {
 			list = append(list, g) // policies are not held to what may not be meant
 		}
-		l.problems = append(l.problems, problems...)
+		l.add(problems...)
 	}
 	return list
 }

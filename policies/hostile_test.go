@@ -1,15 +1,19 @@
 package policies_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/brevet-dev/brevet/policies"
+	"github.com/brevet-dev/brevet/policies/strictyaml"
 )
 
 // bounds runs load and fails if it took longer or more memory than a hostile
@@ -109,6 +113,29 @@ func TestLargeDocuments(t *testing.T) {
 	bounds(t, func() {
 		if set, err := policies.Load(dir, options()); err != nil || set.Len() != 110 {
 			t.Errorf("Load = %d policies, %v, want 110", set.Len(), err)
+		}
+	})
+}
+
+// Hundreds of broken files, each with the most problems that are told of one: a
+// page of them is enough.
+func TestManyProblems(t *testing.T) {
+	files := fstest.MapFS{}
+	for i := range 200 {
+		doc := fmt.Sprintf("policy: p%d\nissuer: github\ngrant: [%s]\n", i, strings.Repeat("{credential: other, ttl: x}, ", 150))
+		files[fmt.Sprintf("p%04d.yaml", i)] = &fstest.MapFile{Data: []byte(doc)}
+	}
+	bounds(t, func() {
+		_, err := policies.LoadFS(files, "many", options())
+		var problems strictyaml.Problems
+		if !errors.As(err, &problems) || len(problems) != 201 {
+			t.Fatalf("%d problems, want 201", len(problems))
+		}
+		if first := problems[0]; first.File != "many/p0000.yaml" {
+			t.Errorf("first %s, want that of the first file", first)
+		}
+		if last := problems[200].String(); !regexp.MustCompile(`^many: and \d{5} more problems$`).MatchString(last) {
+			t.Errorf("last %s, want how many more there are", last)
 		}
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"unicode"
 	"unicode/utf8"
 
@@ -28,6 +29,11 @@ const (
 	// maxFolder is the most that is read of all files: 10 000 policies with
 	// their tests have a third of it.
 	maxFolder = 128 << 20
+
+	// maxShown is how many problems of a folder are told of, and maxKept how many
+	// are kept to tell of the first: a thousand broken files have 100 000.
+	maxShown = 200
+	maxKept  = 5_000
 )
 
 // testSuffix ends the names, without .yaml or .yml, of files that hold tests.
@@ -39,10 +45,10 @@ const testSuffix = "_test"
 // folders). A file whose name ends in _test.yaml holds tests only.
 //
 // It is all or nothing. The error is a [strictyaml.Problems] with everything
-// that is wrong with any file. A folder without policies is an error too: it is
+// that is wrong with any file, or the first 200, with how many more there are. A folder without policies is an error too: it is
 // the wrong path or a volume that is not mounted, and on a reload it would
 // silently take every grant away.
-func Load(dir string, o Options) (*Set, error) { return LoadFS(os.DirFS(dir), dir, o) }
+func Load(dir string, o Options) (*Set, error) { return LoadFS(disk(dir), dir, o) }
 
 // LoadFS is [Load] for a folder that is not on the disk; dir is its name in
 // problems.
@@ -62,8 +68,8 @@ func LoadFS(fsys fs.FS, dir string, o Options) (*Set, error) {
 	if len(l.problems) == 0 && len(s.policies) == 0 {
 		l.report(".", "the folder holds no policy (a file ending in .yaml or .yml)")
 	}
-	if err := l.problems.Err(); err != nil {
-		return nil, err
+	if len(l.problems) > 0 {
+		return nil, l.shown()
 	}
 	s.index = newIndex(s.policies)
 	return s, nil
@@ -75,6 +81,7 @@ type loader struct {
 	fsys     fs.FS
 	options  Options
 	problems strictyaml.Problems
+	unkept   int // problems beside these
 
 	files                []file // that may hold policies
 	defaults, guardrails []*source
@@ -107,9 +114,24 @@ type source struct {
 
 // report adds a problem with the file name as a whole.
 func (l *loader) report(name, format string, args ...any) {
-	l.problems = append(l.problems, strictyaml.Problem{
-		File: filepath.Join(l.dir, name), Message: fmt.Sprintf(format, args...),
-	})
+	l.add(strictyaml.Problem{File: filepath.Join(l.dir, name), Message: fmt.Sprintf(format, args...)})
+}
+
+func (l *loader) add(problems ...strictyaml.Problem) {
+	room := min(maxKept-len(l.problems), len(problems))
+	l.problems = append(l.problems, problems[:room]...)
+	l.unkept += len(problems) - room
+}
+
+// shown returns the problems to tell of, in the order of files, and how many more
+// there are.
+func (l *loader) shown() strictyaml.Problems {
+	l.problems.Sort()
+	shown := l.problems[:min(len(l.problems), maxShown)]
+	if more := l.unkept + len(l.problems) - len(shown); more > 0 {
+		shown = append(slices.Clip(shown), strictyaml.Problem{File: l.dir, Message: fmt.Sprintf("and %d more problems", more)})
+	}
+	return shown
 }
 
 // find returns the names of the files to read, sorted.
@@ -193,7 +215,7 @@ func (l *loader) read(name string) {
 	isTest := strings.HasSuffix(strings.TrimSuffix(name, path.Ext(name)), testSuffix)
 	if isTest || f.mayHoldRules() {
 		sources, problems := f.parse()
-		if l.problems = append(l.problems, problems...); len(problems) > 0 {
+		if l.add(problems...); len(problems) > 0 {
 			return
 		}
 		l.keep(sources, isTest)
@@ -240,12 +262,39 @@ func tenantOf(folder string) string {
 	return strings.TrimPrefix(first, ".")
 }
 
+// A disk is [os.DirFS], but that opening a pipe waits for nobody: what was a file
+// when it was looked at may be one by now.
+type disk string
+
+// Open implements [fs.FS].
+func (d disk) Open(name string) (fs.File, error) {
+	if !fs.ValidPath(name) {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrInvalid}
+	}
+	f, err := os.OpenFile(filepath.Join(string(d), filepath.FromSlash(name)), os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: cause(err)}
+	}
+	return f, nil
+}
+
+// Stat implements [fs.StatFS], without opening.
+func (d disk) Stat(name string) (fs.FileInfo, error) { return fs.Stat(os.DirFS(string(d)), name) }
+
+// ReadDir implements [fs.ReadDirFS].
+func (d disk) ReadDir(name string) ([]fs.DirEntry, error) {
+	return fs.ReadDir(os.DirFS(string(d)), name)
+}
+
 func readFile(fsys fs.FS, name string) ([]byte, error) {
 	f, err := fsys.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.New("not a regular file") // any more: isPolicy has looked before
+	}
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
 		return nil, err
@@ -262,7 +311,7 @@ func (l *loader) compilePolicies(rules []*defaults, rails []*guardrails) []*poli
 	var list []*policy
 	for chunk := range slices.Chunk(l.files, 4*runtime.GOMAXPROCS(0)) {
 		sources, problems := parseAll(chunk)
-		l.problems = append(l.problems, problems...)
+		l.add(problems...)
 		for _, s := range sources {
 			if p := l.compilePolicy(s, rules, rails); p != nil {
 				list = append(list, p)
@@ -302,10 +351,10 @@ func (l *loader) compilePolicy(s *source, rules []*defaults, rails []*guardrails
 	case (kind == "defaults" || kind == "guardrails") && s.isKept:
 		return nil
 	case kind == "defaults" || kind == "guardrails":
-		l.problems = append(l.problems, s.doc.KeyProblem(strictyaml.Path{kind}, "write the key %s as it is, without escapes", kind))
+		l.add(s.doc.KeyProblem(strictyaml.Path{kind}, "write the key %s as it is, without escapes", kind))
 		return nil
 	case kind == "tests":
-		l.problems = append(l.problems, s.doc.KeyProblem(strictyaml.Path{kind}, "tests are first in files whose name ends in %s.yaml only; in a policy they come after its name", testSuffix))
+		l.add(s.doc.KeyProblem(strictyaml.Path{kind}, "tests are first in files whose name ends in %s.yaml only; in a policy they come after its name", testSuffix))
 		return nil
 	}
 	var in document
@@ -320,6 +369,6 @@ func (l *loader) compilePolicy(s *source, rules []*defaults, rails []*guardrails
 	if l.options.Sources {
 		p.written = &written{s.doc, &in, s.folder, l.example(p)}
 	}
-	l.problems = append(l.problems, problems.And(c.problems.Limit())...)
+	l.add(problems.And(c.problems.Limit())...)
 	return p
 }

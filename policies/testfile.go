@@ -45,7 +45,7 @@ func (l *loader) compileTests(list []*policy) []fileTest {
 	for _, s := range l.tests {
 		t := testReader{reader: reader{loader: l, doc: s.doc, folder: s.folder}, policies: named}
 		tests = append(tests, t.read()...)
-		l.problems = append(l.problems, t.decoded.And(t.problems.Limit())...)
+		l.add(t.decoded.And(t.problems.Limit())...)
 	}
 	return tests
 }
