@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/brevet-dev/brevet/policies"
-	"github.com/brevet-dev/brevet/policies/strictyaml"
 )
 
 func checkCommand() *cobra.Command {
@@ -83,14 +82,8 @@ func check(ctx context.Context, file string) *report {
 }
 
 func (r *report) add(err error) {
-	if problems, ok := errors.AsType[strictyaml.Problems](err); ok {
-		for _, p := range problems {
-			r.Problems = append(r.Problems, p.String())
-		}
-		return
-	}
 	if err != nil {
-		r.Problems = append(r.Problems, err.Error())
+		r.Problems = append(r.Problems, problemsOf(err)...)
 	}
 }
 

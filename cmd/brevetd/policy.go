@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/brevet-dev/brevet/policies"
+	"github.com/brevet-dev/brevet/policies/strictyaml"
 )
 
 // policyCommand holds what those need who write policies and review them. Each
@@ -64,6 +66,38 @@ func (s policySource) set(ctx context.Context) (*config, *policies.Set, error) {
 		return nil, nil, fmt.Errorf("loading policies:\n%w", err)
 	}
 	return c, set, nil
+}
+
+// A refusal is what a command prints as JSON when there is nothing to report on,
+// as policies do not load: the begin of what check prints.
+type refusal struct {
+	OK       bool     `json:"ok"`
+	Problems []string `json:"problems"`
+}
+
+// refused returns err, after telling programs of it where they look for the
+// report.
+func refused(w io.Writer, format string, err error) error {
+	if format != "json" {
+		return err
+	}
+	if failed := writeJSON(w, refusal{Problems: problemsOf(err)}); failed != nil {
+		return failed
+	}
+	return err
+}
+
+// problemsOf returns each problem of a file, or else the error.
+func problemsOf(err error) []string {
+	problems, ok := errors.AsType[strictyaml.Problems](err)
+	if !ok {
+		return []string{err.Error()}
+	}
+	list := make([]string, len(problems))
+	for i, p := range problems {
+		list[i] = p.String()
+	}
+	return list
 }
 
 // columns is the width that output for people is written for.

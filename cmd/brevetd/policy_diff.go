@@ -45,7 +45,7 @@ func policyDiffCommand() *cobra.Command {
 		}
 		r, err := comparePolicies(cmd, *file, args[0], args[1], *logs)
 		if err != nil {
-			return err
+			return refused(cmd.OutOrStdout(), *format, err)
 		}
 		if err := write(cmd.OutOrStdout(), r); err != nil {
 			return err

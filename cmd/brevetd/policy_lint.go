@@ -36,7 +36,7 @@ func policyLintCommand() *cobra.Command {
 		}
 		r, err := lint(from, cmd.ErrOrStderr())
 		if err != nil {
-			return err
+			return refused(cmd.OutOrStdout(), *format, err)
 		}
 		if r.OK = r.Errors == 0 && (r.Warnings == 0 || !*strict); !r.OK {
 			err = fmt.Errorf("lint: %s", r.sum())

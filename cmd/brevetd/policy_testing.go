@@ -38,7 +38,7 @@ func policyTestCommand() *cobra.Command {
 		}
 		r, err := runTests(cmd.Context(), from, *coverage)
 		if err != nil {
-			return err
+			return refused(cmd.OutOrStdout(), *format, err)
 		}
 		if err := write(cmd.OutOrStdout(), r); err != nil {
 			return err
