@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -91,19 +92,31 @@ func (l *linter) expectations() (allows, denies bool) {
 }
 
 func (l *linter) noAllowTest() {
-	if allows, _ := l.expectations(); !allows && l.usual != nil {
-		l.find(l.at("policy"), l.usual, l.testEdit("whom it is for", l.usual, "allow"), "the policy has no test that allows")
+	allows, denies := l.expectations()
+	if allows || l.usual == nil {
+		return
 	}
+	tests := []string{l.testText("whom it is for", l.usual, "allow")}
+	if claims := l.nearMiss(); !denies && claims != nil {
+		tests = append(tests, l.testText("whom it is not for", claims, "deny"))
+	}
+	l.find(l.at("policy"), l.usual, l.testEdit(tests, 0), "the policy has no test that allows")
 }
 
 func (l *linter) noDenyTest() {
-	if _, denies := l.expectations(); denies || l.usual == nil {
+	allows, denies := l.expectations()
+	if denies || l.usual == nil {
 		return
 	}
 	claims := l.nearMiss()
-	if claims != nil {
-		l.find(l.at("policy"), claims, l.testEdit("whom it is not for", claims, "deny"), "the policy has no test that denies")
+	if claims == nil {
+		return
 	}
+	tests := []string{l.testText("whom it is not for", claims, "deny")}
+	if !allows {
+		tests = slices.Insert(tests, 0, l.testText("whom it is for", l.usual, "allow"))
+	}
+	l.find(l.at("policy"), claims, l.testEdit(tests, len(tests)-1), "the policy has no test that denies")
 }
 
 // nearMiss returns a token that differs in one claim only from one that is
@@ -124,8 +137,21 @@ func (l *linter) nearMiss() map[string]any {
 	return nil
 }
 
-// testEdit adds a test with these claims.
-func (l *linter) testEdit(name string, claims map[string]any, field string) []Edit {
+// testEdit adds tests, of which the finding asks for one. If the document has
+// none, it is all of them: two keys called tests would not load.
+func (l *linter) testEdit(tests []string, own int) []Edit {
+	if l.p.written.doc.Has([]any{"tests"}) {
+		return []Edit{l.field("- "+tests[own], "", "tests", len(l.p.written.in.Tests))}
+	}
+	note := ""
+	if len(tests) > 1 {
+		note = "once: L016 and L035 say the same"
+	}
+	return []Edit{l.field("tests: ["+strings.Join(tests, ", ")+"]", note, "tests")}
+}
+
+// testText writes a test with these claims.
+func (l *linter) testText(name string, claims map[string]any, field string) string {
 	var credentials []string
 	for _, g := range l.p.grants {
 		credentials = append(credentials, g.Credential)
@@ -133,12 +159,7 @@ func (l *linter) testEdit(name string, claims map[string]any, field string) []Ed
 	if short := l.short(claims); l.p.gives(short) == l.p.gives(claims) {
 		claims = short
 	}
-	n := len(l.p.written.in.Tests)
-	yaml := fmt.Sprintf("{name: %s, claims: %s, %s: %s}", name, yamlValue(claims), field, yamlValue(slices.Clone(credentials)))
-	if !l.p.written.doc.Has([]any{"tests"}) {
-		return []Edit{l.field("tests: ["+yaml+"]", "", "tests")}
-	}
-	return []Edit{l.field("- "+yaml, "", "tests", n)}
+	return fmt.Sprintf("{name: %s, claims: %s, %s: %s}", name, yamlValue(claims), field, yamlValue(credentials))
 }
 
 // short returns those of the claims that the policy looks at.

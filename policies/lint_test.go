@@ -234,6 +234,24 @@ func apply(t *testing.T, doc string, edits []Edit) string {
 	return `{"policy": "` + fmt.Sprint(root["policy"]) + `", ` + strings.TrimPrefix(string(text), "{")
 }
 
+// What mends a policy without tests is one key, whichever of both findings is
+// mended, and mends both.
+func TestLintMendsTestsOnce(t *testing.T) {
+	doc := ofGitHub(inProd)
+	_, all, err := lintDocument(t, doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	allow, deny := found(all, "L016"), found(all, "L035")
+	if len(allow) != 1 || len(deny) != 1 || !reflect.DeepEqual(allow[0].Mend, deny[0].Mend) {
+		t.Fatalf("L016 is mended by %+v, L035 by %+v; want the same", allow, deny)
+	}
+	_, again, err := lintDocument(t, apply(t, doc, deny[0].Mend))
+	if err != nil || len(found(again, "L016"))+len(found(again, "L035")) > 0 {
+		t.Errorf("mended: %v\n%s", err, list(again))
+	}
+}
+
 // filler2 stands for a policy that was removed.
 var filler2 = strings.NewReplacer("policy: filler", "policy: filler-two", `"1"`, `"22"`).Replace(filler)
 

@@ -281,7 +281,7 @@ func (l *linter) notFound() {
 	if l.usual != nil || l.proven {
 		return
 	}
-	test := l.testEdit("whom it is for", plausible(l.p), "allow")
+	test := l.testEdit([]string{l.testText("whom it is for", plausible(l.p), "allow")}, 0)
 	test[0].Note = "with claims for which the condition is true"
 	l.find(l.at("when"), nil, test, "no token was found for which the policy holds; give it a test that allows one")
 }
