@@ -52,6 +52,7 @@ type guardrails struct {
 // tokens of one issuer.
 type guard struct {
 	*guardrails
+	preset  *presets.Preset
 	denies  []deny
 	require []condition
 	allowed []allowed // nil: every credential
@@ -163,7 +164,7 @@ func (r *reader) scopeFolder(named string) string {
 }
 
 func (r *reader) guard(g *guardrails, in *guardrailsDocument, p *presets.Preset) *guard {
-	made := &guard{guardrails: g, require: r.conditions(p, strictyaml.Path{"require"}, in.Require)}
+	made := &guard{guardrails: g, preset: p, require: r.conditions(p, strictyaml.Path{"require"}, in.Require)}
 	for i, entry := range in.Deny {
 		at := strictyaml.Path{"deny", i}
 		if entry.Reason == "" {

@@ -51,7 +51,7 @@ func (f *Finding) Place() string { return fmt.Sprintf("%s:%d:%d", f.File, f.Line
 
 // An Edit is one change of a document.
 type Edit struct {
-	Action string `json:"action"` // add, replace or remove
+	Action string `json:"action"` // add, replace, remove or add-document
 	Path   string `json:"path"`   // match.ref; "" is the document as a whole
 	Into   string `json:"into"`   // of what it is a part: match; "" is the document
 	Line   int    `json:"line"`   // of what is there now, or, to add to it, of Into
@@ -80,7 +80,7 @@ type Rule struct {
 
 // Rules returns all rules, by id.
 func Rules() []Rule {
-	list := slices.Concat(identityRules(), gateRules(), conditionRules(), lifeRules(), setRules())
+	list := slices.Concat(identityRules(), gateRules(), conditionRules(), lifeRules(), fenceRules(), setRules())
 	slices.SortFunc(list, func(a, b Rule) int { return cmp.Compare(a.ID, b.ID) })
 	return list
 }
@@ -98,11 +98,11 @@ func (s *Set) lint(progress func(done int), search *effort) []Finding {
 	if s == nil {
 		return nil
 	}
-	shared, rules := newNeighbours(s.policies), Rules()
+	shared, rules, open := newNeighbours(s.policies), Rules(), s.openTenants()
 	var findings []Finding
 	for i, p := range s.policies {
 		alone := &Set{index: newIndex([]*policy{p}), issuers: s.issuers, credentials: s.credentials}
-		l := &linter{set: s, alone: alone, p: p, neighbours: shared, rules: rules, search: search}
+		l := &linter{set: s, alone: alone, p: p, neighbours: shared, rules: rules, search: search, open: open}
 		findings = append(findings, l.run()...)
 		if progress != nil {
 			progress(i + 1)
@@ -121,10 +121,11 @@ type linter struct {
 	alone      *Set // of the policy only
 	p          *policy
 	neighbours *neighbours
-	search     *effort         // shared, for comparing policies
-	usual      map[string]any  // the claims of a token that it grants to; nil if none was found
-	proven     bool            // if usual is nil: there is none
-	about      map[string]bool // claims that the policy is about
+	search     *effort          // shared, for comparing policies
+	open       map[*policy]bool // shared, see [Set.openTenants]
+	usual      map[string]any   // the claims of a token that it grants to; nil if none was found
+	proven     bool             // if usual is nil: there is none
+	about      map[string]bool  // claims that the policy is about
 	rules      []Rule
 	rule       Rule // whose turn it is
 	findings   []Finding

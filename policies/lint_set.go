@@ -134,6 +134,13 @@ func (s *Set) lintRules(search *effort) []Finding {
 			add("L027", d.place, "this rule of guardrails %s denies nothing that a policy grants", g.name)
 		}
 	}
+	for _, g := range s.guardrails {
+		for _, f := range g.evasions() {
+			rule := fenceRules()[0]
+			f.Rule, f.Severity = rule.Name, rule.Severity
+			findings = append(findings, f)
+		}
+	}
 	for _, d := range s.defaults {
 		if !slices.ContainsFunc(s.policies, d.isUsed) {
 			add("L028", d.place, "defaults %s are used by no policy", d.name)

@@ -166,6 +166,9 @@ func editText(e *policies.Edit) string {
 		what = "remove the document"
 	}
 	text := fmt.Sprintf("    mend: %s, line %d", plain(what), e.Line)
+	if e.Action == "add-document" {
+		text = "    mend: add a document"
+	}
 	if e.Note != "" {
 		text += " (" + plain(e.Note) + ")"
 	}
