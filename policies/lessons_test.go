@@ -80,6 +80,7 @@ func lessons() []lesson {
 		{"octo-sts: a dot for any character and .* for any text", of("github", whole, `when: claims.job_workflow_ref.matches("^acme/flows/.*$")`), "", "L003"},
 		{"Entra: matches *", of("github", "repository_id: \"456\"\nref: {glob: \"*\"}\nevent_name: push"), "one exact ref", ""},
 		{"a regular expression that is not anchored", of("github", whole, `when: claims.ref.matches("main")`), "must match the whole claim", ""},
+		{"a regular expression that counts", of("github", whole, `when: claims.ref.matches("^a{999}b{999}c{999}d{999}e{999}$")`), "more than 4000 steps", ""},
 		{"a prefix that ends in a name", of("github", whole, `when: claims.ref.startsWith("refs/heads/main")`), "", "L007"},
 		{"a workflow by the begin of its path", of("github", whole, `when: claims.job_workflow_ref.startsWith("acme/flows/.github/workflows/x.yml")`), "", "L008"},
 		{"a workflow that contains a name", of("github", whole, `when: claims.job_workflow_ref.contains("acme/flows/")`), "", "L002"},
