@@ -150,8 +150,10 @@ func (l *language) compile(source string) (*when, []flaw) {
 	if issues.Err() != nil {
 		return nil, l.flaws(issues)
 	}
-	if flaws := tooLarge(tree.NativeRep()); len(flaws) > 0 {
-		return nil, flaws
+	if strings.Contains(source, overloads.Matches) { // a walk through the tree costs a tenth of all this
+		if flaws := tooLarge(tree.NativeRep()); len(flaws) > 0 {
+			return nil, flaws
+		}
 	}
 	if tree, issues = l.env.Check(tree); issues.Err() != nil {
 		return nil, l.flaws(issues)

@@ -26,7 +26,7 @@ import (
 // into any go string, int64, bool, []any and map[string]any. A struct that is a
 // TextUnmarshaler may be written as a string or as a mapping.
 func (d *Document) Decode(v any) Problems {
-	dec := decoder{doc: d}
+	dec := decoder{doc: d, fields: map[reflect.Type][]field{}}
 	dec.value(nil, d.body, reflect.ValueOf(v).Elem())
 	return dec.problems.Limit()
 }
@@ -34,6 +34,7 @@ func (d *Document) Decode(v any) Problems {
 type decoder struct {
 	doc      *Document
 	problems Problems
+	fields   map[reflect.Type][]field // of the structs met so far
 }
 
 func (d *decoder) fail(n ast.Node, format string, args ...any) {
@@ -202,7 +203,11 @@ func (d *decoder) structure(path Path, n ast.Node, dst reflect.Value) {
 		d.want(path, n, "a mapping")
 		return
 	}
-	fields := fieldsOf(dst.Type())
+	fields, known := d.fields[dst.Type()]
+	if !known {
+		fields = fieldsOf(dst.Type())
+		d.fields[dst.Type()] = fields
+	}
 	d.each(path, n, func(name string, e *ast.MappingValueNode) {
 		i := slices.IndexFunc(fields, func(f field) bool { return f.name == name })
 		if i < 0 {
