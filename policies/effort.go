@@ -53,6 +53,9 @@ func weightOf(conditions []condition) weight {
 // once is what it costs to decide about one token.
 func (w weight) once() int { return 1 + w.claims/8 + w.values/64 + w.globs + w.when }
 
+// written is what it costs to say of each part what it makes of one token.
+func (w weight) written() int { return 20 * (1 + w.claims + w.values + w.globs + w.when) }
+
 // beside is what it costs to hold all conditions of one against those of
 // another.
 func (w weight) beside(other weight) int {

@@ -87,6 +87,21 @@ func TestLintOfHostileSets(t *testing.T) {
 	}
 }
 
+// What tests see of all policies of an issuer grows with the product of both.
+func TestCoverageEnds(t *testing.T) {
+	set, err := withTests(t, "tests: shop\ncases:\n"+strings.Repeat("- {name: x, fixture: main, deny: [deploy]}\n", 100))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := set.Coverage(); c.Unplayed != 0 {
+		t.Errorf("%d of 100 tests were not looked at", c.Unplayed)
+	}
+	c := policies.CoverageWithin(set, 10_000)
+	if c.Unplayed == 0 || c.Unplayed == 100 || c.Ways == 0 {
+		t.Errorf("%d of 100 tests were not looked at, want some", c.Unplayed)
+	}
+}
+
 func has(findings []policies.Finding, id string) bool {
 	return slices.ContainsFunc(findings, func(f policies.Finding) bool { return f.ID == id })
 }

@@ -20,3 +20,6 @@ func CompareWithin(ctx context.Context, a, b *Set, units int) (*Diff, error) {
 
 // LintWithin is Lint with so much to spend for comparing policies.
 func LintWithin(s *Set, units int) []Finding { return s.lint(nil, &effort{units}) }
+
+// CoverageWithin is Coverage with so much to spend.
+func CoverageWithin(s *Set, units int) *Coverage { return s.coverage(&effort{units}) }

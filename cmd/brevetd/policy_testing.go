@@ -187,6 +187,9 @@ func writeCoverage(w io.Writer, c *policies.Coverage) {
 	for _, u := range c.Unseen {
 		fmt.Fprintf(w, "\n%s: %s\n%s%s", u.Place, unseen(u), wrapped("    ", u.Path+": "+u.Want), owner(u))
 	}
+	if c.Unplayed > 0 {
+		fmt.Fprintf(w, "\n%s not looked at to the end: there are too many for so many policies\n", count(c.Unplayed, "test"))
+	}
 	fmt.Fprintf(w, "\ncoverage: %d%%, %d of %d ways seen\n", policies.Percent(c.Seen, c.Ways), c.Seen, c.Ways)
 }
 
