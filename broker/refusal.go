@@ -30,6 +30,7 @@ var (
 	ErrReports       = errors.New("leaks reported too often")
 	ErrBlocked       = errors.New("blocked by an operator")
 	ErrUnavailable   = errors.New("temporarily unavailable")
+	ErrBusy          = errors.New("too many exchanges at once")
 	ErrTarget        = errors.New("the credential's target refused")
 )
 
@@ -106,6 +107,7 @@ var rules = [...]rule{
 	{policies.ErrOperation, 403, api.CodeInsufficientScope, "no policy allows this session to do that with this data key"},
 	{ErrUsedUp, 403, api.CodeInsufficientScope, "this data key was unwrapped as often as the policy allows"},
 	{ErrReports, 400, api.CodeInvalidRequest, "this session has reported leaks as often as they are recorded"},
+	{ErrBusy, 503, api.CodeTemporarily, "too many exchanges at once; try again"},
 	{ErrUnavailable, 503, api.CodeTemporarily, "try again"},
 	{ErrTarget, 500, api.CodeServerError, "the credential's target refused; an operator finds the reason under the request id"},
 }
@@ -121,6 +123,9 @@ func Refuse(err error) *Refusal {
 			out := &Refusal{Public: api.Error{Code: r.code, Description: r.description}, Status: r.status, Cause: err}
 			if r.status == 503 {
 				out.RetryAfter = retryAfter
+			}
+			if r.is == ErrBusy {
+				out.RetryAfter = busyRetry()
 			}
 			if quota, ok := errors.AsType[*QuotaError](err); ok {
 				out.RetryAfter = min(max(quota.After, minQuotaRetry), maxQuotaRetry).Round(time.Second)
