@@ -13,6 +13,7 @@ import (
 	"github.com/brevet-dev/brevet/broker"
 	"github.com/brevet-dev/brevet/broker/lease"
 	"github.com/brevet-dev/brevet/issuers/presets"
+	"github.com/brevet-dev/brevet/test/servers"
 )
 
 // watchedSession reserves and commits a session with two leases.
@@ -101,4 +102,26 @@ func TestSessionStatesOfMany(t *testing.T) {
 			t.Errorf("SessionStates without Redis = %d states, %v; want ErrUnavailable", len(got), err)
 		}
 	})
+}
+
+// BenchmarkSessionStates is one look for as many listeners as a broker may have,
+// of a lease each.
+func BenchmarkSessionStates(b *testing.B) {
+	client := redis.NewClient(&redis.Options{Addr: servers.Redis(b)})
+	defer client.Close()
+	s := lease.New(client, plainSealer{})
+	watched := make([]broker.Watched, 4096)
+	for i := range watched {
+		u := use(presets.Bind, fmt.Sprint(i))
+		x := session(u, "key", 1)
+		if err := errors.Join(s.Reserve(b.Context(), x, u), s.Commit(b.Context(), x)); err != nil {
+			b.Fatal(err)
+		}
+		watched[i] = broker.Watched{SessionID: x.ID, LeaseIDs: []string{x.Leases[0].ID}}
+	}
+	for b.Loop() {
+		if _, err := s.SessionStates(b.Context(), watched); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
