@@ -19,8 +19,10 @@ const (
 	watchEvery = time.Second
 
 	// watchShare of its time, at most, a broker looks after listeners: it looks
-	// less often when there are so many, or Redis is so slow, that it takes long.
-	watchShare = 10
+	// less often when there are so many, or Redis is so slow, that it takes long;
+	// but as often as watchAtLeast, so that who hears nothing knows something.
+	watchShare   = 10
+	watchAtLeast = 5 * time.Second
 
 	// watchTimeout bounds one look. A Redis that needs longer is as good as lost.
 	watchTimeout = 3 * time.Second
@@ -107,7 +109,7 @@ func (b *Broker) Watch(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(max(watchEvery, (watchShare-1)*time.Since(start))):
+		case <-time.After(min(max(watchEvery, (watchShare-1)*time.Since(start)), watchAtLeast)):
 		}
 	}
 }
