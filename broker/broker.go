@@ -12,6 +12,9 @@
 //	commit   the leases                           broker/lease
 //	answer                                        broker/server
 //
+// Between decide and reserve an exchange waits for its turn, if there are many:
+// see admission.
+//
 // The order carries the promise: what may exist is written down, in Redis and
 // in the audit log, before it is made. After a crash between any two steps
 // there is no live credential without a lease record and an audit line, and
