@@ -12,6 +12,9 @@
 //	commit   the leases                           broker/lease
 //	answer                                        broker/server
 //
+// Between decide and reserve an exchange waits for its turn, if there are many:
+// see admission.
+//
 // The order carries the promise: what may exist is written down, in Redis and
 // in the audit log, before it is made. After a crash between any two steps
 // there is no live credential without a lease record and an audit line, and
@@ -31,8 +34,8 @@ import (
 	"github.com/brevet-dev/brevet/policies"
 )
 
-// A Broker exchanges, renews and revokes. All fields are required; [New]
-// checks them.
+// A Broker exchanges, renews and revokes. All fields but Keys are required;
+// [New] checks them.
 type Broker struct {
 	URL      string // issuer identifier of the broker and audience of its session tokens
 	Issuers  *issuers.Set
@@ -43,10 +46,16 @@ type Broker struct {
 	DataKeys KeyWrapper
 	Targets  map[string]Target // by name of the credential
 
-	runs    sync.Mutex // held while the leases of a run are looked for
-	floods  floods
-	lanes   map[string]*lane
-	blocked atomic.Uint64
+	// Keys returns the keys in use, whose change is told to who listens: see
+	// [Broker.Listen]. nil: it is not told.
+	Keys func() Keys
+
+	runs      sync.Mutex // held while the leases of a run are looked for
+	floods    floods
+	admission *admission
+	watch     watch
+	lanes     map[string]*lane
+	blocked   atomic.Uint64
 }
 
 // Blocked returns how many exchanges and renewals an operator's block refused.
@@ -65,7 +74,7 @@ func New(b *Broker) (*Broker, error) {
 			return nil, fmt.Errorf("credential %s has no minter", name)
 		}
 	}
-	b.lanes = newLanes(b.Targets)
+	b.lanes, b.admission = newLanes(b.Targets), newAdmission()
 	return b, nil
 }
 
@@ -193,6 +202,10 @@ type LeaseStore interface {
 	// UseProof records a DPoP proof for the session, or returns
 	// [ErrProofReplayed].
 	UseProof(ctx context.Context, sessionID, proofID string) error
+
+	// SessionStates returns the state of each of sessions, in this order. What is not
+	// known of one is no error, but [Unknown].
+	SessionStates(ctx context.Context, sessions []Watched) ([]SessionState, error)
 
 	LeaseEnder
 	Reconciler
