@@ -1,6 +1,7 @@
 package issuers_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -29,6 +30,7 @@ func benchmarkVerify(b *testing.B, name string, set *issuers.Set, raw string) {
 	b.Run(name, func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
+			set.Forget()
 			if _, err := set.Verify(b.Context(), raw); err != nil {
 				b.Fatal(err)
 			}
@@ -79,5 +81,25 @@ func BenchmarkUnknownIssuer(b *testing.B) {
 		if _, err := set.Verify(b.Context(), raw); err == nil {
 			b.Fatal("accepted")
 		}
+	}
+}
+
+// BenchmarkVerifyAgain is the way of a token that was shown before, with the
+// cache and without.
+func BenchmarkVerifyAgain(b *testing.B) {
+	p, set := newCaching(b)
+	raw := p.mint(b, nil)
+	for _, cached := range []bool{false, true} {
+		b.Run(fmt.Sprintf("cached=%t", cached), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if !cached {
+					set.Forget()
+				}
+				if _, err := set.Verify(b.Context(), raw); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

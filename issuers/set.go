@@ -39,6 +39,8 @@ type Set struct {
 	byURL  map[string]*issuer
 	byName map[string]*issuer
 	order  []*issuer // as configured
+
+	verified *cache
 }
 
 // An issuer is one entry of the configuration, ready for use.
@@ -54,7 +56,7 @@ type issuer struct {
 // the broker from starting. The error joins every problem of every
 // configuration, each after its issuer's name.
 func New(configs []Config) (*Set, error) {
-	s := &Set{byURL: make(map[string]*issuer), byName: make(map[string]*issuer)}
+	s := &Set{byURL: make(map[string]*issuer), byName: make(map[string]*issuer), verified: newCache()}
 	var problems []error
 	for i := range configs {
 		c := &configs[i]
@@ -143,7 +145,13 @@ func (s *Set) KeysVersion(issuer string) uint64 {
 // The error is a [*TokenError] if raw is bad ([ErrInvalidToken]), and matches
 // [ErrUnavailable] if the issuer's keys cannot be had or ctx ended before they
 // came. With an error the identity is nil.
+//
+// Of issuers whose tokens are shown more than once it remembers those it has
+// verified: see cache.
 func (s *Set) Verify(ctx context.Context, raw string) (*Identity, error) {
+	if id := s.verified.find(raw, time.Now()); id != nil {
+		return id, nil
+	}
 	t, err := parseToken(raw)
 	if err != nil {
 		return nil, err
@@ -152,7 +160,11 @@ func (s *Set) Verify(ctx context.Context, raw string) (*Identity, error) {
 	if !configured {
 		return nil, refuse(ReasonUnknownIssuer, "iss is no configured issuer's url")
 	}
+	version := is.keys.status(time.Now()).Version // before it is used
 	id, err := is.verify(ctx, t, time.Now())
+	if err == nil {
+		s.verified.keep(is, t, id, version)
+	}
 	if refusal := (*TokenError)(nil); errors.As(err, &refusal) {
 		refusal.Issuer = is.name
 	}
