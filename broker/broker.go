@@ -43,10 +43,11 @@ type Broker struct {
 	DataKeys KeyWrapper
 	Targets  map[string]Target // by name of the credential
 
-	runs    sync.Mutex // held while the leases of a run are looked for
-	floods  floods
-	lanes   map[string]*lane
-	blocked atomic.Uint64
+	runs      sync.Mutex // held while the leases of a run are looked for
+	floods    floods
+	admission *admission
+	lanes     map[string]*lane
+	blocked   atomic.Uint64
 }
 
 // Blocked returns how many exchanges and renewals an operator's block refused.
@@ -65,7 +66,7 @@ func New(b *Broker) (*Broker, error) {
 			return nil, fmt.Errorf("credential %s has no minter", name)
 		}
 	}
-	b.lanes = newLanes(b.Targets)
+	b.lanes, b.admission = newLanes(b.Targets), newAdmission()
 	return b, nil
 }
 

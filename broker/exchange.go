@@ -62,6 +62,10 @@ func (b *Broker) Exchange(ctx context.Context, req *Request, ev *Event) (*Issued
 	if err != nil {
 		return nil, err
 	}
+	if session, err = b.enter(ctx, id, req, ev, session); err != nil {
+		return nil, err
+	}
+	defer b.admission.leave()
 	token, err := b.signSession(ctx, session)
 	if err != nil {
 		return nil, fmt.Errorf("signing the session token: %w", err)
@@ -73,7 +77,9 @@ func (b *Broker) Exchange(ctx context.Context, req *Request, ev *Event) (*Issued
 	if err := b.Audit.Record(ctx, intent(ev)); err != nil {
 		return nil, b.abandon(ctx, session, false, fmt.Errorf("recording the intent to mint: %w", unavailable(err)))
 	}
+	b.admission.leave()
 	minted, err := b.mint(ctx, session)
+	b.admission.comeBack()
 	if err != nil {
 		return nil, b.abandon(ctx, session, true, err)
 	}
@@ -82,6 +88,23 @@ func (b *Broker) Exchange(ctx context.Context, req *Request, ev *Event) (*Issued
 	}
 	ev.hold(session)
 	return issue(session, token, minted), nil
+}
+
+// enter waits for the turn of an exchange that was granted. One that had to wait
+// is decided anew: its leases begin now, under the policies of now. After an
+// error there is nothing to leave.
+func (b *Broker) enter(ctx context.Context, id *issuers.Identity, req *Request, ev *Event, s *Session) (*Session, error) {
+	ctx, cancel := context.WithDeadline(ctx, id.Expires)
+	defer cancel()
+	waited, err := b.admission.enter(ctx, id.URL+"\x00"+s.Who.counted())
+	if err != nil || !waited {
+		return s, err
+	}
+	ev.Shadow, ev.Unsafe, ev.Drift = nil, nil, nil
+	if s, err = b.decide(id, req, ev); err != nil {
+		b.admission.leave()
+	}
+	return s, err
 }
 
 // Conclude records the outcome of a request: the last thing before the answer

@@ -40,11 +40,13 @@ type Quota struct {
 
 // count adds a lease to the quotas that its grant counts against.
 func (s *Session) count(l *Lease, g policies.Grant) {
-	w := &s.Who.Workload
-	who := cmp.Or(w.ProjectID, w.OwnerID, s.Who.Subject)
-	s.quota("w\x00"+g.Policy+"\x00"+g.Credential+"\x00"+who, "a workload's "+g.Credential+" by policy "+g.Policy, g.OfWorkload, l)
+	s.quota("w\x00"+g.Policy+"\x00"+g.Credential+"\x00"+s.Who.counted(), "a workload's "+g.Credential+" by policy "+g.Policy, g.OfWorkload, l)
 	s.quota("p\x00"+g.Policy, "policy "+g.Policy, g.OfPolicy, l)
 }
+
+// counted returns what a workload is told apart by within its issuer: its
+// project, or what is next to it.
+func (w *Who) counted() string { return cmp.Or(w.Workload.ProjectID, w.Workload.OwnerID, w.Subject) }
 
 func (s *Session) quota(name, of string, limits policies.Limits, l *Lease) {
 	if limits == (policies.Limits{}) {

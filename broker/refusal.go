@@ -29,6 +29,7 @@ var (
 	ErrUsedUp        = errors.New("used as often as it may be")
 	ErrBlocked       = errors.New("blocked by an operator")
 	ErrUnavailable   = errors.New("temporarily unavailable")
+	ErrBusy          = errors.New("too many exchanges at once")
 	ErrTarget        = errors.New("the credential's target refused")
 )
 
@@ -104,6 +105,7 @@ var rules = [...]rule{
 	{ErrWrapped, 400, api.CodeInvalidRequest, "wrapped data key not accepted: it was changed, its time or its lease is over, its KEK was destroyed, or its context is another"},
 	{policies.ErrOperation, 403, api.CodeInsufficientScope, "no policy allows this session to do that with this data key"},
 	{ErrUsedUp, 403, api.CodeInsufficientScope, "this data key was unwrapped as often as the policy allows"},
+	{ErrBusy, 503, api.CodeTemporarily, "too many exchanges at once; try again"},
 	{ErrUnavailable, 503, api.CodeTemporarily, "try again"},
 	{ErrTarget, 500, api.CodeServerError, "the credential's target refused; an operator finds the reason under the request id"},
 }
@@ -119,6 +121,9 @@ func Refuse(err error) *Refusal {
 			out := &Refusal{Public: api.Error{Code: r.code, Description: r.description}, Status: r.status, Cause: err}
 			if r.status == 503 {
 				out.RetryAfter = retryAfter
+			}
+			if r.is == ErrBusy {
+				out.RetryAfter = busyRetry()
 			}
 			if quota, ok := errors.AsType[*QuotaError](err); ok {
 				out.RetryAfter = min(max(quota.After, minQuotaRetry), maxQuotaRetry).Round(time.Second)

@@ -215,6 +215,9 @@ func (d *daemon) newMetrics() *server.Metrics {
 		m.Gauge("brevet_issuer_keys_age_seconds", "Seconds since the issuer's keys were fetched; -1: never.", map[string]string{"issuer": status.Issuer}, d.keysAge(status.Issuer))
 		m.Gauge("brevet_issuer_keys_seconds_left", "Seconds for which the issuer's keys are believed if they cannot be fetched again; 0: its tokens are refused.", map[string]string{"issuer": status.Issuer}, d.keysLeft(status.Issuer))
 	}
+	m.Gauge("brevet_exchanges_working", "Exchanges that are worked on.", nil, func() float64 { return float64(d.broker.Load().Working) })
+	m.Gauge("brevet_exchanges_waiting", "Exchanges that wait for their turn.", nil, func() float64 { return float64(d.broker.Load().Waiting) })
+	m.CounterFunc("brevet_exchanges_busy_total", "Exchanges that were told to come later, because too many were at work.", func() float64 { return float64(d.broker.Load().Refused) })
 	m.CounterFunc("brevet_token_cache_hits_total", "Subject tokens that were shown again and not verified again.", func() float64 { return float64(d.issuers.CacheStatus().Hits) })
 	m.CounterFunc("brevet_token_cache_misses_total", "Subject tokens of issuers whose tokens are shown more than once, that were verified.", func() float64 { return float64(d.issuers.CacheStatus().Misses) })
 	m.Gauge("brevet_leases_stuck", "Leases whose credential could not be ended at its target; -1: Redis does not answer.", nil, d.stuck)

@@ -63,7 +63,10 @@ func measure(ctx context.Context, o *options, progress io.Writer) (_ *report, er
 			fmt.Fprintf(progress, "bench: %s, %d at once: %.0f exchanges/s\n", connection, clients, broker.sample.perSecond())
 		}
 	}
-	return r, nil
+	if o.storm > 0 {
+		err = sys.measureStorms(ctx, o.storm, r, progress)
+	}
+	return r, err
 }
 
 // measurePair loads the broker, and the floor before and after it, so that

@@ -66,7 +66,7 @@ const (
 )
 
 // configText needs the address, that of the operators' listener, Redis' and the
-// issuer's.
+// issuers'.
 const configText = `url: https://%[1]s
 listen: %[1]s
 tls: {cert: ` + certFile + `, key: ` + keyFile + `}
@@ -75,6 +75,13 @@ redis: {url: "redis://%[3]s/0"}
 root: {software: {file: root.pem}}
 issuers:
   - {name: lab, preset: github, url: "%[4]s", insecure_http: true}
+  - name: functions
+    preset: generic
+    url: "%[5]s"
+    insecure_http: true
+    replay: reuse
+    claims: {project: {type: int, kind: immutable}}
+    project_id: project
 credentials:
   - {name: ` + kindJWT + `, kind: jwt, audience: "https://registry.example.com", max_ttl: 1h}
   - {name: ` + kindDataKey + `, kind: data-key, max_ttl: 1h}
@@ -97,11 +104,19 @@ when: claims.run_attempt == "1"
 grant:
   - {credential: ` + kindJWT + `, ttl: 1h}
   - {credential: ` + kindDataKey + `, ttl: 1h}
+---
+policy: storm
+description: the functions of a storm
+issuer: functions
+match: {project: [1, 2]}
+grant:
+  - {credential: ` + kindJWT + `, ttl: 1h}
+  - {credential: ` + kindDataKey + `, ttl: 1h}
 `
 
 // writeConfig writes the broker's configuration and its policy.
 func (s *system) writeConfig(addr, admin string) error {
-	text := fmt.Sprintf(configText, addr, admin, s.client.Options().Addr, s.issuer.URL)
+	text := fmt.Sprintf(configText, addr, admin, s.client.Options().Addr, s.issuer.URL, s.functions.URL)
 	if err := os.WriteFile(filepath.Join(s.dir, "brevetd.yaml"), []byte(text), 0o600); err != nil {
 		return fmt.Errorf("writing the configuration: %w", err)
 	}

@@ -139,6 +139,9 @@ func send(ctx context.Context, client *http.Client, url string, r *request) (_ *
 	if err != nil {
 		return nil, fmt.Errorf("reading the answer: %w", err)
 	}
+	if err := busy(resp, body); err != nil {
+		return nil, err
+	}
 	if resp.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("status %d: %.500s", resp.StatusCode, body)
 	}

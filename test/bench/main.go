@@ -66,6 +66,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 type options struct {
 	duration time.Duration // of the broker's part of a cell
 	clients  []int
+	storm    int    // functions that start at once; 0: none
 	kind     string // of the credential that is asked for
 	json     bool
 }
@@ -74,12 +75,16 @@ type options struct {
 // its proofs are made before it, and the floor takes half as long again.
 const maxDuration = 40 * time.Second
 
+// maxStorm is what file descriptors and ports of one machine surely suffice for.
+const maxStorm = 8000
+
 func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	o := &options{}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.DurationVar(&o.duration, "d", 10*time.Second, "`time` that the broker is loaded in each cell, 1s to 40s; the floor takes half as long")
-	clients := flags.String("c", "1,8,64", "`numbers` of clients at the same time")
+	clients := flags.String("c", "1,8,64", "`numbers` of clients at the same time, \"\" for none")
+	flags.IntVar(&o.storm, "storm", 2000, "`number` of functions that start at once, 0 for none")
 	flags.StringVar(&o.kind, "k", kindJWT, "`kind` of credential that is asked for: "+kindJWT+" or "+kindDataKey)
 	flags.BoolVar(&o.json, "json", false, "print JSON for programs")
 	if err := flags.Parse(args); err != nil {
@@ -94,6 +99,12 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	if o.kind != kindJWT && o.kind != kindDataKey {
 		return nil, fmt.Errorf("-k is %q, not %s or %s", o.kind, kindJWT, kindDataKey)
 	}
+	if o.storm < 0 || o.storm > maxStorm {
+		return nil, fmt.Errorf("-storm is %d, not within 0 and %d", o.storm, maxStorm)
+	}
+	if *clients == "" {
+		return o, nil
+	}
 	for word := range strings.SplitSeq(*clients, ",") {
 		n, err := strconv.Atoi(word)
 		if err != nil || n < 1 || n > 1024 {
@@ -104,8 +115,8 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	return o, nil
 }
 
-// limit bounds the whole run: two minutes to build and start, and for each cell
+// limit bounds the whole run: four minutes to build, start and storm, and for each cell
 // its own time with ample room to sign its tokens on a slow machine.
 func (o *options) limit() time.Duration {
-	return 2*time.Minute + time.Duration(2*len(o.clients))*(8*o.duration+10*time.Second)
+	return 4*time.Minute + time.Duration(2*len(o.clients))*(8*o.duration+10*time.Second)
 }

@@ -13,9 +13,10 @@ import (
 
 // A report is the result. Its JSON form is for programs that compare runs.
 type report struct {
-	Environment environment `json:"environment"`
-	Cells       []result    `json:"cells"`
-	Ratios      []ratio     `json:"ratios"` // broker to floor, one for each kind of load
+	Environment environment   `json:"environment"`
+	Cells       []result      `json:"cells"`
+	Ratios      []ratio       `json:"ratios"` // broker to floor, one for each kind of load
+	Storms      []stormResult `json:"storms,omitempty"`
 
 	failure error // of exchanges
 }
@@ -134,6 +135,9 @@ func (r *report) writeText(w io.Writer) error {
 		fmt.Fprintf(table, "%s\t%d\t%s\t%.0f\t%.2f\t%.2f\t%d\t%.3f\t%.3f\t%.3f\t%.2f\t%s\t%.0f %%\t\n", c.Connection, c.Clients, c.Server,
 			c.PerSecond, c.P50, c.P99, c.Errors, c.ServerCPU, c.RedisCPU, c.ClientsCPU, c.RedisTrips, orDash(c.AuditSyncs), 100*c.Others)
 	}
+	if len(r.Cells) == 0 {
+		return r.writeStorms(w)
+	}
 	if err := table.Flush(); err != nil {
 		return fmt.Errorf("writing the report: %w", err)
 	}
@@ -151,7 +155,7 @@ func (r *report) writeRatios(w io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("writing the report: %w", err)
 	}
-	return nil
+	return r.writeStorms(w)
 }
 
 // orDash shows a number that may be missing.

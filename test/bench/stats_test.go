@@ -135,14 +135,15 @@ func TestParseOptions(t *testing.T) {
 		want    options
 		wantErr string
 	}{
-		{args: "", want: options{10 * time.Second, []int{1, 8, 64}, kindJWT, false}},
-		{args: "-k data-key -d 1s -c 3 -json", want: options{time.Second, []int{3}, kindDataKey, true}},
+		{args: "", want: options{10 * time.Second, []int{1, 8, 64}, 2000, kindJWT, false}},
+		{args: "-k data-key -d 1s -c 3 -storm 5 -json", want: options{time.Second, []int{3}, 5, kindDataKey, true}},
 		{args: "-d 999ms", wantErr: "-d"},
 		{args: "-d 41s", wantErr: "-d"},
 		{args: "-c 1,,2", wantErr: "-c"},
 		{args: "-c 0", wantErr: "-c"},
 		{args: "-c 1025", wantErr: "-c"},
 		{args: "-k secret", wantErr: "-k"},
+		{args: "-storm 8001", wantErr: "-storm"},
 		{args: "more", wantErr: "unexpected argument"},
 	} {
 		got, err := parseOptions(strings.Fields(c.args), io.Discard)
@@ -152,7 +153,7 @@ func TestParseOptions(t *testing.T) {
 			}
 			continue
 		}
-		if err != nil || got.duration != c.want.duration || !slices.Equal(got.clients, c.want.clients) || got.json != c.want.json {
+		if err != nil || got.duration != c.want.duration || !slices.Equal(got.clients, c.want.clients) || got.json != c.want.json || got.storm != c.want.storm {
 			t.Errorf("%q: %+v, %v; want %+v", c.args, got, err, c.want)
 		}
 	}
@@ -171,7 +172,7 @@ func exampleReport() *report {
 			l := load{clients: clients, fresh: connection == newConnection}
 			broker, floor := newCell(theBroker, l), newCell(theFloor, l)
 			broker.sample = sample{latencies: latencies, elapsed: time.Second / time.Duration(i+1), connections: clients}
-			broker.usage = usage{9 * time.Millisecond, 3 * time.Millisecond, 6 * time.Millisecond, 318 * time.Millisecond, 6, 1}
+			broker.usage = usage{9 * time.Millisecond, 3 * time.Millisecond, 6 * time.Millisecond, 318 * time.Millisecond, 6, 1, 0}
 			floor.sample = sample{latencies: latencies, elapsed: 500 * time.Millisecond}
 			if l.fresh && clients == 64 {
 				broker.sample.errors, broker.sample.firstError = 1, errors.New("status 503")

@@ -24,8 +24,10 @@ type system struct {
 	dir    string // of all files; removed at the end
 	kind   string // of the credential that exchanges ask for
 	roots  *x509.CertPool
-	issuer *lab.Lab      // in this process
 	client *redis.Client // for Redis' own numbers
+
+	issuer    *lab.Lab // of jobs; in this process
+	functions *lab.Lab // of functions, which may show a token again
 
 	redis, broker, floor *process
 	brokerURL, floorURL  string
@@ -53,6 +55,9 @@ func startSystem(ctx context.Context, kind string) (_ *system, err error) {
 	if s.issuer, err = lab.Start(lab.Options{Preset: "github"}); err != nil {
 		return nil, err
 	}
+	if s.functions, err = lab.Start(lab.Options{Preset: "generic"}); err != nil {
+		return nil, err
+	}
 	for _, start := range []func(context.Context) error{s.startRedis, s.startBroker, s.probeBroker, s.startFloor} {
 		if err := start(ctx); err != nil {
 			return nil, err
@@ -72,8 +77,10 @@ func (s *system) stop() error {
 	if s.client != nil {
 		errs = append(errs, s.client.Close())
 	}
-	if s.issuer != nil {
-		errs = append(errs, s.issuer.Close())
+	for _, issuer := range []*lab.Lab{s.issuer, s.functions} {
+		if issuer != nil {
+			errs = append(errs, issuer.Close())
+		}
 	}
 	if s.dir != "" {
 		errs = append(errs, os.RemoveAll(s.dir))

@@ -26,19 +26,22 @@ type usage struct {
 	// auditSyncs is how often the audit log was synced to disk; 0 if the broker
 	// does not tell.
 	auditSyncs int64
+
+	// cached is how many subject tokens the broker did not verify again.
+	cached int64
 }
 
 func (u usage) plus(v usage) usage {
 	return usage{
 		u.server + v.server, u.redis + v.redis, u.clients + v.clients, u.machine + v.machine,
-		u.redisReads + v.redisReads, u.auditSyncs + v.auditSyncs,
+		u.redisReads + v.redisReads, u.auditSyncs + v.auditSyncs, u.cached + v.cached,
 	}
 }
 
 func (u usage) minus(v usage) usage {
 	return usage{
 		u.server - v.server, u.redis - v.redis, u.clients - v.clients, u.machine - v.machine,
-		u.redisReads - v.redisReads, u.auditSyncs - v.auditSyncs,
+		u.redisReads - v.redisReads, u.auditSyncs - v.auditSyncs, u.cached - v.cached,
 	}
 }
 
@@ -50,14 +53,13 @@ func (u usage) others() time.Duration { return u.machine - u.server - u.redis - 
 // share.
 func (s *system) usage(ctx context.Context, server *process) (usage, error) {
 	var u usage
-	var errs [6]error
+	var errs [5]error
 	u.server, errs[0] = cpuTime(server.cmd.Process.Pid)
 	u.redis, errs[1] = cpuTime(s.redis.cmd.Process.Pid)
 	u.clients, errs[2] = ownCPUTime()
 	u.machine, errs[3] = machineCPUTime()
 	u.redisReads, errs[4] = s.redisReads(ctx)
-	u.auditSyncs, errs[5] = s.auditSyncs(ctx)
-	return u, errors.Join(errs[:]...)
+	return u, errors.Join(append(errs[:], s.ownNumbers(ctx, &u))...)
 }
 
 // userHZ is the unit of processor time in /proc, for every program on Linux:
@@ -144,15 +146,16 @@ func infoField(info, name string) string {
 	return ""
 }
 
-// auditSyncsMetric counts the fsyncs of the audit log.
-const auditSyncsMetric = "brevet_audit_syncs_total"
-
-func (s *system) auditSyncs(ctx context.Context) (int64, error) {
+// ownNumbers adds what the broker counts itself.
+func (s *system) ownNumbers(ctx context.Context, u *usage) error {
 	metrics, err := get(ctx, s.adminURL+"/metrics")
 	if err != nil {
-		return 0, err
+		return err
 	}
-	return parseMetric(metrics, auditSyncsMetric)
+	var errs [2]error
+	u.auditSyncs, errs[0] = parseMetric(metrics, "brevet_audit_syncs_total")
+	u.cached, errs[1] = parseMetric(metrics, "brevet_token_cache_hits_total")
+	return errors.Join(errs[:]...)
 }
 
 // parseMetric returns the value of a metric without labels in Prometheus' text
