@@ -31,8 +31,8 @@ import (
 	"github.com/brevet-dev/brevet/policies"
 )
 
-// A Broker exchanges, renews and revokes. All fields are required; [New]
-// checks them.
+// A Broker exchanges, renews and revokes. All fields but Keys are required;
+// [New] checks them.
 type Broker struct {
 	URL      string // issuer identifier of the broker and audience of its session tokens
 	Issuers  *issuers.Set
@@ -43,9 +43,14 @@ type Broker struct {
 	DataKeys KeyWrapper
 	Targets  map[string]Target // by name of the credential
 
+	// Keys returns the keys in use, whose change is told to who listens: see
+	// [Broker.Listen]. nil: it is not told.
+	Keys func() Keys
+
 	runs      sync.Mutex // held while the leases of a run are looked for
 	floods    floods
 	admission *admission
+	watch     watch
 	lanes     map[string]*lane
 	blocked   atomic.Uint64
 }
@@ -194,6 +199,10 @@ type LeaseStore interface {
 	// UseProof records a DPoP proof for the session, or returns
 	// [ErrProofReplayed].
 	UseProof(ctx context.Context, sessionID, proofID string) error
+
+	// SessionStates returns the state of each of sessions, in this order. What is not
+	// known of one is no error, but [Unknown].
+	SessionStates(ctx context.Context, sessions []Watched) ([]SessionState, error)
 
 	LeaseEnder
 	Reconciler

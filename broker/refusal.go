@@ -30,6 +30,7 @@ var (
 	ErrBlocked       = errors.New("blocked by an operator")
 	ErrUnavailable   = errors.New("temporarily unavailable")
 	ErrBusy          = errors.New("too many exchanges at once")
+	ErrListeners     = errors.New("too many listen")
 	ErrTarget        = errors.New("the credential's target refused")
 )
 
@@ -106,6 +107,7 @@ var rules = [...]rule{
 	{policies.ErrOperation, 403, api.CodeInsufficientScope, "no policy allows this session to do that with this data key"},
 	{ErrUsedUp, 403, api.CodeInsufficientScope, "this data key was unwrapped as often as the policy allows"},
 	{ErrBusy, 503, api.CodeTemporarily, "too many exchanges at once; try again"},
+	{ErrListeners, 503, api.CodeTemporarily, "as many listen to events as may; ask for the state of the lease instead, or try again"},
 	{ErrUnavailable, 503, api.CodeTemporarily, "try again"},
 	{ErrTarget, 500, api.CodeServerError, "the credential's target refused; an operator finds the reason under the request id"},
 }
@@ -122,7 +124,7 @@ func Refuse(err error) *Refusal {
 			if r.status == 503 {
 				out.RetryAfter = retryAfter
 			}
-			if r.is == ErrBusy {
+			if r.is == ErrBusy || r.is == ErrListeners {
 				out.RetryAfter = busyRetry()
 			}
 			if quota, ok := errors.AsType[*QuotaError](err); ok {

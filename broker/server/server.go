@@ -50,6 +50,7 @@ func (s *Server) Handler() http.Handler {
 	e.POST(api.PathIntrospect, s.introspect)
 	e.POST(api.PathLeases+":id/renew", s.renew)
 	e.GET(api.PathLeases+":id", s.lease)
+	e.GET(api.PathEvents, s.events)
 	e.POST(api.PathUnwrap, s.unwrap)
 	e.POST(api.PathRewrap, s.rewrap)
 	e.GET(api.PathTrust, s.trust)

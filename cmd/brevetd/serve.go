@@ -124,7 +124,7 @@ func build(ctx context.Context, c *config, log *slog.Logger) (_ *daemon, err err
 	}
 	d.broker, err = broker.New(&broker.Broker{
 		URL: c.URL, Issuers: d.issuers, Policies: d.policies, Leases: d.leases,
-		Audit: d.audit, Sessions: d.epochs, DataKeys: d.ring, Targets: targets,
+		Audit: d.audit, Sessions: d.epochs, DataKeys: d.ring, Targets: targets, Keys: d.keysInUse,
 	})
 	if err != nil {
 		return nil, err
@@ -188,6 +188,17 @@ func ringEvent(c keys.RingChange) *broker.Event {
 	}}
 }
 
+// keysInUse returns the keys that make what is new.
+func (d *daemon) keysInUse() broker.Keys {
+	out := broker.Keys{Signing: d.epochs.Status().KeyID}
+	for _, kek := range d.ring.Status().KEKs {
+		if kek.Newest {
+			out.KEK = kek.ID
+		}
+	}
+	return out
+}
+
 // A runningSigner is what minters sign and wrap with.
 type runningSigner struct {
 	*keys.Epochs
@@ -215,6 +226,7 @@ func (d *daemon) newMetrics() *server.Metrics {
 		m.Gauge("brevet_issuer_keys_age_seconds", "Seconds since the issuer's keys were fetched; -1: never.", map[string]string{"issuer": status.Issuer}, d.keysAge(status.Issuer))
 		m.Gauge("brevet_issuer_keys_seconds_left", "Seconds for which the issuer's keys are believed if they cannot be fetched again; 0: its tokens are refused.", map[string]string{"issuer": status.Issuer}, d.keysLeft(status.Issuer))
 	}
+	m.Gauge("brevet_listeners", "Streams of events that are open.", nil, func() float64 { return float64(d.broker.Listeners()) })
 	m.Gauge("brevet_exchanges_working", "Exchanges that are worked on.", nil, func() float64 { return float64(d.broker.Load().Working) })
 	m.Gauge("brevet_exchanges_waiting", "Exchanges that wait for their turn.", nil, func() float64 { return float64(d.broker.Load().Waiting) })
 	m.CounterFunc("brevet_exchanges_busy_total", "Exchanges that were told to come later, because too many were at work.", func() float64 { return float64(d.broker.Load().Refused) })
@@ -287,6 +299,7 @@ func (d *daemon) start(ctx context.Context) {
 	d.loops.Go(func() { d.issuers.Run(ctx, d.log) })
 	d.loops.Go(func() { d.watchRedis(ctx) })
 	d.loops.Go(func() { d.broker.Sweep(ctx, func(err error) { d.log.Error("sweeping leases", "error", err) }) })
+	d.loops.Go(func() { d.broker.Watch(ctx) })
 	d.loops.Go(func() { d.reconcile(ctx) })
 	d.loops.Go(func() { d.readOrders(ctx) })
 	d.loops.Go(func() { d.reload(ctx) })
@@ -371,6 +384,7 @@ const shutdownGrace = 35 * time.Second
 func (d *daemon) serve(ctx context.Context, l listening, ready func()) error {
 	s := &server.Server{Broker: d.broker, Log: d.log, Metrics: d.metrics, JWKS: d.epochs.JWKS, Trust: d.trust, Ready: d.ready, Policies: d.policyStatus}
 	public, admin := newHTTPServer(s.Handler()), newHTTPServer(s.Admin())
+	public.RegisterOnShutdown(d.broker.EndListening)
 	servers := []*http.Server{public}
 	failed := make(chan error, 2)
 	go func() { failed <- public.Serve(l.public) }()
