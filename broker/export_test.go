@@ -2,10 +2,14 @@ package broker
 
 import "context"
 
-// MaxQueue bounds the exchanges that wait; MaxWait is how long.
+// MaxQueue bounds the exchanges that wait; MaxWait is how long. The others bound
+// those who listen.
 const (
-	MaxQueue = maxQueue
-	MaxWait  = maxWait
+	MaxQueue             = maxQueue
+	MaxWait              = maxWait
+	MaxListeners         = maxListeners
+	MaxWorkloadListeners = maxWorkloadListeners
+	MaxSessionListeners  = maxSessionListeners
 )
 
 // An Admission is what decides when an exchange may begin.

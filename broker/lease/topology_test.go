@@ -60,6 +60,13 @@ func TestOnACluster(t *testing.T) {
 	if ended, err := s.End(t.Context(), sessions[0].ID, nil, "revoked"); err != nil || len(ended) != 2 {
 		t.Errorf("End = %v, %v", ended, err)
 	}
+	var watched []broker.Watched
+	for _, x := range sessions {
+		watched = append(watched, broker.Watched{SessionID: x.ID, LeaseIDs: []string{x.Leases[0].ID}})
+	}
+	if seen, err := s.SessionStates(t.Context(), watched); err != nil || !seen[0].Ended || seen[1].Ended || seen[99].Leases[0].State != broker.Active {
+		t.Errorf("SessionStates = %+v, %v; want the first ended, and no other", seen, err)
+	}
 	due, err := s.ClaimDue(t.Context(), time.Now().Add(2*time.Minute))
 	if err != nil || len(due) != 200 {
 		t.Errorf("ClaimDue = %d, %v; want 200", len(due), err)

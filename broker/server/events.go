@@ -45,6 +45,12 @@ func (s *Server) events(c echo.Context) error {
 	if len(knows) > maxLastEventID {
 		return bad(api.CodeInvalidRequest, fmt.Sprintf("Last-Event-ID is longer than %d bytes", maxLastEventID))
 	}
+	return s.follow(c, session, knows)
+}
+
+// follow streams what happens to a session, to a client that last heard of the
+// keys that knows names.
+func (s *Server) follow(c echo.Context, session *broker.Session, knows string) error {
 	listener, err := s.Broker.Listen(session, knows)
 	if err != nil {
 		return err

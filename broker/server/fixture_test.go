@@ -419,12 +419,18 @@ func (j *job) headers(path string) []string {
 // proof makes the DPoP header of a POST; token is the session token, or "".
 func (j *job) proof(path, token string) string {
 	j.f.t.Helper()
+	return j.proofOf(http.MethodPost, path, token)
+}
+
+// proofOf makes the DPoP header of any request.
+func (j *job) proofOf(method, path, token string) string {
+	j.f.t.Helper()
 	point, err := j.key.PublicKey.Bytes()
 	if err != nil {
 		j.f.t.Fatal(err)
 	}
 	enc := base64.RawURLEncoding.EncodeToString
-	claims := jwt.MapClaims{"jti": rand.Text(), "htm": http.MethodPost, "htu": j.f.url + path, "iat": time.Now().Unix()}
+	claims := jwt.MapClaims{"jti": rand.Text(), "htm": method, "htu": j.f.url + path, "iat": time.Now().Unix()}
 	if token != "" {
 		sum := sha256.Sum256([]byte(token))
 		claims["ath"] = enc(sum[:])
