@@ -81,7 +81,7 @@ func TestEvents(t *testing.T) {
 	store := servers.StartRedis(t)
 	a := start(t, options{redis: store.Addr})
 	b := a.mate(options{})
-	b.join(a, "--unattested")
+	b.join(a, "--allow-unattested")
 	b.serve()
 	session := a.exchanged("registry", "deploy")
 	token := session.AccessToken.Reveal()
@@ -95,7 +95,7 @@ func TestEvents(t *testing.T) {
 			t.Errorf("heard %s %+v, want %+v", name, got, want)
 		}
 	}
-	b.brevetd("revoke", "--credential", "deploy", "--yes")
+	b.brevetd("leases", "revoke", "--credential", "deploy", "--yes")
 	for _, s := range []*stream{at, other} {
 		if name, got := s.hears(); name != api.EventRevoked || got.Credential != "deploy" || got.Why != "ordered" {
 			t.Errorf("heard %s %+v, want that an operator ended deploy", name, got)
