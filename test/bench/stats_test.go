@@ -180,6 +180,10 @@ func exampleReport() *report {
 			r.addPair(broker, floor)
 		}
 	}
+	few := seen{fewClients, time.Second, 2, nil}
+	saw := []seen{{manyClients, 3 * time.Second, 1, nil}, few, {manyClients, 0, 6, errors.New("told to wait 6 times")}}
+	r.addStorm(storm{name: "cold: an example", clients: 3}, saw, usage{server: 9 * time.Millisecond, cached: 2})
+	r.addStorm(storm{name: "cold: another, shared", clients: 3}, saw, usage{server: 6 * time.Millisecond, cached: 3})
 	return r
 }
 

@@ -282,5 +282,21 @@ func (r *report) writeStorms(w io.Writer) error {
 		fmt.Fprintf(table, "%s\t%.0f\t%.0f\t%.0f\t%.0f\t%.3f\t%.0f %%\t%d\t%d\n", s.Name, s.Many.P50, s.Many.P99, s.Few.P50, s.Few.P99,
 			s.ServerCPU, 100*s.Cached, s.Many.Waits+s.Few.Waits, s.Many.Errors+s.Few.Errors)
 	}
-	return table.Flush()
+	if err := table.Flush(); err != nil {
+		return fmt.Errorf("writing the report: %w", err)
+	}
+	return r.writeCached(w)
+}
+
+// writeCached compares each storm of shared tokens with the one before it, of
+// tokens that each function has to itself.
+func (r *report) writeCached(w io.Writer) error {
+	for i := 1; i < len(r.Storms); i += 2 {
+		own, shared := r.Storms[i-1], r.Storms[i]
+		_, err := fmt.Fprintf(w, "%s: %.0f %% of the server CPU of a token each\n", shared.Name, 100*shared.ServerCPU/own.ServerCPU)
+		if err != nil {
+			return fmt.Errorf("writing the report: %w", err)
+		}
+	}
+	return nil
 }
