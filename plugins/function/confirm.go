@@ -72,7 +72,7 @@ func (s *Set) confirm(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", errUnconfirmed, err)
 	}
 	if late == nil || exchange.IsKind(late, exchange.Denied) { // then what needed it is not among the living
-		st.confirmed.Store(&now)
+		st.confirm(now, s.options.MaxStale)
 		late = nil
 	}
 	s.drop(st, in)

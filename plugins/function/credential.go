@@ -60,12 +60,13 @@ type state struct {
 
 	confirmed atomic.Pointer[instant] // when the broker last said that it is in force
 	asked     atomic.Pointer[instant] // when it was last asked, answered or not
+	calm      atomic.Pointer[window]  // while nothing is to be done; nil: something is
 }
 
-// newState reads an answer. got is when it was asked for.
-func newState(a *exchange.Answer, got instant) (*state, error) {
+// newState reads an answer. got is when it was asked for, and maxStale that of the
+// options.
+func newState(a *exchange.Answer, got instant, maxStale time.Duration) (*state, error) {
 	st := &state{session: a.AccessToken, got: got, credentials: map[string]*Credential{}}
-	st.confirmed.Store(&got)
 	st.asked.Store(&got)
 	shortest := time.Duration(0)
 	for _, l := range a.Leases {
@@ -74,19 +75,35 @@ func newState(a *exchange.Answer, got instant) (*state, error) {
 			return nil, exchange.Failf(exchange.Protocol, "", "the broker's answer has a lease of %s that is over", exchange.Printable(l.Credential))
 		}
 		st.credentials[l.Credential] = &Credential{
-			Name: l.Credential, Kind: l.Kind, LeaseID: l.LeaseID, ExpiresAt: got.wall.Add(life).Truncate(time.Second),
+			Name: l.Credential, Kind: l.Kind, LeaseID: l.LeaseID, ExpiresAt: got.add(life).time(),
 			values: maps.Clone(l.Values), left: life - margin(life), beat: l.Heartbeat - margin(l.Heartbeat),
 		}
 		shortest, st.beat = shorter(shortest, life), shorter(st.beat, l.Heartbeat)
 	}
 	st.refresh = shortest*2/3 - rand.N(shortest/10+1)
+	st.confirm(got, maxStale)
 	return st, nil
+}
+
+// confirm notes that at now all of st is in force.
+func (st *state) confirm(now instant, maxStale time.Duration) {
+	st.confirmed.Store(&now)
+	w := &window{st.got, st.got.add(st.refresh)} // which is before any of its credentials ends
+	if maxStale >= 0 {
+		w.shorten(now.add(maxStale))
+	}
+	for _, c := range st.credentials {
+		if c.beat > 0 {
+			w.shorten(now.add(c.beat))
+		}
+	}
+	st.calm.Store(w)
 }
 
 // lifeOf returns how long l works from got on. Both ends of that time are the
 // broker's: its own clock's, if it tells it, so that this machine's may be wrong.
 func lifeOf(l api.Lease, a *exchange.Answer, got instant) time.Duration {
-	life := l.ExpiresAt.Sub(got.wall)
+	life := l.ExpiresAt.Sub(got.time()) - dateError
 	if !a.Date.IsZero() {
 		life = l.ExpiresAt.Sub(a.Date) - dateError
 	}
@@ -124,7 +141,7 @@ func (st *state) due(now instant) bool { return !st.got.within(st.refresh, now) 
 // without returns st without the credentials whose lease is not among those that
 // live.
 func (st *state) without(dead func(*Credential) bool) *state {
-	out := &state{session: st.session, got: st.got, beat: st.beat, credentials: maps.Clone(st.credentials)} // refresh is now
+	out := &state{session: st.session, got: st.got, beat: st.beat, credentials: maps.Clone(st.credentials)} // refresh is now, and it is not calm
 	out.confirmed.Store(st.confirmed.Load())
 	out.asked.Store(st.asked.Load())
 	maps.DeleteFunc(out.credentials, func(_ string, c *Credential) bool { return dead(c) })

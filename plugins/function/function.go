@@ -198,13 +198,14 @@ var ErrClosed = errors.New("function: the credentials were given back")
 // Get returns a credential that is in force, from memory if there is one. Where
 // there is none it waits for an exchange, until ctx ends.
 func (s *Set) Get(ctx context.Context, credential string) (*Credential, error) {
-	now := s.now()
-	if st := s.state.Load(); st != nil && !st.due(now) && !s.stale(st, now) {
-		if c := st.usable(credential, now); c != nil {
-			if !s.used.Load() {
-				s.used.Store(true)
+	if st := s.state.Load(); st != nil {
+		if w := st.calm.Load(); w != nil && w.has(s.now()) {
+			if c := st.credentials[credential]; c != nil {
+				if !s.used.Load() {
+					s.used.Store(true)
+				}
+				return c, nil
 			}
-			return c, nil
 		}
 	}
 	if !slices.Contains(s.credentials, credential) {

@@ -168,7 +168,7 @@ func (s *Set) exchange(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	st, err := newState(answer, s.sent(answer.Sent, began))
+	st, err := newState(answer, s.sent(answer.Sent, began), s.options.MaxStale)
 	if err != nil {
 		return errors.Join(err, s.client.Revoke(ctx, answer.AccessToken))
 	}
@@ -183,7 +183,7 @@ func (s *Set) sent(t time.Time, began instant) instant {
 	if began.frozen(now) {
 		return began
 	}
-	return instant{now.steady.Add(-ago), now.wall.Add(-ago)}
+	return now.add(-ago)
 }
 
 // replace makes st what is handed out, unless something newer is. The session of
@@ -193,7 +193,7 @@ func (s *Set) replace(st *state) {
 	defer s.mu.Unlock()
 	s.trouble = trouble{}
 	old := s.state.Load()
-	if old != nil && old.got.steady.After(st.got.steady) {
+	if old != nil && old.got.steady > st.got.steady {
 		old, st = st, old
 	}
 	s.state.Store(st)
