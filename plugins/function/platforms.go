@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 
@@ -176,9 +177,15 @@ func (v *vercel) Token(ctx context.Context, _ string) (Secret, error) {
 // fly asks the machine's own API, over a socket.
 //
 // Source: https://fly.io/docs/security/openid-connect/
-type fly struct{ client *http.Client }
+type fly struct {
+	client *http.Client
+	socket string
+}
 
 func (f fly) Token(ctx context.Context, audience string) (Secret, error) {
+	if _, err := os.Stat(f.socket); err != nil {
+		return Secret{}, exchange.Failf(exchange.Misconfigured, flyHint, "looking for Fly.io's machine API: %w", err)
+	}
 	body, err := json.Marshal(map[string]string{"aud": audience})
 	if err != nil {
 		return Secret{}, exchange.Failf(exchange.Misconfigured, "", "encoding the audience: %w", err)

@@ -104,7 +104,7 @@ func (o Options) on(platform string) (Source, error) {
 	case Vercel:
 		return &vercel{last: api.NewSecret(o.host.getenv("VERCEL_OIDC_TOKEN"))}, nil
 	case Fly:
-		return fly{platformClient(o.host.flySocket)}, nil
+		return fly{platformClient(o.host.flySocket), o.host.flySocket}, nil
 	case File:
 		return fileSource{tokenFile, o.host.getenv(tokenFile), "whoever runs the function must write the platform's OIDC token there, and write it anew before it expires"}, nil
 	case "":
