@@ -204,10 +204,7 @@ func roundTrip(client *http.Client, req *http.Request) (*Reply, error) {
 	sent := time.Now()
 	resp, err := client.Do(req)
 	if err != nil {
-		if u, ok := errors.AsType[*url.Error](err); ok {
-			err = u.Err // without the URL: a platform's may hold more than it should
-		}
-		return nil, err
+		return nil, withoutURL(err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
@@ -218,6 +215,15 @@ func roundTrip(client *http.Client, req *http.Request) (*Reply, error) {
 		return nil, errTooLarge
 	}
 	return &Reply{resp.StatusCode, resp.Header, body, retryAfter(resp.Header.Get("Retry-After"), time.Now()), sent}, nil
+}
+
+// withoutURL returns err without the URL of the request: a platform's may hold more
+// than it should.
+func withoutURL(err error) error {
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		return u.Err
+	}
+	return err
 }
 
 // isBusy reports whether the status means that the same request may well

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/brevet-dev/brevet/broker/api"
 	"github.com/brevet-dev/brevet/plugins/exchange"
 )
 
@@ -75,20 +74,32 @@ func (s *Set) confirm(ctx context.Context) error {
 		st.confirm(now, s.options.MaxStale)
 		late = nil
 	}
-	s.drop(st, in)
+	s.drop(st, func(c *Credential) bool { return !in.Active || !slices.Contains(in.Leases, c.LeaseID) })
 	if late != nil {
 		return fmt.Errorf("%w: sending a heartbeat: %w", errUnconfirmed, late)
 	}
 	return nil
 }
 
-// drop takes what has ended out of st, so that it is not handed out again.
-func (s *Set) drop(st *state, in *api.Introspection) {
-	dead := func(c *Credential) bool { return !in.Active || !slices.Contains(in.Leases, c.LeaseID) }
-	for _, c := range st.credentials {
-		if dead(c) {
-			s.state.CompareAndSwap(st, st.without(dead)) // else a refresh was quicker
+// drop takes what has ended out of the session of st, so that it is not handed out
+// again, and has all refreshed.
+func (s *Set) drop(st *state, dead func(*Credential) bool) {
+	for {
+		current := s.state.Load()
+		if current == nil || current.got != st.got || !current.hasAny(dead) {
+			return // replaced meanwhile, or all is well
+		}
+		if s.state.CompareAndSwap(current, current.without(dead)) {
 			return
 		}
 	}
+}
+
+func (st *state) hasAny(dead func(*Credential) bool) bool {
+	for _, c := range st.credentials {
+		if dead(c) {
+			return true
+		}
+	}
+	return false
 }

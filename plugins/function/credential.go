@@ -138,8 +138,7 @@ func (st *state) usable(name string, now instant) *Credential {
 // due reports whether it is time to ask for new ones.
 func (st *state) due(now instant) bool { return !st.got.within(st.refresh, now) }
 
-// without returns st without the credentials whose lease is not among those that
-// live.
+// without returns st without the dead, and due.
 func (st *state) without(dead func(*Credential) bool) *state {
 	out := &state{session: st.session, got: st.got, beat: st.beat, credentials: maps.Clone(st.credentials)} // refresh is now, and it is not calm
 	out.confirmed.Store(st.confirmed.Load())

@@ -45,7 +45,9 @@ type fake struct {
 	sessions  []*fakeSession // all there were
 	tokens    []string       // subject tokens seen
 	idle      int            // calls of CloseIdleConnections
-	noDate    bool
+	streams   int            // that were opened
+	stream    io.Writer      // the last one
+	deaf      bool           // has no events
 }
 
 type fakeSession struct {
@@ -112,10 +114,34 @@ func (f *fake) RoundTrip(r *http.Request) (*http.Response, error) {
 	defer f.mu.Unlock()
 	status, body := f.answer(r)
 	resp := &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(body))}
-	if !f.noDate {
-		resp.Header.Set("Date", f.now().UTC().Format(http.TimeFormat))
+	resp.Header.Set("Date", f.now().UTC().Format(http.TimeFormat))
+	if r.URL.Path == api.PathEvents && status == 200 {
+		resp.Body = f.listen(r.Context())
 	}
 	return resp, nil
+}
+
+// listen begins a stream with a sign of life every 15 seconds.
+func (f *fake) listen(ctx context.Context) io.ReadCloser {
+	out, in := io.Pipe()
+	f.streams++
+	f.stream = in
+	go func() {
+		ticker := time.NewTicker(15 * time.Second)
+		defer ticker.Stop()
+		defer in.Close()
+		for {
+			if _, err := io.WriteString(in, "id: x\n\n"); err != nil {
+				return
+			}
+			select {
+			case <-ticker.C:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return out
 }
 
 func refused(status int, e *api.Error) (int, []byte) {
@@ -131,6 +157,10 @@ func (f *fake) answer(r *http.Request) (int, []byte) {
 		return refused(400, &api.Error{Code: api.CodeInvalidDPoPProof, RequestID: "req-proof"})
 	}
 	switch r.URL.Path {
+	case api.PathEvents:
+		if f.deaf {
+			return 404, nil
+		}
 	case api.PathToken:
 		return f.exchange(r)
 	case api.PathIntrospect:

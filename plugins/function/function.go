@@ -81,6 +81,11 @@ type Options struct {
 	// 0: one minute; negative: never.
 	MaxStale time.Duration
 
+	// Listen keeps a connection to the broker, which tells at once what was revoked:
+	// where the process runs between requests, on Kubernetes, Fly.io, virtual machines,
+	// Cloud Run with CPU always allocated. Where it is frozen MaxStale does the work.
+	Listen bool
+
 	// CAFile names PEM certificates to trust besides the system's. "": none.
 	CAFile string
 
@@ -114,6 +119,7 @@ type Set struct {
 
 	state atomic.Pointer[state] // nil: nothing yet
 	used  atomic.Bool           // since the broker was last asked
+	news  chan struct{}         // has one when there is another session
 
 	life    context.Context // ends with Close
 	end     context.CancelFunc
@@ -154,10 +160,13 @@ func (o Options) New(ctx context.Context, broker string, credentials ...string) 
 		s.end()
 		return nil, explain(err)
 	}
-	if err != nil && o.OnError != nil {
-		o.OnError(explain(err))
+	if err != nil {
+		s.tell(err)
 	}
 	s.running.Go(s.tend)
+	if o.Listen {
+		s.running.Go(s.listen)
+	}
 	return s, nil
 }
 
@@ -186,7 +195,7 @@ func (o Options) set(broker string, credentials []string) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Set{options: o, credentials: slices.Clone(credentials), client: client, http: o.HTTPClient, source: source, now: o.host.now}
+	s := &Set{options: o, credentials: slices.Clone(credentials), client: client, http: o.HTTPClient, source: source, now: o.host.now, news: make(chan struct{}, 1)}
 	s.wire = s.now()
 	s.life, s.end = context.WithCancel(context.Background())
 	return s, nil

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -266,6 +268,72 @@ func TestUnansweredQuestions(t *testing.T) {
 				t.Errorf("Get waited %v, want at most %v", d, most)
 			}
 		}
+	})
+}
+
+// TestSignsOfLife vouch for what is in force, unless there was a freeze.
+func TestSignsOfLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, box := newFake(), &sandbox{}
+		o := f.options()
+		o.Listen = true
+		s := open(t, f, o.On(none, box.now, "", ""))
+		for range 300 {
+			time.Sleep(time.Second)
+			want(t, s, "1")
+		}
+		if _, _, questions := f.counts(); questions != 0 || f.streams != 1 {
+			t.Errorf("%d questions and %d streams while the broker told all; want 0, 1", questions, f.streams)
+		}
+		f.set(func() { f.sessions[0].dead["database"] = true }) // and the event is lost
+		box.freeze(f, 5*time.Second)
+		time.Sleep(16 * time.Second)
+		synctest.Wait()
+		if _, _, questions := f.counts(); questions != 1 {
+			t.Errorf("%d questions after a freeze, want 1", questions)
+		}
+		want(t, s, "2")
+	})
+}
+
+// TestEvents obeys what the broker tells, and listens to each session in turn.
+func TestEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		o := f.options()
+		o.Listen, o.MaxStale = true, -1
+		s := open(t, f, o)
+		for i, event := range []string{
+			"event: rotated\ndata: {\"signing_key\": \"x\"}", "event: revoked\ndata: {\"lease_id\": \"another\"}",
+			"event: revoked\ndata: {\"lease_id\": \"lease-database-1\"}", "event: revoked\ndata: {\"session\": true}",
+		} {
+			time.Sleep(time.Second)
+			synctest.Wait()
+			if _, err := io.WriteString(f.stream, event+"\n\n"); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			want(t, s, strconv.Itoa(max(1, i)))
+			time.Sleep(10 * time.Second)
+		}
+	})
+}
+
+// TestNoEvents asks a broker that has none, as if Listen had not been set.
+func TestNoEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.deaf = true
+		heard := make(chan error, 1)
+		o := f.options()
+		o.Listen, o.OnError = true, func(err error) { heard <- err }
+		s := open(t, f, o)
+		if err := <-heard; !errors.Is(err, exchange.ErrNoEvents) {
+			t.Errorf("OnError(%v)", err)
+		}
+		f.set(func() { f.sessions[0].dead["database"] = true })
+		time.Sleep(61 * time.Second)
+		want(t, s, "2")
 	})
 }
 

@@ -2,6 +2,7 @@ package function_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"github.com/brevet-dev/brevet/plugins/function"
 	"github.com/brevet-dev/brevet/plugins/function/awsidentity"
 	"github.com/brevet-dev/brevet/test/cloud"
+	"github.com/brevet-dev/brevet/test/servers"
 	"github.com/brevet-dev/brevet/test/sts"
 )
 
@@ -423,5 +425,35 @@ func TestOperatorsOrder(t *testing.T) {
 	}
 	if _, err := s.Get(t.Context(), "queue"); err != nil {
 		t.Errorf("Get of what is in force = %v", err)
+	}
+}
+
+// TestListen hears of an operator's order from a whole broker, and never asks.
+func TestListen(t *testing.T) {
+	w := newWorld(t)
+	p := place{preset: "fly"}
+	socket := filepath.Join(t.TempDir(), "api")
+	if _, err := cloud.Fly(t, socket, w.mint(p)); err != nil {
+		t.Fatal(err)
+	}
+	o := function.Options{MaxStale: -1, Listen: true}.On(env("FLY_MACHINE_ID", "x"), nil, socket, "")
+	s, err := o.New(t.Context(), w.broker.URL, "database")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(context.Background())
+	for range 2 { // with the first session, and with the one after
+		before, err := s.Get(t.Context(), "database")
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.broker.Revoke("database", 0)
+		servers.Eventually(t, "the function has obeyed", func() error {
+			now, err := s.Get(t.Context(), "database")
+			if err == nil && now.LeaseID == before.LeaseID {
+				err = errors.New("it hands out what was revoked")
+			}
+			return err
+		})
 	}
 }

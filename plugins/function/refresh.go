@@ -132,9 +132,7 @@ func (s *Set) fly(ctx context.Context, slot **flight, do func(context.Context) e
 func (s *Set) land(slot **flight, f *flight) {
 	if f.err != nil && s.life.Err() == nil && !f.abandoned.Load() {
 		s.note(f.err)
-		if s.options.OnError != nil {
-			s.options.OnError(explain(f.err))
-		}
+		s.tell(f.err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -197,6 +195,10 @@ func (s *Set) replace(st *state) {
 		old, st = st, old
 	}
 	s.state.Store(st)
+	select {
+	case s.news <- struct{}{}:
+	default: // there is one already
+	}
 	if old == nil {
 		return
 	}

@@ -106,7 +106,19 @@ func StartBroker(t testing.TB, from ...Issuer) *Broker {
 		Ready: func(context.Context) (error, error) { return nil, nil }, Policies: func() any { return nil },
 	}
 	handler = s.Handler()
+	b.watch(core)
 	return b
+}
+
+// watch lets functions listen, until the test ends.
+func (b *Broker) watch(core *broker.Broker) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var watching sync.WaitGroup
+	watching.Go(func() { core.Watch(ctx) })
+	b.t.Cleanup(func() {
+		cancel()
+		watching.Wait()
+	})
 }
 
 func (b *Broker) must(err error) {
