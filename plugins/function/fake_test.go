@@ -73,6 +73,13 @@ func (f *fake) counts() (exchanges, tries, questions int) {
 	return f.exchanges, f.tries, f.questions
 }
 
+// seen returns the subject tokens of the exchanges.
+func (f *fake) seen() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.tokens)
+}
+
 func (f *fake) live() (n int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

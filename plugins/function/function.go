@@ -27,6 +27,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -249,6 +250,9 @@ func (s *Set) Close(ctx context.Context) error {
 	revoking.Wait()
 	return explain(errors.Join(errs...))
 }
+
+// Format implements [fmt.Formatter]: a Set does not print.
+func (*Set) Format(f fmt.State, _ rune) { io.WriteString(f, "[credentials]") }
 
 // explain makes one text of an error and of what can be done about it: functions
 // log texts.

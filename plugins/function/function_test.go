@@ -191,7 +191,8 @@ func TestOneExchangeForAThousandCalls(t *testing.T) {
 		}
 		r.Header.Set("x-vercel-oidc-token", "eyJ.request."+canary)
 		ctx := function.WithRequest(t.Context(), r)
-		f.hold = make(chan struct{})
+		hold := make(chan struct{})
+		f.set(func() { f.hold = hold })
 		var all sync.WaitGroup
 		for range 1000 {
 			all.Go(func() {
@@ -201,9 +202,10 @@ func TestOneExchangeForAThousandCalls(t *testing.T) {
 			})
 		}
 		synctest.Wait()
-		close(f.hold)
+		f.set(func() { f.hold = nil })
+		close(hold)
 		all.Wait()
-		if exchanges, tries, _ := f.counts(); exchanges != 1 || tries != 1 || f.tokens[0] != "eyJ.request."+canary {
+		if exchanges, tries, _ := f.counts(); exchanges != 1 || tries != 1 || f.seen()[0] != "eyJ.request."+canary {
 			t.Errorf("%d exchanges in %d tries; want 1 with the request's token", exchanges, tries)
 		}
 		time.Sleep(11 * time.Minute)

@@ -30,6 +30,7 @@ const (
 
 	application = "api://brevet" // the broker's, at Entra
 	account     = `{service_account_uid: 00000002-4b5a-4c6d-8e7f-0a1b2c3d4e5f}`
+	flyApp      = `{app_id: "3671581"}`
 	identity    = `{oid: 00000002-4b5a-4c6d-8e7f-0a1b2c3d4e5f}`
 )
 
@@ -47,7 +48,7 @@ func places() []place {
 		{"azure vm", "entra", identity, application, onAzureVM},
 		{"kubernetes", "kubernetes", account, "", onKubernetes},
 		{"vercel", "vercel", `{project_id: prj_3sTwPq3hvkfKNPUZGnVvzoJtEKWq, environment: production}`, "", onVercel},
-		{"fly", "fly", `{app_id: "3671581"}`, "", onFly},
+		{"fly", "fly", flyApp, "", onFly},
 		{"file", "kubernetes", account, "", onFile},
 	}
 }
@@ -131,18 +132,18 @@ func onFly(t *testing.T, mint cloud.Mint) function.Options {
 	return function.Options{}.On(env("FLY_MACHINE_ID", "3d8d377ce9e398"), nil, socket, "")
 }
 
-// A world is a broker that believes the platforms' issuers.
+// A world is a broker that believes the issuers of platforms.
 type world struct {
 	broker *cloud.Broker
 	labs   map[string]*lab.Lab // by preset
 	tokens []string            // that were minted
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T, on ...place) *world {
 	t.Helper()
 	w := &world{labs: map[string]*lab.Lab{}}
 	var from []cloud.Issuer
-	for _, p := range places() {
+	for _, p := range on {
 		if w.labs[p.preset] != nil {
 			continue
 		}
@@ -188,7 +189,7 @@ func (w *world) request(t *testing.T, p place) context.Context {
 // TestPlatforms lives through a function's life on each platform, with a whole
 // broker: found, exchanged, given back.
 func TestPlatforms(t *testing.T) {
-	w := newWorld(t)
+	w := newWorld(t, places()...)
 	var secrets []string
 	for i, p := range places() {
 		t.Run(p.name, func(t *testing.T) {
@@ -378,7 +379,7 @@ func TestTokenFileIsReadAgain(t *testing.T) {
 		rewrite(t, path, func(string) (string, error) { return "eyJ.second.sig", nil })
 		time.Sleep(11 * time.Minute)
 		want(t, s, "2")
-		if got := strings.Join(f.tokens, " "); got != "eyJ.first.sig eyJ.second.sig" {
+		if got := strings.Join(f.seen(), " "); got != "eyJ.first.sig eyJ.second.sig" {
 			t.Errorf("the exchanges were with %s", got)
 		}
 	})
@@ -387,8 +388,8 @@ func TestTokenFileIsReadAgain(t *testing.T) {
 // TestOperatorsOrder revokes, with a whole broker, and blocks: a function obeys
 // within MaxStale.
 func TestOperatorsOrder(t *testing.T) {
-	w := newWorld(t)
-	p := place{preset: "fly"}
+	p := place{preset: "fly", match: flyApp}
+	w := newWorld(t, p)
 	box := &sandbox{}
 	socket := filepath.Join(t.TempDir(), "api")
 	if _, err := cloud.Fly(t, socket, w.mint(p)); err != nil {
@@ -430,8 +431,8 @@ func TestOperatorsOrder(t *testing.T) {
 
 // TestListen hears of an operator's order from a whole broker, and never asks.
 func TestListen(t *testing.T) {
-	w := newWorld(t)
-	p := place{preset: "fly"}
+	p := place{preset: "fly", match: flyApp}
+	w := newWorld(t, p)
 	socket := filepath.Join(t.TempDir(), "api")
 	if _, err := cloud.Fly(t, socket, w.mint(p)); err != nil {
 		t.Fatal(err)
