@@ -270,7 +270,7 @@ func (c *Client) setClock(r *Reply) bool {
 	if date.IsZero() {
 		return false
 	}
-	ahead := date.Sub(time.Now())
+	ahead := time.Until(date)
 	if change := ahead - time.Duration(c.ahead.Load()); ahead.Abs() > mostSkew || change.Abs() < leastSkew {
 		return false
 	}

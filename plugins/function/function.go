@@ -176,10 +176,13 @@ func (o Options) set(broker string, credentials []string) (*Set, error) {
 	if err := exchange.CheckNames(credentials); err != nil {
 		return nil, err
 	}
-	o.Audience, o.MaxStale = cmp.Or(o.Audience, broker), cmp.Or(o.MaxStale, defaultStale)
 	o.host = o.host.orReal()
+	source, err := o.find()
+	if err != nil {
+		return nil, err
+	}
+	o.Audience, o.MaxStale = cmp.Or(o.Audience, broker), cmp.Or(o.MaxStale, defaultStale)
 	if o.HTTPClient == nil {
-		var err error
 		if o.HTTPClient, err = exchange.NewHTTPClient(cmp.Or(o.CAFile, o.host.getenv("BREVET_CA_FILE"))); err != nil {
 			return nil, err
 		}
@@ -189,10 +192,6 @@ func (o Options) set(broker string, credentials []string) (*Set, error) {
 		return nil, err
 	}
 	client, err := exchange.NewClient(broker, o.HTTPClient, key)
-	if err != nil {
-		return nil, err
-	}
-	source, err := o.find()
 	if err != nil {
 		return nil, err
 	}

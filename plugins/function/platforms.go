@@ -83,7 +83,11 @@ type azure struct {
 	value  api.Secret
 }
 
-func newAzure(getenv func(string) string) (Source, error) {
+// newAzure needs an audience: the broker's URL is none that Azure knows.
+func newAzure(getenv func(string) string, audience string) (Source, error) {
+	if audience == "" {
+		return nil, exchange.Failf(exchange.Misconfigured, azureHint, "Azure gives tokens for applications only, and Options.Audience names none")
+	}
 	a := azure{client: platformClient(""), query: url.Values{}}
 	if id := getenv("AZURE_CLIENT_ID"); id != "" {
 		a.query.Set("client_id", id)
@@ -117,9 +121,6 @@ func newAzure(getenv func(string) string) (Source, error) {
 }
 
 func (a azure) Token(ctx context.Context, audience string) (Secret, error) {
-	if strings.HasPrefix(audience, "http://") || strings.HasPrefix(audience, "https://") {
-		return Secret{}, exchange.Failf(exchange.Misconfigured, azureHint, "Azure gives tokens for applications only, and a URL names none")
-	}
 	query := url.Values{"resource": {audience}}
 	for name, values := range a.query {
 		query[name] = values

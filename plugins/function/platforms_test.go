@@ -139,7 +139,7 @@ type world struct {
 	tokens []string            // that were minted
 }
 
-func newWorld(t *testing.T, on ...place) *world {
+func newWorld(t testing.TB, on ...place) *world {
 	t.Helper()
 	w := &world{labs: map[string]*lab.Lab{}}
 	var from []cloud.Issuer
@@ -284,7 +284,7 @@ func TestNoIdentity(t *testing.T) {
 		{"azure, another identity", azure("IDENTITY_ENDPOINT", app.URL+"/msi/token", "IDENTITY_HEADER", cloud.AzureHeader), "assign a managed identity"},
 		{"azure, another secret", azure("IDENTITY_ENDPOINT", app.URL+"/msi/token", "IDENTITY_HEADER", "x"), "401"},
 		{"azure vm", azure("AZURE_POD_IDENTITY_AUTHORITY_HOST", vm.URL), "assign a managed identity"},
-		{"azure, a url", function.Options{Platform: function.Azure}.On(none, nil, "", ""), "Options.Audience"},
+		{"azure, no application", function.Options{Platform: function.Azure}.On(none, nil, "", ""), "Options.Audience"},
 		{"azure arc", azure("IDENTITY_ENDPOINT", app.URL, "IMDS_ENDPOINT", vm.URL), "Arc"},
 		{"kubernetes", function.Options{}.On(env("KUBERNETES_SERVICE_HOST", "10.0.0.1"), nil, "", "/nowhere"), "serviceAccountToken"},
 		{"fly", function.Options{}.On(env("FLY_MACHINE_ID", "x"), nil, socket, ""), "401"},
@@ -456,5 +456,26 @@ func TestListen(t *testing.T) {
 			}
 			return err
 		})
+	}
+}
+
+// BenchmarkNew is a whole cold start but for the process: key, token of the platform,
+// exchange with a whole broker over a new connection, without TLS.
+func BenchmarkNew(b *testing.B) {
+	p := place{preset: "fly", match: flyApp}
+	w := newWorld(b, p)
+	socket := filepath.Join(b.TempDir(), "api")
+	if _, err := cloud.Fly(b, socket, w.mint(p)); err != nil {
+		b.Fatal(err)
+	}
+	o := function.Options{}.On(env("FLY_MACHINE_ID", "x"), nil, socket, "")
+	for b.Loop() {
+		s, err := o.New(b.Context(), w.broker.URL, "database")
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		s.Close(b.Context())
+		b.StartTimer()
 	}
 }

@@ -98,7 +98,7 @@ func (o Options) on(platform string) (Source, error) {
 	case Google:
 		return newGoogle(o.host.getenv)
 	case Azure:
-		return newAzure(o.host.getenv)
+		return newAzure(o.host.getenv, o.Audience)
 	case Kubernetes:
 		return fileSource{"the pod's token", o.host.podToken, kubernetesHint}, nil
 	case Vercel:
