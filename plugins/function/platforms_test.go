@@ -479,3 +479,22 @@ func BenchmarkNew(b *testing.B) {
 		b.StartTimer()
 	}
 }
+
+// TestOneTokenForMany: Google's metadata server hands out the same token to whatever
+// starts within its life, each with a key of its own.
+func TestOneTokenForMany(t *testing.T) {
+	p := places()[1]
+	w := newWorld(t, p)
+	google := cloud.Google(t, w.mint(p))
+	o := function.Options{}.On(env("GCE_METADATA_HOST", google.Host), nil, "", "")
+	for range 3 {
+		s, err := o.New(t.Context(), w.broker.URL, "database")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close(context.Background())
+	}
+	if len(w.tokens) != 1 || google.Requests() != 3 {
+		t.Errorf("%d tokens for %d requests, want 1 for 3", len(w.tokens), google.Requests())
+	}
+}
