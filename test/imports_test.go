@@ -62,6 +62,13 @@ var mayLink = map[string][]string{
 	"cmd/brevet":         {"filippo.io/age", "filippo.io/hpke", "golang.org/x/crypto", "golang.org/x/sys", "golang.org/x/term"},
 	"cmd/brevetd-pkcs11": {"github.com/ebitengine/purego"},
 	"plugins/function":   {}, // with what it links a function starts
+
+	"plugins/function/awscreds":    {"github.com/aws/aws-sdk-go-v2", "github.com/aws/smithy-go"},
+	"plugins/function/awsidentity": { // what STS takes
+		"github.com/aws/aws-sdk-go-v2", "github.com/aws/aws-sdk-go-v2/internal/configsources", "github.com/aws/aws-sdk-go-v2/internal/endpoints/v2",
+		"github.com/aws/aws-sdk-go-v2/internal/v4a", "github.com/aws/aws-sdk-go-v2/service/internal/accept-encoding",
+		"github.com/aws/aws-sdk-go-v2/service/internal/presigned-url", "github.com/aws/aws-sdk-go-v2/service/sts", "github.com/aws/smithy-go",
+	},
 }
 
 func TestImports(t *testing.T) {

@@ -359,6 +359,34 @@ func TestHeartbeat(t *testing.T) {
 	})
 }
 
+// TestCloseDuringAnExchange: what comes of it is given back, too, and who waits for
+// it hears of the end.
+func TestCloseDuringAnExchange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, box := newFake(), &sandbox{}
+		s := open(t, f, f.options().On(none, box.now, "", ""))
+		box.freeze(f, time.Hour)
+		hold := make(chan struct{})
+		f.set(func() { f.hold = hold })
+		waiting := make(chan error, 1)
+		go func() { _, err := value(s); waiting <- err }()
+		synctest.Wait()
+		closed := make(chan error, 1)
+		go func() { closed <- s.Close(t.Context()) }()
+		synctest.Wait()
+		if err := <-waiting; !errors.Is(err, function.ErrClosed) {
+			t.Errorf("Get during Close = %v", err)
+		}
+		close(hold)
+		if err := <-closed; err != nil || f.live() != 0 {
+			t.Errorf("Close = %v, and %d sessions live", err, f.live())
+		}
+		if exchanges, _, _ := f.counts(); exchanges != 2 {
+			t.Errorf("%d exchanges, want 2", exchanges)
+		}
+	})
+}
+
 func TestBrokerDownAtInit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/brevet-dev/brevet/broker/api"
 	"github.com/brevet-dev/brevet/plugins/exchange"
 )
 
@@ -147,12 +148,20 @@ func (s *Set) wait(ctx context.Context, f *flight) error {
 	case <-f.done:
 		return f.err
 	case <-ctx.Done():
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return errors.Join(fmt.Errorf("waiting for the broker: %w", ctx.Err()), s.trouble.err)
+		return s.late(ctx.Err())
 	case <-s.life.Done():
 		return ErrClosed
 	}
+}
+
+// late says why a caller had to wait for too long, as far as it is known.
+func (s *Set) late(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.trouble.err == nil {
+		return fmt.Errorf("waiting for the broker: %w", err)
+	}
+	return fmt.Errorf("waiting for the broker: %w; before that: %w", err, s.trouble.err)
 }
 
 // exchange gets a token of the platform and exchanges it for all credentials.
@@ -190,22 +199,24 @@ func (s *Set) replace(st *state) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.trouble = trouble{}
-	old := s.state.Load()
-	if old != nil && old.got.steady > st.got.steady {
-		old, st = st, old
+	if old := s.state.Load(); old != nil && old.got.steady > st.got.steady {
+		s.retire(st.session)
+		return
 	}
-	s.state.Store(st)
+	if old := s.state.Swap(st); old != nil {
+		s.retire(old.session)
+	}
 	select {
 	case s.news <- struct{}{}:
 	default: // there is one already
 	}
-	if old == nil {
-		return
-	}
-	s.retired = append(s.retired, old.session)
-	if over := len(s.retired) - maxRetired; over > 0 {
-		s.retired = s.retired[over:] // ended by their time
-	}
+}
+
+// retire keeps a session that is not used any more; s.mu is held. Those that were
+// replaced longest ago have ended by their time.
+func (s *Set) retire(session api.Secret) {
+	s.retired = append(s.retired, session)
+	s.retired = s.retired[max(0, len(s.retired)-maxRetired):]
 }
 
 // maxRetired is how many replaced sessions may live at the same time: one but for
@@ -229,13 +240,13 @@ func (s *Set) note(err error) {
 	if errors.Is(err, errUnconfirmed) || errors.Is(err, ErrNoRequest) {
 		return // not of an exchange, or over with the next request
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	pause := min(maxPause, firstPause<<min(s.trouble.times, 10))
 	pause -= rand.N(pause / 2)
 	if f, ok := errors.AsType[*exchange.Failure](err); ok && f.RetryAfter > 0 {
 		pause += f.RetryAfter
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.trouble = trouble{err, s.trouble.times + 1, s.now(), pause}
 }
 
