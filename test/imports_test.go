@@ -63,7 +63,7 @@ var mayLink = map[string][]string{
 	"cmd/brevetd-pkcs11": {"github.com/ebitengine/purego"},
 	"plugins/function":   {}, // with what it links a function starts
 
-	"plugins/function/awscreds":    {"github.com/aws/aws-sdk-go-v2", "github.com/aws/smithy-go"},
+	"plugins/function/awscreds": {"github.com/aws/aws-sdk-go-v2", "github.com/aws/smithy-go"},
 	"plugins/function/awsidentity": { // what STS takes
 		"github.com/aws/aws-sdk-go-v2", "github.com/aws/aws-sdk-go-v2/internal/configsources", "github.com/aws/aws-sdk-go-v2/internal/endpoints/v2",
 		"github.com/aws/aws-sdk-go-v2/internal/v4a", "github.com/aws/aws-sdk-go-v2/service/internal/accept-encoding",

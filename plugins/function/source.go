@@ -92,7 +92,7 @@ func (o Options) on(platform string) (Source, error) {
 	switch platform {
 	case AWS:
 		if o.AWS == nil {
-			return nil, exchange.Failf(exchange.Misconfigured, "import plugins/function/awsidentity and set Options.AWS", "a function on AWS without a source of its token")
+			return nil, exchange.Failf(exchange.Misconfigured, "import plugins/function/awsidentity and set Options.AWS, or name another platform in Options.Platform", "a function on AWS without a source of its token")
 		}
 		return o.AWS, nil
 	case Google:
