@@ -22,7 +22,7 @@ func google() *Preset {
 		Types:       []string{"JWT"},
 		MaxAge:      time.Hour,
 		MaxLifetime: time.Hour,
-		Replay:      Bind,
+		Replay:      Reuse, // the metadata server keeps tokens, and all that are made within a second are equal
 		MustEqual:   [][2]string{{"azp", "sub"}},
 		OwnerID:     "project_number",
 		Owner:       "project_id",
@@ -58,7 +58,7 @@ func googleGuide() Guide {
 			"Services and revisions of Cloud Run, functions, builds and pods: the token is of the service account, so give each job one of its own.",
 			"The rest of Google: the same issuer signs for every person and every customer. `sub` is what tells them apart, `email` is a name. " +
 				"A token whose `azp` is not its `sub`, as a person's, is refused.",
-			"There is no `jti`: a token is known again by its hash. It is bound to the key of who shows it first.",
+			"A stolen token from its owner's: there is no `jti`, what starts within one second has one token, and it may be shown with any DPoP key as long as it lives.",
 			"What is in `google.compute_engine` comes with `format=full`, on virtual machines only.",
 		},
 	}

@@ -6,8 +6,8 @@
 // token is verified through its issuer's discovery document and JWKS by an
 // ordinary OpenID Connect library, and against the trust policy of the role. A
 // signed request is checked by computing its Signature Version 4 again. The
-// credentials that it issues are good for one thing, GetCallerIdentity, which
-// shows that they work and whom they stand for.
+// credentials that it issues are good for two things: GetCallerIdentity, which
+// shows that they work and whom they stand for, and GetWebIdentityToken.
 //
 // [Server.Inject] makes it fail in the ways in which such services do.
 //
@@ -34,6 +34,7 @@ type Config struct {
 	Providers []Provider // OIDC providers of IAM
 	Roles     []Role
 	Users     []User
+	Outbound  *Outbound // nil: not enabled
 }
 
 // A Provider is an issuer that the account trusts to vouch for identities.
@@ -173,6 +174,8 @@ func (s *Server) answer(r *http.Request, body []byte, fault Fault) (any, error) 
 		return s.assumeRole(c, fault)
 	case "GetCallerIdentity":
 		return s.callerIdentity(c)
+	case "GetWebIdentityToken":
+		return s.webIdentityToken(c)
 	}
 	return nil, failure(http.StatusBadRequest, "InvalidAction", "Could not find operation "+form.Get("Action")+" for version "+apiVersion)
 }

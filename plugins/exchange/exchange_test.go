@@ -1,0 +1,407 @@
+package exchange_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/plugins/exchange"
+	"github.com/brevet-dev/brevet/plugins/runner/runnertest"
+)
+
+const (
+	brokerURL = "https://broker.example.com"
+	canary    = runnertest.Canary
+)
+
+func newKey(t testing.TB) *exchange.Key {
+	t.Helper()
+	key, err := exchange.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func newClient(t testing.TB, broker string, hc *http.Client) *exchange.Client {
+	t.Helper()
+	c, err := exchange.NewClient(broker, hc, newKey(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func request(credentials ...string) exchange.Request {
+	return exchange.Request{SubjectToken: api.NewSecret(runnertest.Token("job")), Credentials: credentials, TTL: time.Minute}
+}
+
+// A transport answers without a network.
+type transport func(*http.Request) (*http.Response, error)
+
+func (f transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if err := r.ParseForm(); err != nil {
+		return nil, err
+	}
+	return f(r)
+}
+
+func response(status int, body string, headers ...string) *http.Response {
+	resp := &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))}
+	for i := 0; i+1 < len(headers); i += 2 {
+		resp.Header.Set(headers[i], headers[i+1])
+	}
+	return resp
+}
+
+// sealed answers an exchange.
+func sealed(t testing.TB, r *http.Request, tokenType string, leases ...api.Lease) *http.Response {
+	t.Helper()
+	to, err := api.ParseSealKey(r.PostForm.Get("seal_key"))
+	if err != nil {
+		t.Error(err)
+		return response(500, "")
+	}
+	answer := api.TokenResponse{AccessToken: api.NewSecret("session-" + canary), TokenType: tokenType, Leases: leases}
+	body, err := answer.EncodeSealed(to, r.URL.String(), r.Header.Get("DPoP"))
+	if err != nil {
+		t.Error(err)
+	}
+	return response(200, string(body), "Date", time.Now().UTC().Format(http.TimeFormat))
+}
+
+var deploy = runnertest.Lease("deploy", "TOKEN", canary)
+
+// TestExchange lives through a session with a broker that checks all that it is
+// sent, which fails twice at first.
+func TestExchange(t *testing.T) {
+	b := runnertest.NewBroker(deploy)
+	defer b.Close()
+	b.Busy(2)
+	c := newClient(t, b.URL, b.Client())
+	before := time.Now()
+	answer, err := c.Exchange(t.Context(), request("deploy"))
+	if err != nil || len(answer.Leases) != 1 || answer.Leases[0].Values["token"].Reveal() != canary {
+		t.Fatalf("Exchange = %+v, %v", answer, err)
+	}
+	if answer.Sent.Before(before) || answer.Date.IsZero() {
+		t.Errorf("sent %v, answered %v; the exchange began at %v", answer.Sent, answer.Date, before)
+	}
+	if sessions, live, tries := b.Counts(); sessions != 1 || live != 1 || tries != 3 {
+		t.Errorf("%d sessions, %d live, %d tries; want 1, 1, 3", sessions, live, tries)
+	}
+	if err := c.Heartbeat(t.Context(), answer.AccessToken); err != nil {
+		t.Errorf("Heartbeat = %v", err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := c.Revoke(ended, answer.AccessToken); err != nil {
+		t.Errorf("Revoke = %v", err)
+	}
+	if _, live, _ := b.Counts(); live != 0 {
+		t.Errorf("%d sessions live", live)
+	}
+}
+
+// TestLostAnswer repeats an exchange with the same key and name, and a new proof.
+func TestLostAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var names, proofs []string
+		c := newClient(t, brokerURL, &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+			names, proofs = append(names, r.Header.Get(api.HeaderRetryKey)), append(proofs, r.Header.Get("DPoP"))
+			if len(names) < 3 {
+				return nil, io.ErrUnexpectedEOF
+			}
+			return sealed(t, r, "DPoP", deploy), nil
+		})})
+		if _, err := c.Exchange(t.Context(), request("deploy")); err != nil {
+			t.Fatal(err)
+		}
+		if len(names) != 3 || names[0] == "" || names[0] != names[2] || proofs[0] == proofs[1] || proofs[1] == proofs[2] {
+			t.Errorf("names %q; %d proofs", names, len(proofs))
+		}
+	})
+}
+
+// TestRetryAfter waits as long as it is told, and those who are told the same do
+// not come back together.
+func TestRetryAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		back := map[time.Duration]bool{}
+		var all sync.WaitGroup
+		for range 20 {
+			all.Go(func() {
+				start, tries := time.Now(), 0
+				c := newClient(t, brokerURL, &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+					if tries++; tries == 1 {
+						return response(503, "", "Retry-After", "7"), nil
+					}
+					return sealed(t, r, "DPoP", deploy), nil
+				})})
+				if _, err := c.Exchange(t.Context(), request("deploy")); err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				back[time.Since(start)] = true
+			})
+		}
+		all.Wait()
+		for d := range back {
+			if d < 7*time.Second || d > 8*time.Second {
+				t.Errorf("waited %v, want 7s and some jitter", d)
+			}
+		}
+		if len(back) < 15 {
+			t.Errorf("20 clients came back at %d times", len(back))
+		}
+	})
+}
+
+// TestDeadline: the error is of the last try, and says what the broker wants.
+func TestDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		c := newClient(t, brokerURL, &http.Client{Transport: transport(func(*http.Request) (*http.Response, error) {
+			return response(429, `{"error": "slow_down", "request_id": "req-7"}`, "Retry-After", "60"), nil
+		})})
+		start := time.Now()
+		_, err := c.Exchange(ctx, request("deploy"))
+		f, ok := errors.AsType[*exchange.Failure](err)
+		if !ok || f.Kind != exchange.Unavailable || f.RetryAfter != time.Minute || !strings.Contains(err.Error(), "slow_down") {
+			t.Errorf("Exchange = %#v", err)
+		}
+		if time.Since(start) != 0 {
+			t.Errorf("it took %v to see that there is no time", time.Since(start))
+		}
+	})
+}
+
+// TestBrokersClock goes by the broker's clock when a proof was refused for its
+// time, once, and not for any time.
+func TestBrokersClock(t *testing.T) {
+	for _, tt := range []struct {
+		ahead time.Duration
+		ok    bool
+	}{{0, true}, {30 * time.Minute, true}, {-30 * time.Minute, true}, {3 * time.Hour, false}, {-3 * time.Hour, false}, {10 * time.Second, false}} {
+		tries := 0
+		synctest.Test(t, func(t *testing.T) {
+			c := newClient(t, brokerURL, &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+				tries++
+				now := time.Now().Add(tt.ahead)
+				iat := int64(verify(t, r.Header.Get("DPoP"))["iat"].(float64))
+				if now.Sub(time.Unix(iat, 0)).Abs() > 5*time.Second {
+					return response(400, `{"error": "invalid_dpop_proof"}`, "Date", now.UTC().Format(http.TimeFormat)), nil
+				}
+				return sealed(t, r, "DPoP", deploy), nil
+			})})
+			_, err := c.Exchange(t.Context(), request("deploy"))
+			if (err == nil) != tt.ok || err != nil && !strings.Contains(err.Error(), "invalid_dpop_proof") {
+				t.Errorf("%v ahead: Exchange = %v", tt.ahead, err)
+			}
+			if tries > 2 {
+				t.Errorf("%v ahead: %d tries", tt.ahead, tries)
+			}
+		})
+	}
+}
+
+// TestUnusable ends the session of an answer that is not as asked for.
+func TestUnusable(t *testing.T) {
+	another := deploy
+	another.Credential = "another"
+	for name, answer := range map[string]func(*http.Request) *http.Response{
+		"a bearer session":    func(r *http.Request) *http.Response { return sealed(t, r, "Bearer", deploy) },
+		"another credential":  func(r *http.Request) *http.Response { return sealed(t, r, "DPoP", another) },
+		"one credential more": func(r *http.Request) *http.Response { return sealed(t, r, "DPoP", deploy, another) },
+		"nothing":             func(r *http.Request) *http.Response { return sealed(t, r, "DPoP") },
+		"leases that are in the clear": func(*http.Request) *http.Response {
+			return response(200, `{"access_token": "x", "token_type": "DPoP", "leases": [{"lease_id": "l", "credential": "deploy"}]}`)
+		},
+	} {
+		revoked := 0
+		c := newClient(t, brokerURL, &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Path == api.PathRevoke {
+				revoked++
+				return response(200, ""), nil
+			}
+			return answer(r), nil
+		})})
+		if _, err := c.Exchange(t.Context(), request("deploy")); !exchange.IsKind(err, exchange.Protocol) || revoked != 1 {
+			t.Errorf("%s: Exchange = %v, and %d revocations", name, err, revoked)
+		}
+	}
+}
+
+// TestIntrospect: what the broker does not know any more has ended.
+func TestIntrospect(t *testing.T) {
+	for _, tt := range []struct {
+		status int
+		body   string
+		active bool
+		kind   exchange.Kind // 0: no error
+	}{
+		{200, `{"active": true, "leases": ["l1"]}`, true, 0},
+		{200, `{"active": false}`, false, 0},
+		{401, `{"error": "invalid_token"}`, false, 0},
+		{400, `{"error": "invalid_request"}`, false, exchange.Denied},
+		{200, `<html>`, false, exchange.Protocol},
+		{302, ``, false, exchange.Protocol},
+		{500, ``, false, exchange.Unavailable},
+	} {
+		c := newClient(t, brokerURL, &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+			if r.Header.Get("Authorization") != "DPoP session" || verify(t, r.Header.Get("DPoP"))["ath"] == nil {
+				t.Error("the session is not shown with its key")
+			}
+			return response(tt.status, tt.body), nil
+		})})
+		in, err := c.Introspect(t.Context(), api.NewSecret("session"))
+		if tt.kind == 0 && (err != nil || in.Active != tt.active) || tt.kind != 0 && !exchange.IsKind(err, tt.kind) {
+			t.Errorf("%d %s: Introspect = %+v, %v", tt.status, tt.body, in, err)
+		}
+	}
+}
+
+// TestRedirect: a redirect would carry the token to another host.
+func TestRedirect(t *testing.T) {
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the redirect was followed") }))
+	defer elsewhere.Close()
+	b := httptest.NewServer(http.RedirectHandler(elsewhere.URL, http.StatusTemporaryRedirect))
+	defer b.Close()
+	hc, err := exchange.NewHTTPClient("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newClient(t, b.URL, hc).Exchange(t.Context(), request("deploy")); !exchange.IsKind(err, exchange.Protocol) {
+		t.Errorf("Exchange = %v", err)
+	}
+}
+
+// TestTLS: private certificates, and one handshake for many connections.
+func TestTLS(t *testing.T) {
+	var mu sync.Mutex
+	var resumed []bool
+	server := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		resumed = append(resumed, r.TLS.DidResume)
+	}))
+	defer server.Close()
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	hc, err := exchange.NewHTTPClient(ca)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := newClient(t, server.URL, hc).Revoke(t.Context(), api.NewSecret("x")); err != nil {
+			t.Fatal(err)
+		}
+		hc.CloseIdleConnections()
+	}
+	if len(resumed) != 2 || resumed[0] || !resumed[1] {
+		t.Errorf("sessions resumed: %v, want false, true", resumed)
+	}
+	if hc, err = exchange.NewHTTPClient(""); err != nil {
+		t.Fatal(err)
+	}
+	err = newClient(t, server.URL, hc).Revoke(t.Context(), api.NewSecret("x"))
+	if f, ok := errors.AsType[*exchange.Failure](err); !ok || f.Kind != exchange.Misconfigured || !strings.Contains(f.Hint, "BREVET_CA_FILE") {
+		t.Errorf("Revoke with an unknown CA = %v", err)
+	}
+	for _, path := range []string{filepath.Join(t.TempDir(), "absent"), "exchange_test.go"} {
+		if _, err := exchange.NewHTTPClient(path); !exchange.IsKind(err, exchange.Misconfigured) {
+			t.Errorf("NewHTTPClient(%s) = %v", path, err)
+		}
+	}
+}
+
+func TestCertificateHints(t *testing.T) {
+	for want, cause := range map[string]error{
+		"another host":     x509.HostnameError{Certificate: &x509.Certificate{}, Host: "broker.example.com"},
+		"time is over":     x509.CertificateInvalidError{Cert: &x509.Certificate{}, Reason: x509.Expired},
+		"mend its certifi": x509.CertificateInvalidError{Cert: &x509.Certificate{}, Reason: x509.NotAuthorizedToSign},
+	} {
+		c := newClient(t, brokerURL, &http.Client{Transport: transport(func(*http.Request) (*http.Response, error) {
+			return nil, &tls.CertificateVerificationError{Err: cause}
+		})})
+		err := c.Revoke(t.Context(), api.NewSecret("x"))
+		if f, ok := errors.AsType[*exchange.Failure](err); !ok || f.Kind != exchange.Misconfigured || !strings.Contains(f.Hint, want) {
+			t.Errorf("Revoke with %v = %v, want a hint with %q", cause, err, want)
+		}
+	}
+}
+
+func TestBrokerURL(t *testing.T) {
+	for url, ok := range map[string]bool{
+		brokerURL: true, "http://localhost:8080": true, "http://127.0.0.1:8080": true, "http://[::1]:8080": true,
+		brokerURL + "/": false, brokerURL + "/path": false, brokerURL + "?": false, brokerURL + "#x": false, "http://broker.example.com": false,
+		"http://127.0.0.1.example.com": false, "https://user@broker.example.com": false, "ftp://broker.example.com": false, "broker.example.com": false, "": false,
+	} {
+		if _, err := exchange.NewClient(url, nil, nil); (err == nil) != ok || err != nil && !exchange.IsKind(err, exchange.Misconfigured) {
+			t.Errorf("NewClient(%q) = %v, want ok %v", url, err, ok)
+		}
+	}
+}
+
+// FuzzAnswer answers an exchange with anything: it is accepted or refused, and no
+// part of it can write a line of a log.
+func FuzzAnswer(f *testing.F) {
+	f.Add(200, "", []byte(`{"access_token": "x", "token_type": "DPoP", "leases": [{"lease_id": "1", "credential": "deploy"}]}`))
+	f.Add(200, "Thu, 01 Jan 1970 00:00:00 GMT", []byte(`{"access_token": "x", "leases": [{}]}`))
+	f.Add(400, "x", []byte(`{"error": "invalid_dpop_proof", "error_description": "\nx", "request_id": "\u001b[31m"}`))
+	f.Add(302, "", []byte("\xff\xfe"))
+	key := newKey(f)
+	f.Fuzz(func(t *testing.T, status int, date string, body []byte) {
+		if status < 200 || status > 599 || strconv.Itoa(status) == "" {
+			return
+		}
+		hc := &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Path == api.PathRevoke {
+				return response(200, ""), nil
+			}
+			to, err := api.ParseSealKey(r.PostForm.Get("seal_key"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if answer, err := api.DecodeTokenResponse(body); err == nil { // a broker can seal anything
+				if body, err = answer.EncodeSealed(to, r.URL.String(), r.Header.Get("DPoP")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return &http.Response{StatusCode: status, Header: http.Header{"Date": {date}}, Body: io.NopCloser(bytes.NewReader(body))}, nil
+		})}
+		c, err := exchange.NewClient(brokerURL, hc, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		answer, err := c.Exchange(ctx, request("deploy"))
+		if (err == nil) == (answer == nil) {
+			t.Fatalf("answer %v, error %v", answer, err)
+		}
+		if err != nil && strings.ContainsAny(err.Error(), "\r\x1b") {
+			t.Errorf("status %d: %q", status, err)
+		}
+	})
+}

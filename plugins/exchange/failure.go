@@ -1,0 +1,125 @@
+package exchange
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/brevet-dev/brevet/broker/api"
+)
+
+// A Kind says who can do something about a [Failure].
+type Kind int
+
+const (
+	Misconfigured Kind = iota + 1 // the program's author: a permission, variable or option is wrong
+	Denied                        // the broker's operator: it understood, and refused
+	Unavailable                   // whoever runs the platform or broker; later may be better
+	Protocol                      // the other side does not speak as documented
+)
+
+// A Failure is an error with what the reader of a log can do about it. Neither
+// Err nor Hint holds a secret, and what they quote of an answer is free of
+// control characters.
+type Failure struct {
+	Kind       Kind
+	Err        error
+	Hint       string        // one or more lines, or ""
+	RetryAfter time.Duration // what the other side asked for; 0: nothing
+}
+
+func (f *Failure) Error() string { return f.Err.Error() }
+func (f *Failure) Unwrap() error { return f.Err }
+
+// Failf makes a Failure; hint may be empty.
+func Failf(kind Kind, hint, format string, args ...any) error {
+	return &Failure{Kind: kind, Err: fmt.Errorf(format, args...), Hint: hint}
+}
+
+// IsKind reports whether err is a Failure of kind.
+func IsKind(err error, kind Kind) bool {
+	f, ok := errors.AsType[*Failure](err)
+	return ok && f.Kind == kind
+}
+
+// maxQuote bounds in bytes what is quoted of an answer: a sentence, not a page.
+const maxQuote = 300
+
+// Printable returns s on one line and of bounded length.
+func Printable(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, s)
+	if len(s) > maxQuote {
+		s = strings.ToValidUTF8(s[:maxQuote], "") + "…"
+	}
+	return s
+}
+
+// Refusal turns an answer that is no success into a Failure. who answered, as in
+// "the broker".
+func Refusal(who string, r *Reply, oauth *api.Error) error {
+	f := &Failure{Kind: kindOf(r.Status), RetryAfter: r.RetryAfter}
+	if oauth == nil {
+		f.Err = fmt.Errorf("%s answered %d %s", who, r.Status, http.StatusText(r.Status))
+		return f
+	}
+	oauth = &api.Error{
+		Code: Printable(oauth.Code), Description: Printable(oauth.Description), RequestID: Printable(oauth.RequestID),
+	}
+	f.Err = fmt.Errorf("%s refused (%d): %w", who, r.Status, oauth)
+	f.Hint = "the whole reason is in the broker's audit log; ask its operator"
+	if oauth.RequestID != "" {
+		f.Hint = "the whole reason is in the broker's audit log under request " + oauth.RequestID + "; ask its operator"
+	}
+	if oauth.Code == api.CodeInvalidDPoPProof {
+		f.Hint = "the broker's URL must be the one in its own configuration, byte for byte: localhost is not 127.0.0.1\n" +
+			"or this machine's clock is wrong\n" + f.Hint
+	}
+	return f
+}
+
+func kindOf(status int) Kind {
+	switch {
+	case status >= 500 || status == http.StatusTooManyRequests:
+		return Unavailable
+	case status >= 400:
+		return Denied
+	}
+	return Protocol // a redirect, or a success without the content it needs
+}
+
+// unreachable says what to look at when there was no answer.
+func (c *Client) unreachable(err error) error {
+	kind, hint := Unavailable, "check that the URL is right and that this machine may reach it"
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		kind, hint = Misconfigured, certificateHint(err)
+	}
+	if errors.Is(err, errTooLarge) {
+		kind, hint = Protocol, ""
+	}
+	return Failf(kind, hint, "reaching the broker %s: %w", c.broker, err)
+}
+
+// certificateHint says what to do about a certificate that is not accepted. To
+// trust more helps in one case only, and may hurt in the others.
+func certificateHint(err error) string {
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		return "for a private CA give a file with its certificate, or set BREVET_CA_FILE"
+	}
+	if _, ok := errors.AsType[x509.HostnameError](err); ok {
+		return "the certificate is for another host; check the URL, and who answers there"
+	}
+	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
+		return "the certificate's time is over or has not come, or this machine's clock is wrong"
+	}
+	return "the broker's operator must mend its certificate"
+}

@@ -1,0 +1,20 @@
+package function
+
+import "time"
+
+// On returns o as on a machine with another environment and clock, and other
+// files. now returns the steady clock and the wall clock; nil and "" are the real
+// ones.
+func (o Options) On(getenv func(string) string, now func() (steady, wall time.Time), flySocket, podToken string) Options {
+	o.host = host{getenv: getenv, flySocket: flySocket, podToken: podToken}
+	if now != nil {
+		o.host.now = func() instant {
+			steady, wall := now()
+			return instant{steady.Sub(started), time.Duration(wall.UnixNano())}
+		}
+	}
+	return o
+}
+
+// LeastLeft is what the tests must know of the time.
+const LeastLeft = leastLeft

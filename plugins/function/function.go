@@ -1,0 +1,266 @@
+// Package function gets credentials for a serverless function while it starts,
+// and keeps them fresh: with the identity that its platform gives it, and no
+// stored secret.
+//
+//	var credentials *function.Set // made once, outside of the handler
+//
+//	credentials, err = function.New(ctx, "https://broker.example.com", "database")
+//	…
+//	database, err := credentials.Get(ctx, "database") // in the handler: from memory
+//	password, err := database.Value("password")
+//
+// [New] exchanges once for all credentials, with the identity that source.go
+// finds. Whatever is handed out afterwards is in force: refresh.go replaces it in
+// the background at two thirds of its time, clock.go notices when the sandbox was
+// frozen, and confirm.go asks the broker whether something was revoked.
+//
+// A refresh is another exchange: all credentials in one round trip, sealed, with
+// the identity of that moment, and the same whether the sandbox ran or was frozen
+// past the end of its session. What it replaces ends by its own time, since
+// callers may be at work with it; [Set.Close] ends it, too.
+//
+// Secrets travel as [Secret], which does not print.
+package function
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/plugins/exchange"
+)
+
+// A Secret does not print; its Reveal gives the value.
+type Secret = api.Secret
+
+const (
+	// initTime bounds New where its context does not: AWS Lambda gives a function
+	// ten seconds to start.
+	initTime = 8 * time.Second
+
+	// defaultStale is the MaxStale of those who give none.
+	defaultStale = time.Minute
+)
+
+// Options say what the defaults do not. The zero value is good.
+type Options struct {
+	// TTL asks for shorter lives than the policy grants. 0: as granted.
+	TTL time.Duration
+
+	// Audience is what the platform's token is asked for: the audience of the
+	// issuer in the broker's configuration. "": the broker's URL. Azure needs the
+	// id of an application there.
+	Audience string
+
+	// Platform says where the function runs, one of Platforms, instead of what its
+	// environment tells. "": find out.
+	Platform string
+
+	// AWS gets the token on AWS: package awsidentity makes one. It is apart from
+	// this package so that only functions on AWS link the AWS SDK. nil: not on AWS.
+	AWS Source
+
+	// Source gets the token, whatever the platform. nil: find out.
+	Source Source
+
+	// StartWithout lets New return when the broker or the platform could not be
+	// reached in time: then Get tries. What is refused still is an error of New.
+	StartWithout bool
+
+	// MaxStale is for how long a credential is used on the broker's word. A Get
+	// after that first asks whether it was revoked; one that cannot ask has it all
+	// the same. While the function is at work this is asked in the background.
+	// 0: one minute; negative: never.
+	MaxStale time.Duration
+
+	// Listen keeps a connection to the broker, which tells at once what was revoked:
+	// where the process runs between requests, on Kubernetes, Fly.io, virtual machines,
+	// Cloud Run with CPU always allocated. Where it is frozen MaxStale does the work.
+	Listen bool
+
+	// CAFile names PEM certificates to trust besides the system's. "": none.
+	CAFile string
+
+	// HTTPClient reaches the broker, instead of one that CAFile and the environment's
+	// proxy make. It must not follow redirects.
+	HTTPClient *http.Client
+
+	// OnError hears why a refresh or a question after revocations did not succeed;
+	// what is in force is used on. It is called by several goroutines. nil: nobody.
+	OnError func(error)
+
+	host host // what tests replace
+}
+
+// A host is what surrounds the function; zero: the real one.
+type host struct {
+	getenv    func(string) string
+	now       func() instant
+	flySocket string
+	podToken  string
+}
+
+// A Set is the credentials of one function. It is safe for concurrent use.
+type Set struct {
+	options     Options
+	credentials []string
+	client      *exchange.Client
+	http        *http.Client
+	source      Source
+	now         func() instant
+
+	state atomic.Pointer[state] // nil: nothing yet
+	used  atomic.Bool           // since the broker was last asked
+	news  chan struct{}         // has one when there is another session
+
+	life    context.Context // ends with Close
+	end     context.CancelFunc
+	running sync.WaitGroup
+
+	mu         sync.Mutex
+	refreshing *flight      // nil: no exchange under way
+	confirming *flight      // nil: no question under way
+	retired    []api.Secret // sessions that were replaced, and may live
+	trouble    trouble
+	wire       instant // when the broker was last spoken to
+	closed     bool
+}
+
+// New exchanges the function's identity for credentials, the names of at least
+// one in the broker's configuration. broker is its url, byte for byte as there.
+//
+// It tries until ctx ends; where ctx has no deadline, for eight seconds. On
+// Vercel, where the identity comes with each request, there is nothing to exchange
+// yet: then the first [Set.Get] does. Close the Set.
+func New(ctx context.Context, broker string, credentials ...string) (*Set, error) {
+	return Options{}.New(ctx, broker, credentials...)
+}
+
+// New is [New] with options.
+func (o Options) New(ctx context.Context, broker string, credentials ...string) (*Set, error) {
+	s, err := o.set(broker, credentials)
+	if err != nil {
+		return nil, explain(err)
+	}
+	if _, ok := ctx.Deadline(); !ok {
+		short, cancel := context.WithTimeout(ctx, initTime)
+		defer cancel()
+		ctx = short
+	}
+	err = s.exchange(ctx)
+	if err != nil && !errors.Is(err, ErrNoRequest) && !(o.StartWithout && exchange.IsKind(err, exchange.Unavailable)) {
+		s.end()
+		return nil, explain(err)
+	}
+	if err != nil {
+		s.tell(err)
+	}
+	s.running.Go(s.tend)
+	if o.Listen {
+		s.running.Go(s.listen)
+	}
+	return s, nil
+}
+
+// set makes a Set that has nothing yet.
+func (o Options) set(broker string, credentials []string) (*Set, error) {
+	if err := exchange.CheckNames(credentials); err != nil {
+		return nil, err
+	}
+	o.host = o.host.orReal()
+	source, err := o.find()
+	if err != nil {
+		return nil, err
+	}
+	o.Audience, o.MaxStale = cmp.Or(o.Audience, broker), cmp.Or(o.MaxStale, defaultStale)
+	if o.HTTPClient == nil {
+		if o.HTTPClient, err = exchange.NewHTTPClient(cmp.Or(o.CAFile, o.host.getenv("BREVET_CA_FILE"))); err != nil {
+			return nil, err
+		}
+	}
+	key, err := exchange.NewKey()
+	if err != nil {
+		return nil, err
+	}
+	client, err := exchange.NewClient(broker, o.HTTPClient, key)
+	if err != nil {
+		return nil, err
+	}
+	s := &Set{options: o, credentials: slices.Clone(credentials), client: client, http: o.HTTPClient, source: source, now: o.host.now, news: make(chan struct{}, 1)}
+	s.wire = s.now()
+	s.life, s.end = context.WithCancel(context.Background())
+	return s, nil
+}
+
+// ErrClosed is the error of a Set that was closed.
+var ErrClosed = errors.New("function: the credentials were given back")
+
+// Get returns a credential that is in force, from memory if there is one. Where
+// there is none it waits for an exchange, until ctx ends.
+func (s *Set) Get(ctx context.Context, credential string) (*Credential, error) {
+	if st := s.state.Load(); st != nil {
+		if w := st.calm.Load(); w != nil && w.has(s.now()) {
+			if c := st.credentials[credential]; c != nil {
+				if !s.used.Load() {
+					s.used.Store(true)
+				}
+				return c, nil
+			}
+		}
+	}
+	if !slices.Contains(s.credentials, credential) {
+		return nil, fmt.Errorf("function: %q is not among the credentials that New was given", exchange.Printable(credential))
+	}
+	s.used.Store(true)
+	c, err := s.get(ctx, credential)
+	return c, explain(err)
+}
+
+// Close gives everything back, within five seconds or so: it ends the sessions at
+// the broker. What cannot be ended by then ends by its time, and the error says so.
+// A sandbox that is not told of its end needs no Close.
+func (s *Set) Close(ctx context.Context) error {
+	s.mu.Lock()
+	already := s.closed
+	s.closed = true
+	s.mu.Unlock()
+	if already {
+		return nil
+	}
+	s.end()
+	s.running.Wait()
+	if st := s.state.Swap(nil); st != nil {
+		s.retired = append(s.retired, st.session)
+	}
+	errs := make([]error, len(s.retired))
+	var revoking sync.WaitGroup
+	for i, session := range s.retired {
+		revoking.Go(func() { errs[i] = s.client.Revoke(ctx, session) })
+	}
+	revoking.Wait()
+	return explain(errors.Join(errs...))
+}
+
+// Format implements [fmt.Formatter]: a Set does not print.
+func (*Set) Format(f fmt.State, _ rune) { io.WriteString(f, "[credentials]") }
+
+// explain makes one text of an error and of what can be done about it: functions
+// log texts.
+func explain(err error) error {
+	if err == nil || errors.Is(err, ErrClosed) {
+		return err
+	}
+	if f, ok := errors.AsType[*exchange.Failure](err); ok && f.Hint != "" {
+		return fmt.Errorf("function: %w; %s", err, strings.ReplaceAll(f.Hint, "\n", "; "))
+	}
+	return fmt.Errorf("function: %w", err)
+}

@@ -1,0 +1,602 @@
+package function_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/plugins/exchange"
+	"github.com/brevet-dev/brevet/plugins/function"
+)
+
+func TestRefreshInTheBackground(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		s := open(t, f, f.options())
+		want(t, s, "1")
+		time.Sleep(8 * time.Minute)
+		want(t, s, "1")
+		time.Sleep(2*time.Minute + time.Second) // two thirds of 15 minutes
+		synctest.Wait()
+		before, _, _ := f.counts()
+		want(t, s, "2")
+		if after, _, _ := f.counts(); before != 2 || after != 2 {
+			t.Errorf("%d exchanges before Get and %d after it, want 2", before, after)
+		}
+		if f.live() != 2 {
+			t.Errorf("%d sessions live, want 2: somebody may be at work with the first", f.live())
+		}
+		if err := s.Close(t.Context()); err != nil || f.live() != 0 {
+			t.Errorf("Close = %v, and %d sessions live", err, f.live())
+		}
+		if _, err := value(s); !errors.Is(err, function.ErrClosed) {
+			t.Errorf("Get after Close = %v", err)
+		}
+	})
+}
+
+// TestOutage: what is in force is served while the broker is down, and nothing
+// after its end.
+func TestOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		var heard []error
+		o := f.options()
+		o.OnError = func(err error) { f.set(func() { heard = append(heard, err) }) }
+		s := open(t, f, o)
+		f.set(func() { f.down = true })
+		time.Sleep(15*time.Minute - function.LeastLeft - 10*time.Second)
+		start := time.Now()
+		want(t, s, "1")
+		if d := time.Since(start); d > 2*time.Second {
+			t.Errorf("Get took %v while the broker was down", d)
+		}
+		time.Sleep(10 * time.Second)
+		if got, err := value(s); err == nil {
+			t.Errorf("Get after the end of the lease = %q", got)
+		}
+		f.set(func() {
+			f.down = false
+			if len(heard) == 0 {
+				t.Error("OnError was not called")
+			}
+		})
+		time.Sleep(time.Minute)
+		want(t, s, "2")
+	})
+}
+
+// TestThaw: hours pass between two lines, and only the wall clock knows.
+func TestThaw(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, box := newFake(), &sandbox{}
+		s := open(t, f, f.options().On(none, box.now, "", ""))
+		want(t, s, "1")
+		box.freeze(f, 5*time.Hour)
+		want(t, s, "2")
+		if f.idle == 0 {
+			t.Error("the connections from before the freeze were kept")
+		}
+		f.set(func() { f.down = true })
+		box.freeze(f, 5*time.Hour)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if c, err := s.Get(ctx, "database"); err == nil {
+			t.Errorf("Get after a freeze, without a broker = %v", c)
+		}
+	})
+}
+
+// TestThawWithinTheLife: what a short freeze leaves in force is handed out at once,
+// when the broker has said that nothing was revoked.
+func TestThawWithinTheLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, box := newFake(), &sandbox{}
+		s := open(t, f, f.options().On(none, box.now, "", ""))
+		box.freeze(f, 5*time.Minute)
+		want(t, s, "1")
+		if exchanges, _, questions := f.counts(); exchanges != 1 || questions != 1 {
+			t.Errorf("%d exchanges, %d questions; want 1, 1", exchanges, questions)
+		}
+	})
+}
+
+// TestClockSetBack: then nobody can tell how long a freeze was.
+func TestClockSetBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, box := newFake(), &sandbox{}
+		s := open(t, f, f.options().On(none, box.now, "", ""))
+		box.set(-time.Hour)
+		synctest.Wait()
+		c, err := s.Get(t.Context(), "database")
+		if err != nil || c.LeaseID != "lease-database-2" {
+			t.Errorf("Get = %+v, %v; want another lease", c, err)
+		}
+	})
+}
+
+// TestThawDuringAnExchange: its connection is dead, and nobody waits for it.
+func TestThawDuringAnExchange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, box := newFake(), &sandbox{}
+		s := open(t, f, f.options().On(none, box.now, "", ""))
+		box.freeze(f, time.Hour)
+		f.set(func() { f.swallow = true })
+		first := make(chan error, 1)
+		go func() { _, err := value(s); first <- err }()
+		synctest.Wait() // it hangs in an exchange
+		f.set(func() { f.swallow = false })
+		box.freeze(f, time.Hour)
+		start := time.Now()
+		want(t, s, "2")
+		if err := <-first; err != nil {
+			t.Errorf("who waited from before the freeze has %v", err)
+		}
+		if d := time.Since(start); d > 6*time.Second {
+			t.Errorf("took %v", d)
+		}
+	})
+}
+
+// TestSlowAnswerIsCountedFromItsRequest: a freeze between request and answer.
+func TestSlowAnswerIsCountedFromItsRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, box := newFake(), &sandbox{}
+		f.hold = make(chan struct{})
+		o := f.options().On(none, box.now, "", "")
+		made := make(chan *function.Set)
+		go func() {
+			s, err := o.New(t.Context(), brokerURL, "database")
+			if err != nil {
+				t.Error(err)
+			}
+			made <- s
+		}()
+		synctest.Wait()
+		hold := f.hold
+		f.set(func() { f.hold = nil })
+		box.set(time.Hour) // the answer was made before
+		close(hold)
+		s := <-made
+		defer s.Close(context.Background())
+		want(t, s, "2")
+	})
+}
+
+func TestOneExchangeForAThousandCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		o := f.options()
+		o.Source = nil
+		s := open(t, f, o.On(env("VERCEL", "1"), nil, "", ""))
+		if exchanges, tries, _ := f.counts(); exchanges != 0 || tries != 0 {
+			t.Fatal("there was an exchange before the first request")
+		}
+		if _, err := value(s); !errors.Is(err, function.ErrNoRequest) || !strings.Contains(err.Error(), "function.WithRequest") {
+			t.Errorf("Get without a request = %v", err)
+		}
+		r, err := http.NewRequest(http.MethodGet, "https://shop.example.com", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("x-vercel-oidc-token", "eyJ.request."+canary)
+		ctx := function.WithRequest(t.Context(), r)
+		hold := make(chan struct{})
+		f.set(func() { f.hold = hold })
+		var all sync.WaitGroup
+		for range 1000 {
+			all.Go(func() {
+				if _, err := s.Get(ctx, "database"); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		f.set(func() { f.hold = nil })
+		close(hold)
+		all.Wait()
+		if exchanges, tries, _ := f.counts(); exchanges != 1 || tries != 1 || f.seen()[0] != "eyJ.request."+canary {
+			t.Errorf("%d exchanges in %d tries; want 1 with the request's token", exchanges, tries)
+		}
+		time.Sleep(11 * time.Minute)
+		want(t, s, "2") // refreshed with the last token seen
+	})
+}
+
+// TestRevoked: within MaxStale of an operator's order nobody has what was revoked.
+func TestRevoked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		s := open(t, f, f.options())
+		want(t, s, "1")
+		f.set(func() { f.sessions[0].dead["database"] = true })
+		time.Sleep(61 * time.Second)
+		want(t, s, "2")
+		f.set(func() {
+			f.sessions[1].revoked = true
+			f.refuse = &api.Error{Code: api.CodeInvalidTarget, Description: "an operator has blocked it", RequestID: "req-9"}
+		})
+		time.Sleep(61 * time.Second)
+		_, err := value(s)
+		if err == nil || !strings.Contains(err.Error(), "blocked") || !strings.Contains(err.Error(), "req-9") {
+			t.Errorf("Get of what was revoked and blocked = %v", err)
+		}
+	})
+}
+
+// TestBusyFunctionsDoNotWait: while a function is at work the question is asked in
+// the background, and nobody asks while it is idle.
+func TestBusyFunctionsDoNotWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		s := open(t, f, f.options())
+		for range 300 {
+			time.Sleep(time.Second)
+			start := time.Now()
+			want(t, s, "1")
+			if d := time.Since(start); d > 0 {
+				t.Fatalf("Get waited %v", d)
+			}
+		}
+		_, _, busy := f.counts()
+		time.Sleep(4 * time.Minute)
+		if _, _, idle := f.counts(); busy < 5 || busy > 20 || idle > busy+2 {
+			t.Errorf("%d questions in five busy minutes, %d more in idle ones", busy, idle-busy)
+		}
+	})
+}
+
+// TestUnansweredQuestions delay one call in five seconds, by two.
+func TestUnansweredQuestions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		s := open(t, f, f.options())
+		f.set(func() { f.swallow = true })
+		time.Sleep(2 * time.Minute)
+		for _, most := range []time.Duration{2 * time.Second, 0} {
+			start := time.Now()
+			want(t, s, "1")
+			if d := time.Since(start); d > most {
+				t.Errorf("Get waited %v, want at most %v", d, most)
+			}
+		}
+	})
+}
+
+// TestSignsOfLife vouch for what is in force, unless there was a freeze.
+func TestSignsOfLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, box := newFake(), &sandbox{}
+		o := f.options()
+		o.Listen = true
+		s := open(t, f, o.On(none, box.now, "", ""))
+		for range 300 {
+			time.Sleep(time.Second)
+			want(t, s, "1")
+		}
+		if _, _, questions := f.counts(); questions != 0 || f.streams != 1 {
+			t.Errorf("%d questions and %d streams while the broker told all; want 0, 1", questions, f.streams)
+		}
+		f.set(func() { f.sessions[0].dead["database"] = true }) // and the event is lost
+		box.freeze(f, 5*time.Second)
+		time.Sleep(16 * time.Second)
+		synctest.Wait()
+		if _, _, questions := f.counts(); questions != 1 {
+			t.Errorf("%d questions after a freeze, want 1", questions)
+		}
+		want(t, s, "2")
+	})
+}
+
+// TestEvents obeys what the broker tells, and listens to each session in turn.
+func TestEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		o := f.options()
+		o.Listen, o.MaxStale = true, -1
+		s := open(t, f, o)
+		for i, event := range []string{
+			"event: rotated\ndata: {\"signing_key\": \"x\"}", "event: revoked\ndata: {\"lease_id\": \"another\"}",
+			"event: revoked\ndata: {\"lease_id\": \"lease-database-1\"}", "event: revoked\ndata: {\"session\": true}",
+		} {
+			time.Sleep(time.Second)
+			synctest.Wait()
+			if _, err := io.WriteString(f.stream, event+"\n\n"); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			want(t, s, strconv.Itoa(max(1, i)))
+			time.Sleep(10 * time.Second)
+		}
+	})
+}
+
+// TestNoEvents asks a broker that has none, as if Listen had not been set.
+func TestNoEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.deaf = true
+		heard := make(chan error, 1)
+		o := f.options()
+		o.Listen, o.OnError = true, func(err error) { heard <- err }
+		s := open(t, f, o)
+		if err := <-heard; !errors.Is(err, exchange.ErrNoEvents) {
+			t.Errorf("OnError(%v)", err)
+		}
+		f.set(func() { f.sessions[0].dead["database"] = true })
+		time.Sleep(61 * time.Second)
+		want(t, s, "2")
+	})
+}
+
+func TestHeartbeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, box := newFake(), &sandbox{}
+		f.heartbeat = 30 * time.Second
+		s := open(t, f, f.options().On(none, box.now, "", ""))
+		time.Sleep(5 * time.Minute)
+		want(t, s, "1")
+		if f.beats < 20 {
+			t.Errorf("%d heartbeats in five minutes, want one in ten seconds", f.beats)
+		}
+		box.freeze(f, time.Minute)
+		want(t, s, "2") // the broker has ended the first
+		f.set(func() { f.down = true })
+		time.Sleep(35 * time.Second)
+		if got, err := value(s); err == nil {
+			t.Errorf("Get without a heartbeat = %q", got)
+		}
+	})
+}
+
+// TestCloseDuringAnExchange: what comes of it is given back, too, and who waits for
+// it hears of the end.
+func TestCloseDuringAnExchange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, box := newFake(), &sandbox{}
+		s := open(t, f, f.options().On(none, box.now, "", ""))
+		box.freeze(f, time.Hour)
+		hold := make(chan struct{})
+		f.set(func() { f.hold = hold })
+		waiting := make(chan error, 1)
+		go func() { _, err := value(s); waiting <- err }()
+		synctest.Wait()
+		closed := make(chan error, 1)
+		go func() { closed <- s.Close(t.Context()) }()
+		synctest.Wait()
+		if err := <-waiting; !errors.Is(err, function.ErrClosed) {
+			t.Errorf("Get during Close = %v", err)
+		}
+		close(hold)
+		if err := <-closed; err != nil || f.live() != 0 {
+			t.Errorf("Close = %v, and %d sessions live", err, f.live())
+		}
+		if exchanges, _, _ := f.counts(); exchanges != 2 {
+			t.Errorf("%d exchanges, want 2", exchanges)
+		}
+	})
+}
+
+func TestBrokerDownAtInit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.down = true
+		start := time.Now()
+		_, err := f.options().New(t.Context(), brokerURL, "database")
+		if !exchange.IsKind(err, exchange.Unavailable) || !strings.Contains(err.Error(), "check that the URL is right") {
+			t.Errorf("New = %v", err)
+		}
+		if d := time.Since(start); d > 8*time.Second {
+			t.Errorf("New took %v", d)
+		}
+		if _, tries, _ := f.counts(); tries < 4 {
+			t.Errorf("%d tries in eight seconds", tries)
+		}
+		o := f.options()
+		o.StartWithout = true
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		start = time.Now()
+		s, err := o.New(ctx, brokerURL, "database")
+		if err != nil || time.Since(start) > time.Second {
+			t.Fatalf("New to start without = %v after %v", err, time.Since(start))
+		}
+		defer s.Close(context.Background())
+		ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := s.Get(ctx, "database"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Get while the broker is down = %v", err)
+		}
+		f.set(func() { f.down = false })
+		want(t, s, "1")
+	})
+}
+
+// TestDenied: a refusal is no reason to start without, and not asked for again by
+// each call.
+func TestDenied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.refuse = &api.Error{Code: api.CodeInvalidTarget, Description: "no policy grants it", RequestID: "req-1"}
+		o := f.options()
+		o.StartWithout = true
+		_, err := o.New(t.Context(), brokerURL, "database")
+		if !exchange.IsKind(err, exchange.Denied) || !strings.Contains(err.Error(), "under request req-1") {
+			t.Errorf("New = %v", err)
+		}
+		f.set(func() { f.refuse = nil })
+		s := open(t, f, f.options())
+		f.set(func() { f.refuse = &api.Error{Code: api.CodeInvalidTarget} })
+		time.Sleep(16 * time.Minute)
+		_, before, _ := f.counts()
+		for range 100 {
+			if got, err := value(s); err == nil {
+				t.Fatalf("Get after the end = %q", got)
+			}
+		}
+		if _, after, _ := f.counts(); after > before+1 {
+			t.Errorf("%d exchanges for 100 calls", after-before)
+		}
+	})
+}
+
+// TestClockSkew: this machine's clock is wrong, and neither are proofs refused for
+// good nor credentials used for too long, or thrown away.
+func TestClockSkew(t *testing.T) {
+	for _, ahead := range []time.Duration{-time.Hour, -30 * time.Second, 30 * time.Second, time.Hour} {
+		t.Run(ahead.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFake()
+				f.ahead = ahead
+				s := open(t, f, f.options())
+				c, err := s.Get(t.Context(), "database")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if left := time.Until(c.ExpiresAt); left > 15*time.Minute || left < 14*time.Minute {
+					t.Errorf("it is said to end in %v", left)
+				}
+				f.set(func() { f.down = true })
+				time.Sleep(14 * time.Minute)
+				want(t, s, "1")
+				time.Sleep(time.Minute - function.LeastLeft)
+				if got, err := value(s); err == nil {
+					t.Errorf("Get at the end = %q", got)
+				}
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.ahead = 24 * time.Hour
+		_, err := f.options().New(t.Context(), brokerURL, "database")
+		if err == nil || !strings.Contains(err.Error(), "clock is wrong") {
+			t.Errorf("New on a machine a day behind = %v", err)
+		}
+	})
+}
+
+// TestBadAnswers: none is used, and none is tried again that would be the same.
+func TestBadAnswers(t *testing.T) {
+	for name, raw := range map[string][]byte{
+		"ten megabytes": []byte(strings.Repeat(" ", 10<<20)),
+		"no JSON":       []byte(canary),
+		"in clear":      []byte(`{"access_token": "x", "token_type": "DPoP", "leases": [{"lease_id": "l", "credential": "database"}]}`),
+		"nothing":       {},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFake()
+			f.raw = raw
+			_, err := f.options().New(t.Context(), brokerURL, "database")
+			if !exchange.IsKind(err, exchange.Protocol) || strings.Contains(err.Error(), canary) {
+				t.Errorf("%s: New = %v", name, err)
+			}
+			if _, tries, _ := f.counts(); tries != 1 {
+				t.Errorf("%s: %d tries", name, tries)
+			}
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.life = 0
+		if _, err := f.options().New(t.Context(), brokerURL, "database"); !exchange.IsKind(err, exchange.Protocol) || f.live() != 0 {
+			t.Errorf("New with a lease that is over = %v, and %d sessions live", err, f.live())
+		}
+	})
+}
+
+func TestWrongUse(t *testing.T) {
+	f := newFake()
+	for _, names := range [][]string{nil, {""}, {"a b"}, {"a", "a"}, make([]string, 33)} {
+		if _, err := f.options().New(t.Context(), brokerURL, names...); !exchange.IsKind(err, exchange.Misconfigured) {
+			t.Errorf("New(%q) = %v", names, err)
+		}
+	}
+	if _, err := f.options().New(t.Context(), brokerURL+"/", "database"); !exchange.IsKind(err, exchange.Misconfigured) {
+		t.Errorf("New with a slash = %v", err)
+	}
+	s := open(t, f, f.options())
+	if _, err := s.Get(t.Context(), "another"); err == nil {
+		t.Error("Get of what was not asked for succeeded")
+	}
+	c, err := s.Get(t.Context(), "database")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, err := c.Value("password"); err == nil || !v.IsZero() || !strings.Contains(err.Error(), "token") {
+		t.Errorf("Value of what is not there = %v, %v", v, err)
+	}
+}
+
+// TestSecretsDoNotPrint prints all that a function has in hand.
+func TestSecretsDoNotPrint(t *testing.T) {
+	f := newFake()
+	s := open(t, f, f.options())
+	c, err := s.Get(t.Context(), "database")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := c.Value("token")
+	if err != nil || !strings.Contains(v.Reveal(), canary) {
+		t.Fatalf("Value = %v, %v", v, err)
+	}
+	var out strings.Builder
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
+		for _, what := range []any{s, c, *c, v, []any{c, v}, map[string]any{"s": s}} {
+			fmt.Fprintf(&out, verb+"\n", what)
+		}
+	}
+	for _, what := range []any{c, v} {
+		data, err := json.Marshal(what)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out.Write(data)
+	}
+	if strings.Contains(out.String(), canary) || strings.Contains(out.String(), fmt.Sprintf("%x", canary)) {
+		t.Error("a secret was printed")
+	}
+}
+
+func BenchmarkGet(b *testing.B) {
+	f := newFake()
+	s, err := f.options().New(b.Context(), brokerURL, "database")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close(context.Background())
+	b.ReportAllocs()
+	for b.Loop() {
+		c, err := s.Get(b.Context(), "database")
+		if err != nil {
+			b.Fatal(err)
+		}
+		if v, err := c.Value("token"); err != nil || v.IsZero() {
+			b.Fatal(err)
+		}
+	}
+}
+
+func none(string) string { return "" }
+
+// env returns an environment of pairs of name and value.
+func env(pairs ...string) func(string) string {
+	return func(name string) string {
+		for i := 0; i+1 < len(pairs); i += 2 {
+			if pairs[i] == name {
+				return pairs[i+1]
+			}
+		}
+		return ""
+	}
+}
