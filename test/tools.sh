@@ -39,6 +39,13 @@ debian openssl openssl           # another reading of certificates and signature
 debian softhsm2-util softhsm2    # an HSM in software
 debian git git                   # checkouts of policies
 debian ssh-keygen openssh-client # signatures of commits
+debian zip zip                   # archives that brevet scan looks through
+debian xz xz-utils               # and such that it cannot open
+debian zstd zstd
+debian bzip2 bzip2
+debian xxd xxd                   # values as tools dump them
+debian pgrep procps              # what a command left behind
+debian unshare util-linux        # brevet as the first process
 # psql alone may be there without the server, which Debian keeps out of the PATH
 compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
 debian psql postgresql-client    # a target with users of its own, and its client

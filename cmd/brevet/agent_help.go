@@ -4,9 +4,9 @@ const helpAgent = `Usage: brevet agent start --credential NAME[,NAME] --parent P
        brevet agent stop
        brevet agent --credential NAME[,NAME] -- command args...
 
-Keeps credentials for the tools of a job, as long as it runs: each is leased when
-a tool first asks for it, renewed at two thirds of its time, and given back at
-the end. Tools ask by the commands of "brevet help helpers"; AWS SDKs ask by
+Keeps credentials for the tools of a job, as long as it runs: each is leased
+when a tool first asks for it, renewed at two thirds of its time, and given back
+at the end. Tools ask by the commands of "brevet help helpers"; AWS SDKs ask by
 themselves with --aws.
 
   start  runs an agent in the background and prints the variables that tell
@@ -43,8 +43,8 @@ const helpHelpers = `Usage, by the tools that use credentials:
   docker-credential-brevet get|list         credHelpers of docker
   git-credential-brevet get                 credential.helper of git
 
-Each asks the agent that BREVET_AGENT names. Without one it makes an exchange for
-each call, and the lease lives until its TTL; see brevet help agent.
+Each asks the agent that BREVET_AGENT names. Without one it makes an exchange
+for each call, and the lease lives until its TTL; see brevet help agent.
 
 The last two are brevet by another name: link them to it, on the PATH. Which
 credential is for which host stands in

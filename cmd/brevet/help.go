@@ -11,6 +11,9 @@ func (p *program) help(args []string) (int, error) {
 			"encrypt": helpEncrypt, "decrypt": helpDecrypt,
 			"verify-trust": helpVerifyTrust, "claims": helpClaims, "agent": helpAgent, "helpers": helpHelpers, "exit-codes": helpExitCodes,
 		}
+		for name := range p.helperCommands() {
+			pages[name] = helpHelpers
+		}
 		var ok bool
 		if page, ok = pages[args[0]]; !ok {
 			return exitUsage, usagef("no help on %q", args[0])
@@ -41,8 +44,9 @@ The job's OIDC token is looked for in this order:
   BREVET_TOKEN_FILE  a file with the token, on any platform
   GitHub             permissions: {id-token: write}
   GitLab             id_tokens: {BREVET_ID_TOKEN: {aud: <the broker's URL>}}
+  Buildkite          where the job finds its buildkite-agent
 
-Where a platform gives a job only one token (all but GitHub), the key that the
+Where a platform gives a job only one token (GitLab, a file), the key that the
 token is bound to is kept in BREVET_STATE_DIR, or in a folder of mode 0700
 under TMPDIR, so that every brevet of the job uses the same.
 `
@@ -156,7 +160,9 @@ Flags, with the variables that set their defaults:
 const helpMask = `Usage: brevet mask --values FILE [--allow-short]
 
 Copies stdin to stdout and masks the values in FILE, a JSON list of strings in
-UTF-8: as they are, line by line, in base64, percent-encoded and in JSON.
+UTF-8, in the forms in which tools print them: plain, line by line, quoted,
+escaped, in base64, in hex and in dumps. What is compressed, encrypted or cut
+off is not masked.
 
 Flags:
   --values FILE    the values
@@ -288,8 +294,8 @@ everywhere. What it prints has nothing of a value.
 
 Without --values and --session-file it looks for the values that brevet exec
 has put into the environment, and into files by --file:
-brevet exec -- sh -c 'make && brevet scan out'. In the environment they are those
-that the command began with.
+brevet exec -- sh -c 'make && brevet scan out'. In the environment they are
+those that the command began with.
 
 It does not follow links. One that leads out of all PATHs is not looked
 through: name what it leads to, too.

@@ -100,7 +100,7 @@ func (k *keeper) changed(l api.Lease) error {
 	i := slices.IndexFunc(k.leases, func(old api.Lease) bool { return old.Credential == l.Credential })
 	same := maps.EqualFunc(k.leases[i].Values, l.Values, func(a, b api.Secret) bool { return a.Reveal() == b.Reveal() })
 	if !same && !k.command.Files.Uses(l.Credential) {
-		return errors.New("the command has the old value in its environment, which cannot be changed; let a file hold it (--file)")
+		return &runner.Failure{Kind: runner.Misconfigured, Err: errors.New("the command has the old value in its environment, which cannot be changed; let a file hold it (--file)")}
 	}
 	leases := slices.Clone(k.leases)
 	leases[i] = l
@@ -148,8 +148,12 @@ func (k *keeper) judge(status int, err error) (int, error) {
 	if k.failed == nil || err != nil {
 		return status, err
 	}
-	if status == 0 {
-		status = max(exitUnavailable, statusOf(k.failed))
+	switch {
+	case status != 0:
+	case errors.Is(k.failed, runner.ErrNoMore): // the policies' word
+		status = exitDenied
+	default:
+		status = statusOf(k.failed)
 	}
 	return status, fmt.Errorf("a credential ended while the command ran: %w", k.failed)
 }

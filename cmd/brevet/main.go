@@ -93,7 +93,7 @@ func (p *program) dispatch(ctx context.Context, args []string) (int, error) {
 	}
 	maps.Copy(commands, p.helperCommands())
 	if command, ok := commands[args[0]]; ok {
-		if len(args) == 2 && (args[1] == "-h" || args[1] == "--help") {
+		if asksHelp(args) {
 			return p.help(args[:1])
 		}
 		return command(ctx, args[1:])
@@ -105,6 +105,16 @@ func (p *program) dispatch(ctx context.Context, args []string) (int, error) {
 		return p.printVersion()
 	}
 	return exitUsage, usagef("no command %q", args[0])
+}
+
+// asksHelp tells whether the first argument of a command, or of one of brevet
+// agent, asks for help.
+func asksHelp(args []string) bool {
+	at := 1
+	if len(args) > 2 && args[0] == "agent" && slices.Contains([]string{"start", "serve", "stop"}, args[1]) {
+		at = 2
+	}
+	return len(args) > at && (args[at] == "-h" || args[at] == "--help")
 }
 
 // report writes a message to stderr, each of its lines marked as brevet's, and

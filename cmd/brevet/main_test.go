@@ -401,6 +401,11 @@ func TestHelp(t *testing.T) {
 			t.Errorf("brevet help %s = %d, %s", topic, got, &stderr)
 		}
 		golden := filepath.Join("testdata", strings.Join(args, "-")+".golden")
+		for line := range strings.Lines(stdout.String()) {
+			if len(line) > 81 { // with its end
+				t.Errorf("brevet help %s has a line of more than 80 columns: %s", topic, line)
+			}
+		}
 		if *update {
 			if err := os.WriteFile(golden, stdout.Bytes(), 0o644); err != nil {
 				t.Fatal(err)

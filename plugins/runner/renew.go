@@ -77,7 +77,7 @@ func (k *keeper) lease(ctx context.Context, s *Session, l api.Lease) {
 	for renewed := false; waitUntil(ctx, renewalTime(time.Now(), l.ExpiresAt), k.r.Wake); renewed = true {
 		if !l.Renewable && !k.again(s, l) {
 			if renewed {
-				k.failed(l, errNoMore, true)
+				k.failed(l, ErrNoMore, true)
 			}
 			return
 		}
@@ -131,7 +131,7 @@ func (k *keeper) try(ctx context.Context, s *Session, l api.Lease, within time.D
 		if err == nil || !isRefused(err) {
 			return s, next, err
 		}
-		if err := s.whyRefused(short, l, err); !errors.Is(err, errNoMore) || !k.again(s, l) {
+		if err := s.whyRefused(short, l, err); !errors.Is(err, ErrNoMore) || !k.again(s, l) {
 			return nil, nil, err
 		}
 	}
@@ -142,7 +142,7 @@ func (k *keeper) try(ctx context.Context, s *Session, l api.Lease, within time.D
 func (k *keeper) exchange(ctx context.Context, s *Session, l api.Lease) (*Session, *api.Lease, error) {
 	other, err := s.again(ctx, l.Credential)
 	if isRefused(err) {
-		err = fmt.Errorf("%w: %w", errNoMore, err)
+		err = fmt.Errorf("%w: %w", ErrNoMore, err)
 	}
 	if other == nil {
 		return nil, nil, err
@@ -179,13 +179,13 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// What ends the tries to renew a lease.
-var (
-	errEnded  = errors.New("the lease has ended before its time")
-	errNoMore = errors.New("the lease has reached its max_ttl")
-)
+// errEnded ends the tries to renew a lease.
+var errEnded = errors.New("the lease has ended before its time")
 
-func isFinal(err error) bool { return errors.Is(err, errEnded) || errors.Is(err, errNoMore) }
+// ErrNoMore ends them where policies let the lease live no longer.
+var ErrNoMore = errors.New("the lease has reached its max_ttl")
+
+func isFinal(err error) bool { return errors.Is(err, errEnded) || errors.Is(err, ErrNoMore) }
 
 // isRefused reports whether err is the broker's last word on a lease. A proof
 // that is refused, say, is not: the clock may be set right.
@@ -269,7 +269,7 @@ func overlaid[V any](old, new map[string]V) map[string]V {
 	return out
 }
 
-// whyRefused looks into a refused renewal. The error is an errNoMore where l
+// whyRefused looks into a refused renewal. The error is [ErrNoMore] where l
 // has come to its max_ttl, or to its end while the machine slept: then another
 // exchange asks the policies as the first did. What was revoked stays so: to get
 // it again would be against the will of who revoked it.
@@ -279,7 +279,7 @@ func (s *Session) whyRefused(ctx context.Context, l api.Lease, refused error) er
 	switch oauth, _ := errors.AsType[*api.Error](refused); {
 	case oauth.Code == api.CodeInvalidTarget: // no policy grants it any more
 	case err != nil && time.Now().After(l.ExpiresAt), state == "active", state == "expired":
-		why = errNoMore
+		why = ErrNoMore
 	case err != nil && !IsKind(err, Denied):
 		return err // to be tried again
 	}
