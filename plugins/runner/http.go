@@ -123,7 +123,7 @@ func send(ctx context.Context, client *http.Client, patience time.Duration, buil
 		}
 		wait := backoff(try)
 		if err == nil {
-			wait = max(wait, a.retryAfter)
+			wait = max(wait, a.retryAfter+backoff(0)) // all that were told the same come back apart
 		}
 		if !pause(ctx, wait) {
 			return a, err
