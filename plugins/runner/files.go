@@ -56,7 +56,13 @@ type file struct {
 	content  []byte
 	uses     map[string]bool // credential.value
 
-	open []*os.File // what is at path, and what was there before, which may still be read
+	open []written // what is at path, and what was there before, which may still be read
+}
+
+// A written file has so many bytes of brevet's.
+type written struct {
+	*os.File
+	size int
 }
 
 // OpenFiles reads the templates and makes a folder for the files. Call Remove at
@@ -353,7 +359,7 @@ func (f *Files) writeAll() error {
 
 // write puts the content at the path, in one step.
 func (one *file) write() error {
-	if n := len(one.open); n > 0 && one.holds(one.open[n-1]) {
+	if n := len(one.open); n > 0 && one.holds(one.open[n-1].File) {
 		return nil
 	}
 	new, err := os.CreateTemp(filepath.Dir(one.path), ".brevet-*") // mode 0600
@@ -361,6 +367,7 @@ func (one *file) write() error {
 		return err
 	}
 	_, err = new.Write(one.content)
+	made := written{new, len(one.content)}
 	if err == nil && len(one.open) > 0 {
 		err = os.Rename(new.Name(), one.path)
 	} else if err == nil {
@@ -369,10 +376,10 @@ func (one *file) write() error {
 	}
 	if err != nil {
 		os.Remove(new.Name()) // it may have no such name any more
-		return errors.Join(err, wipe(new))
+		return errors.Join(err, made.wipe())
 	}
-	if one.open = append(one.open, new); len(one.open) > 2 { // whoever read that has long done so
-		wipe(one.open[0]) // again at its end: it has no name any more
+	if one.open = append(one.open, made); len(one.open) > 2 { // whoever read that has long done so
+		one.open[0].wipe() // again at its end: it has no name any more
 		one.open = one.open[1:]
 	}
 	return nil
@@ -385,17 +392,15 @@ func (one *file) holds(f *os.File) bool {
 	return err != nil && n == len(one.content) && bytes.Equal(old[:n], one.content)
 }
 
-// wipe overwrites f with zeros and closes it. In memory that is the end of what
-// it held; a disk may keep older blocks.
-func wipe(f *os.File) error {
-	info, err := f.Stat()
+// wipe overwrites what brevet wrote with zeros, and closes the file, empty. A
+// command may have made it as long as it likes, so its length counts for less
+// only. In memory that is the end of what it held; a disk may keep older blocks.
+func (w written) wipe() error {
+	info, err := w.Stat()
 	if err == nil {
-		_, err = f.WriteAt(make([]byte, info.Size()), 0)
+		_, err = w.WriteAt(make([]byte, min(info.Size(), int64(w.size))), 0)
 	}
-	if err == nil {
-		err = f.Truncate(0)
-	}
-	return errors.Join(err, f.Close())
+	return errors.Join(err, w.Truncate(0), w.Close())
 }
 
 // Remove wipes the files and removes them with their folder. What has another
@@ -409,7 +414,7 @@ func (f *Files) Remove() error {
 	problems := []error{f.problem} // of an earlier call
 	for _, one := range f.files {
 		for _, open := range one.open {
-			problems = append(problems, wipe(open))
+			problems = append(problems, open.wipe())
 		}
 		if len(one.open) > 0 {
 			if err := os.Remove(one.path); !errors.Is(err, fs.ErrNotExist) {

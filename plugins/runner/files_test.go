@@ -1,6 +1,8 @@
 package runner_test
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -60,4 +62,33 @@ func FuzzRender(f *testing.F) {
 			rest = before
 		}
 	})
+}
+
+// TestStretchedFile has a command that makes its file longer than memory is: the
+// end of brevet, or the next renewals, must not try to hold that.
+func TestStretchedFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	c := shell(`truncate -s 4T "$DEPLOY_TOKEN"`)
+	var err error
+	if c.Files, err = runner.OpenFiles([]runner.FileWish{{Variable: "DEPLOY_TOKEN", Path: path}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	leases := []api.Lease{runnertest.Lease("deploy", "DEPLOY_TOKEN", canary)}
+	if err := c.Files.Fill(leases); err != nil {
+		t.Fatal(err)
+	}
+	if c.Env, err = runner.Env(os.Environ()).ForChild(leases, runner.Wishes{Files: c.Files}); err != nil {
+		t.Fatal(err)
+	}
+	kept := filepath.Join(t.TempDir(), "kept") // another name of the same file
+	c.Args[2] = `ln "$DEPLOY_TOKEN" ` + kept + ` && ` + c.Args[2]
+	if status, err := run(t, c, func() {}); status != 0 || err != nil {
+		t.Fatalf("Run = %d, %v; want 0", status, err)
+	}
+	if err := c.Files.Remove(); err != nil {
+		t.Errorf("Remove = %v", err)
+	}
+	if info, err := os.Stat(kept); err != nil || info.Size() != 0 {
+		t.Errorf("the file has %v, %v; want nothing left in it", info, err)
+	}
 }
