@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/brevet-dev/brevet/broker/api"
@@ -23,15 +24,27 @@ func Summarize(env Env, leases []api.Lease, held time.Duration, failed bool) err
 	for _, l := range leases {
 		fmt.Fprintf(&text, "%s | %s | %s | %s | %s\n", cell(l.Credential), cell(l.Kind), cell(l.LeaseID), held.Round(time.Second), ending(l, failed))
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0) // the runner has made it
-	if err == nil {
-		_, err = f.WriteString(text.String() + "\n")
-		err = errors.Join(err, f.Close())
-	}
-	if err != nil {
+	if err := appendTo(path, text.String()+"\n"); err != nil {
 		return fmt.Errorf("adding to the run's summary: %w", err)
 	}
 	return nil
+}
+
+// appendTo adds text to a file that the runner has made. A pipe that a command
+// put there instead is not waited for.
+func appendTo(path, text string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = errors.New("it is no regular file any more")
+	}
+	if err == nil {
+		_, err = f.WriteString(text)
+	}
+	return errors.Join(err, f.Close())
 }
 
 // ending says how a lease ends whose command has ended.

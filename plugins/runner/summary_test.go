@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -56,5 +57,26 @@ func TestSummarizeElsewhere(t *testing.T) {
 	}
 	if err := runner.Summarize(runner.Env{"GITHUB_STEP_SUMMARY=" + filepath.Join(t.TempDir(), "none")}, nil, 0, false); err == nil {
 		t.Error("Summarize made a file that the runner had not made")
+	}
+}
+
+// TestSummaryPipe has a pipe, which nobody reads, where the run's page was: to
+// wait for a reader would keep the job from its end.
+func TestSummaryPipe(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "page")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		done <- runner.Summarize(runner.Env{"GITHUB_STEP_SUMMARY=" + path}, []api.Lease{runnertest.Lease("deploy", "A", canary)}, time.Second, false)
+	}()
+	select {
+	case err := <-done:
+		if err == nil || !strings.Contains(err.Error(), "summary") {
+			t.Errorf("Summarize = %v; want an error", err)
+		}
+	case <-time.After(2 * time.Second):
+		t.Error("Summarize waits for a reader")
 	}
 }
