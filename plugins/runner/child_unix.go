@@ -28,8 +28,8 @@ const (
 // parents are brevet's children then (on Linux): it waits for them, as init
 // does, and ends them at the end.
 type family struct {
-	command int // process id
-	group   int // its process group, unless shared
+	process *os.Process // the command
+	group   int         // its process group, unless shared
 	shared  bool
 	tty     bool // the command leads a session
 	guard   *guard
@@ -69,9 +69,9 @@ func (f *family) prepare(cmd *exec.Cmd) {
 
 // started begins to look after the command.
 func (f *family) started(p *os.Process) error {
-	f.command = p.Pid
+	f.process = p
 	if !f.shared && f.group == 0 {
-		f.group = f.command
+		f.group = p.Pid
 		f.guard.watch(f.group)
 	}
 	signal.Notify(f.ended, syscall.SIGCHLD)
@@ -97,7 +97,7 @@ func (f *family) reapAll() {
 
 // reap waits for the orphans that have ended, and returns those that have not.
 func (f *family) reap() (alive []int) {
-	for _, pid := range orphans([]int{f.command, f.guard.pid()}) {
+	for _, pid := range orphans([]int{f.process.Pid, f.guard.pid()}) {
 		if got, err := syscall.Wait4(pid, nil, syscall.WNOHANG, nil); got == 0 && err == nil {
 			alive = append(alive, pid)
 		}
@@ -106,12 +106,17 @@ func (f *family) reap() (alive []int) {
 }
 
 // signal sends n to the command and, unless brevet shares its group with it, to
-// all that it started and that did not leave the group.
+// all that it started and that did not leave the group. The command gets it also
+// where it has left the group itself.
 func (f *family) signal(n syscall.Signal) {
 	if f.shared {
-		kill(f.command, n)
-	} else {
-		kill(-f.group, n)
+		f.process.Signal(n) // it may have ended
+		return
+	}
+	group, err := syscall.Getpgid(f.process.Pid)
+	kill(-f.group, n)
+	if err == nil && group != f.group {
+		f.process.Signal(n)
 	}
 }
 
@@ -139,7 +144,7 @@ func (f *family) endWith(n syscall.Signal, within time.Duration) bool {
 	deadline := time.After(within)
 	told := map[int]bool{}
 	if n != 0 && !f.shared {
-		f.signal(n)
+		kill(-f.group, n)
 	}
 	for {
 		alive := f.reap()

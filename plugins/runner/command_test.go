@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -173,5 +174,37 @@ func TestFullDisk(t *testing.T) {
 	c.Stdout = full
 	if _, err := run(t, c, func() {}); !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("Run = %v, want %v", err, syscall.ENOSPC)
+	}
+}
+
+// TestLeavesGroup has a command that makes itself the leader of another process
+// group than that which signals are sent to.
+func TestLeavesGroup(t *testing.T) {
+	for name, ignore := range map[string]string{"SIGTERM": "", "KillAfter": `$SIG{TERM} = "IGNORE";`} {
+		c := shell("")
+		ready := filepath.Join(t.TempDir(), "ready")
+		c.Args = []string{"perl", "-e", `setpgrp(0, 0); ` + ignore + ` open(F, ">", $ARGV[0]); close(F); sleep 600`, ready}
+		c.KillAfter = 10 * time.Millisecond
+		if ignore == "" {
+			c.KillAfter = 0
+		}
+		go func() {
+			for {
+				if _, err := os.Stat(ready); err == nil {
+					break
+				}
+				<-time.After(time.Millisecond)
+			}
+			if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+				t.Error(err)
+			}
+		}()
+		ended := make(chan struct{})
+		go func() { run(t, c, func() {}); close(ended) }()
+		select {
+		case <-ended:
+		case <-time.After(3 * time.Second):
+			t.Fatalf("%s does not reach a command in a group of its own", name)
+		}
 	}
 }
