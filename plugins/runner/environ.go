@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -35,10 +36,22 @@ func withheld(name string) bool {
 		"BUILDKITE_AGENT_ACCESS_TOKEN", "BUILDKITE_AGENT_TOKEN", "BUILDKITE_AGENT_JOB_API_TOKEN",
 		"CIRCLE_OIDC_TOKEN", "CIRCLE_OIDC_TOKEN_V2", "BITBUCKET_STEP_OIDC_TOKEN", "SYSTEM_ACCESSTOKEN",
 		"SEMAPHORE_OIDC_TOKEN", "SPACELIFT_OIDC_TOKEN", "VERCEL_OIDC_TOKEN", "BREVET_SESSION",
-		"BREVET_AGENT": // whoever can ask it gets all that it hands out
+		agentSocket: // whoever can ask it gets all that it hands out
 		return true
 	}
 	return strings.HasPrefix(name, "BREVET_TOKEN") || strings.HasPrefix(name, "TFC_WORKLOAD_IDENTITY_TOKEN")
+}
+
+// agentSocket names the socket of the job's agent: see package agent.
+const agentSocket = "BREVET_AGENT"
+
+// ofAgent reports whether a variable tells AWS SDKs where the job's agent is, which
+// is known by the folder that it has its socket in. Another endpoint is the
+// platform's.
+func (e Env) ofAgent(name string) bool {
+	const uri, file = "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"
+	socket := e.Get(agentSocket)
+	return (name == uri || name == file) && socket != "" && filepath.Dir(e.Get(file)) == filepath.Dir(socket)
 }
 
 // Wishes say what a command's environment is to be besides its default.
@@ -74,7 +87,7 @@ func (e Env) ForChild(leases []api.Lease, w Wishes) (Env, error) {
 	child := slices.DeleteFunc(slices.Clone(e), func(entry string) bool {
 		name, _, _ := strings.Cut(entry, "=")
 		_, replaced := owners[name]
-		return replaced || withheld(name) && !slices.Contains(w.Pass, name)
+		return replaced || !slices.Contains(w.Pass, name) && (withheld(name) || e.ofAgent(name) && !slices.Contains(w.Pass, agentSocket))
 	})
 	for _, name := range slices.Sorted(maps.Keys(set)) {
 		child = append(child, name+"="+set[name])

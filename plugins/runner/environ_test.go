@@ -22,6 +22,29 @@ func TestForChild(t *testing.T) {
 	}
 }
 
+// TestForChildOfAgent withholds the agent's endpoint for AWS with its socket, and
+// leaves that of a platform.
+func TestForChildOfAgent(t *testing.T) {
+	const uri, file = "AWS_CONTAINER_CREDENTIALS_FULL_URI=http://127.0.0.1:1/aws/cloud", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=/run/a/aws-token"
+	agent := runner.Env{"BREVET_AGENT=/run/a/agent.sock", uri, file}
+	platform := runner.Env{uri, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=/var/run/secrets/token"}
+	for _, tt := range []struct {
+		env  runner.Env
+		pass []string
+		want runner.Env
+	}{
+		{agent, nil, runner.Env{}},
+		{agent, []string{"BREVET_AGENT"}, agent},
+		{agent, []string{"AWS_CONTAINER_CREDENTIALS_FULL_URI"}, runner.Env{uri}},
+		{platform, nil, platform},
+		{append(runner.Env{"BREVET_AGENT=/run/a/agent.sock"}, platform...), nil, platform},
+	} {
+		if got, err := tt.env.ForChild(nil, runner.Wishes{Pass: tt.pass}); err != nil || !slices.Equal(got, tt.want) {
+			t.Errorf("ForChild of %v = %v, %v; want %v", tt.env, got, err, tt.want)
+		}
+	}
+}
+
 func TestForChildRefuses(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
