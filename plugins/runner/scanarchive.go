@@ -150,7 +150,7 @@ type source interface {
 
 // top looks through a file of the tree.
 func (p *pass) top(name string, f source, size int64) {
-	if p.content(name, f, f, size, 0) != plainFile {
+	if p.content(name, f, f, size, 0) == zipFile {
 		return
 	}
 	if _, _, _, err := zipDirectory(f, size); err == nil { // a program with a zip file at its end, say
@@ -174,7 +174,11 @@ func (p *pass) content(name string, r io.Reader, at io.ReaderAt, size int64, dep
 	if opaque != "" {
 		p.gap(name, "cannot be opened: "+opaque)
 	}
+	var end zipTailer
 	tee := io.TeeReader(in, raw)
+	if depth > 0 && k != zipFile {
+		tee = io.TeeReader(tee, &end)
+	}
 	switch k {
 	case gzipFile:
 		p.stop(name, p.gunzip(name, tee, depth))
@@ -195,6 +199,9 @@ func (p *pass) content(name string, r io.Reader, at io.ReaderAt, size int64, dep
 		p.stop(name, p.unzip(name, at, size, depth))
 	}
 	p.stop(name, errors.Join(p.drain(tee), raw.Close()))
+	if end.isZip() {
+		p.gap(name, "a zip file after something else, within another archive; unpack that one first")
+	}
 	within := ""
 	if k != plainFile {
 		within = name + "!"

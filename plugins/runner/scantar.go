@@ -19,7 +19,10 @@ const tarBlock = 512
 // maxTarName bounds what a tar file says of one member beside its header, in bytes.
 const maxTarName = 1 << 20
 
-var errTar = errors.New("tar: not a valid header")
+var (
+	errTar      = errors.New("tar: not a valid header")
+	errAfterTar = errors.New("tar: something else after its end")
+)
 
 // A tarMember is what is read of a header: pax(1), "ustar Interchange Format", and
 // its extensions by pax and GNU.
@@ -120,18 +123,25 @@ func cutOff(err error) error {
 	return err
 }
 
-// nextTar reads a header; nil at the end, which is a block of zeros, or none.
+// nextTar reads a header; nil at the end. Blocks of zeros end a tar file, but
+// another may follow them: tar --ignore-zeros reads on.
 func nextTar(r io.Reader) (*tarMember, error) {
-	head := make([]byte, tarBlock)
-	switch _, err := io.ReadFull(r, head); {
-	case err == io.EOF:
-		return nil, nil
-	case err != nil:
-		return nil, err
-	case bytes.Count(head, []byte{0}) == tarBlock:
-		return nil, nil
-	case !isTar(head):
-		return nil, errTar
+	head, notTar := make([]byte, tarBlock), errTar
+	for {
+		_, err := io.ReadFull(r, head)
+		if err == io.EOF {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if bytes.Count(head, []byte{0}) < tarBlock {
+			break
+		}
+		notTar = errAfterTar
+	}
+	if !isTar(head) {
+		return nil, notTar
 	}
 	m := &tarMember{name: cString(head[:100]), link: cString(head[157:257]), kind: head[156]}
 	if bytes.HasPrefix(head[257:], []byte("ustar\x00")) && head[345] != 0 {

@@ -120,10 +120,7 @@ func zipDirectory(file io.ReaderAt, size int64) (directory []byte, base int64, c
 	if _, err := file.ReadAt(tail, size-int64(len(tail))); err != nil && err != io.EOF {
 		return nil, 0, 0, err
 	}
-	i := bytes.LastIndex(tail, []byte("PK\x05\x06"))
-	for i >= 0 && (len(tail)-i < zipEnd || i+zipEnd+int(le16(tail[i+20:])) != len(tail)) {
-		i = bytes.LastIndex(tail[:i], []byte("PK\x05\x06")) // it was in the comment
-	}
+	i := lastRecord(tail)
 	if i < 0 {
 		return nil, 0, 0, errZip
 	}
@@ -144,6 +141,30 @@ func zipDirectory(file io.ReaderAt, size int64) (directory []byte, base int64, c
 	_, err = file.ReadAt(directory, begin)
 	return directory, base, count, err
 }
+
+// lastRecord returns where in the end of a file the last record of a zip file is;
+// less than 0: there is none.
+func lastRecord(tail []byte) int {
+	i := bytes.LastIndex(tail, []byte("PK\x05\x06"))
+	for i >= 0 && (len(tail)-i < zipEnd || i+zipEnd+int(le16(tail[i+20:])) != len(tail)) {
+		i = bytes.LastIndex(tail[:i], []byte("PK\x05\x06")) // it was in the comment
+	}
+	return i
+}
+
+// A zipTailer keeps the end of what is written to it.
+type zipTailer struct{ end []byte }
+
+func (z *zipTailer) Write(b []byte) (int, error) {
+	z.end = append(z.end, b[max(0, len(b)-zipTail):]...)
+	if len(z.end) > 4*zipTail {
+		z.end = append(z.end[:0], z.end[len(z.end)-zipTail:]...)
+	}
+	return len(b), nil
+}
+
+// isZip reports whether what was written is a zip file, or ends with one.
+func (z *zipTailer) isZip() bool { return lastRecord(z.end[max(0, len(z.end)-zipTail):]) >= 0 }
 
 // zip64 reads what a large file has before its last record, which is at end, and
 // where that is.
