@@ -332,11 +332,11 @@ func TestCertificateHints(t *testing.T) {
 // TestCommandsInAnswers checks that no answer can give GitHub's runner a command.
 func TestCommandsInAnswers(t *testing.T) {
 	hc := &http.Client{Transport: transport(func(*http.Request) (*http.Response, error) {
-		return response(400, "", `{"error": "##[x]", "error_description": "##[set-output name=a]b\n::error::c", "request_id": "####[y]"}`), nil
+		return response(400, "", `{"error": "##[x]", "error_description": "##[set-output name=a]b\n::error::c", "request_id": "####[y]##vso[z]"}`), nil
 	})}
 	_, err := newClient(t, "https://broker.example.com", hc).Exchange(t.Context(), request("deploy"))
 	failure, ok := errors.AsType[*runner.Failure](err)
-	if !ok || strings.ContainsAny(err.Error(), "\n") || strings.Contains(err.Error()+failure.Hint, "##[") {
+	if !ok || strings.ContainsAny(err.Error(), "\n") || strings.Contains(err.Error()+failure.Hint, "##[") || strings.Contains(err.Error()+failure.Hint, "##vso[") {
 		t.Errorf("Exchange = %q", err)
 	}
 }

@@ -43,10 +43,13 @@ func failf(kind Kind, hint, format string, args ...any) error {
 // maxQuote bounds what is quoted of an answer: a sentence, not a page.
 const maxQuote = 300
 
-// Defused returns line without what GitHub's runner takes for a command wherever
-// in a line it stands (actions/runner, ActionCommand.cs). The other form of its
-// commands begins the line, as nothing does that brevet prints.
-func Defused(line string) string { return strings.ReplaceAll(line, "##[", "# #[") }
+// Defused returns line without what GitHub's runner (actions/runner,
+// ActionCommand.cs) and Azure's agent (azure-pipelines-agent, Command.cs) take for
+// a command wherever in a line it stands. The other form of GitHub's commands
+// begins the line, as nothing does that brevet prints.
+func Defused(line string) string {
+	return strings.ReplaceAll(strings.ReplaceAll(line, "##[", "# #["), "##vso[", "# #vso[")
+}
 
 // Printable returns s on one line, of bounded length, and defused.
 func Printable(s string) string {

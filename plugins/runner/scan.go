@@ -272,17 +272,22 @@ func (s *Scan) shown(path string) string {
 // maxPath bounds the end of a path that is shown, in bytes: they may be nested.
 const maxPath = 1 << 10
 
-// printablePath is like Printable, and keeps more, and the end.
+// printablePath is like Printable, and keeps more, and the end. It may begin a
+// line, and begins no command of GitHub's, before which there may be space.
 func printablePath(path string) string {
 	if len(path) > maxPath {
 		path = "…" + strings.ToValidUTF8(path[len(path)-maxPath:], "")
 	}
-	return Defused(strings.Map(func(r rune) rune {
+	path = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return ' '
 		}
 		return r
-	}, path))
+	}, path)
+	if strings.HasPrefix(strings.TrimSpace(path), "::") {
+		path = "./" + path
+	}
+	return Defused(path)
 }
 
 // A tally counts what one content has.
