@@ -198,9 +198,10 @@ func isRefused(err error) bool {
 }
 
 // renewalTime is two thirds between now and end, less up to a tenth of the time
-// between them, so that the jobs of one pipeline do not renew together.
+// between them, so that the jobs of one pipeline do not renew together. An end that
+// is past, as where a clock is wrong, makes no flood of renewals.
 func renewalTime(now, end time.Time) time.Time {
-	ttl := max(0, end.Sub(now))
+	ttl := max(leastLeft, end.Sub(now))
 	return now.Add(ttl*2/3 - rand.N(ttl/10+1))
 }
 

@@ -24,6 +24,7 @@ type renewer struct {
 	id     string        // of the lease that a renewal gives, if not ""
 	max    time.Duration // max_ttl; 0: without end
 	state  string        // of the lease
+	late   time.Duration // how far its clock is behind the machine's
 
 	mu      sync.Mutex
 	begin   time.Time
@@ -68,7 +69,7 @@ func (b *renewer) RoundTrip(r *http.Request) (*http.Response, error) {
 // lease returns the lease with its n-th value, as of now.
 func (b *renewer) lease(n int) api.Lease {
 	l := runnertest.Lease("deploy", "TOKEN", fmt.Sprint(canary, n))
-	l.ExpiresAt = time.Now().Add(ttl)
+	l.ExpiresAt = time.Now().Add(ttl - b.late)
 	l.Renewable = b.max == 0 || l.ExpiresAt.Before(b.begin.Add(b.max))
 	if !l.Renewable {
 		l.ExpiresAt = b.begin.Add(b.max)
@@ -190,6 +191,30 @@ func testKeep(t *testing.T, b *renewer, mayAgain bool, values int, failed []stri
 	if err := s.Revoke(t.Context()); err != nil || len(b.revoked) == 0 || len(b.revoked) > sessions {
 		t.Errorf("Revoke = %v, of %d sessions %v", err, sessions, b.revoked)
 	}
+}
+
+// TestKeepOfPast has a machine whose clock is ahead, or a broker that says so: each
+// lease that comes has ended already. That must not become a flood of renewals.
+func TestKeepOfPast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &renewer{late: time.Hour}
+		s := b.session(t, "first", 0)
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(10*time.Second, cancel)
+		h := &heard{}
+		renewals, changed := h.renewals(false), 0
+		told := renewals.Changed
+		renewals.Changed = func(l api.Lease) error {
+			if changed++; changed > 100 {
+				cancel()
+			}
+			return told(l)
+		}
+		s.Keep(ctx, renewals)
+		if changed > 20 {
+			t.Errorf("%d renewals within ten seconds", changed)
+		}
+	})
 }
 
 // TestKeepAtEnd has the session end while another exchange is on its way: what
