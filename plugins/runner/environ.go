@@ -172,7 +172,7 @@ func reserved(name string) bool {
 
 // A Sensitive is a value that must be masked wherever it could be shown.
 type Sensitive struct {
-	Name  string // credential and value name, as in "deploy.secret_key"
+	Name  string // credential and value name, as in "deploy.secret_key", printable
 	Value api.Secret
 
 	Of        *api.Lease // the lease that it is of
@@ -184,7 +184,7 @@ func SensitiveValues(leases []api.Lease) []Sensitive {
 	var out []Sensitive
 	for _, l := range leases {
 		for _, name := range l.Sensitive {
-			out = append(out, Sensitive{Name: l.Credential + "." + name, Value: l.Values[name], Of: &l, ValueName: name})
+			out = append(out, Sensitive{Name: Printable(l.Credential + "." + name), Value: l.Values[name], Of: &l, ValueName: name})
 		}
 	}
 	return out

@@ -141,3 +141,15 @@ func FuzzFormat(f *testing.F) {
 		}
 	})
 }
+
+// TestSensitiveNames has a broker name a value so that a message about it would
+// be more than text.
+func TestSensitiveNames(t *testing.T) {
+	l := runnertest.Lease("deploy", "A", canary)
+	const odd = "a\x1b[31m\n##[error]"
+	l.Values[odd], l.Sensitive = l.Values["token"], []string{odd}
+	got := runner.SensitiveValues([]api.Lease{l})
+	if len(got) != 1 || strings.ContainsAny(got[0].Name, "\x1b\n") || strings.Contains(got[0].Name, "##[") || got[0].ValueName != odd {
+		t.Errorf("SensitiveValues = %v", got)
+	}
+}
