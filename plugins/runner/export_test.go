@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"bytes"
 	"context"
 	"time"
 
@@ -47,3 +48,17 @@ func Render(text string, leases []api.Lease) (string, error) {
 
 // SetFree makes n bytes what a file may unpack to in any case.
 func (s *Scan) SetFree(n int64) { s.free = n }
+
+// Held looks through a file and returns what it holds of that before it tells it:
+// how many findings and gaps, and the bytes of their paths.
+func (s *Scan) Held(file []byte) (findings, gaps, held int) {
+	p := s.pass(context.Background(), int64(len(file)))
+	p.top("f", bytes.NewReader(file), int64(len(file)))
+	for _, f := range p.found {
+		held += len(f.Path)
+	}
+	for _, g := range p.gaps {
+		held += len(g.Path)
+	}
+	return len(p.found), len(p.gaps), held
+}

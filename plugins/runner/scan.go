@@ -237,6 +237,7 @@ func (s *Scan) named(path string) {
 func (s *Scan) add(p *pass) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.report.More += p.more
 	for _, f := range p.found {
 		f.Path = s.shown(f.Path)
 		s.report.More += appended(&s.report.Findings, *f)

@@ -355,3 +355,24 @@ func BenchmarkScan(b *testing.B) {
 		})
 	}
 }
+
+// TestScanOfLongNames packs many members with long names of which there is
+// something to tell: that must not be held for each as long as it is.
+func TestScanOfLongNames(t *testing.T) {
+	const members = 12000
+	var packed bytes.Buffer
+	w := tar.NewWriter(&packed)
+	for i := range members {
+		h := &tar.Header{Name: strings.Repeat("a", 5<<10) + fmt.Sprint(i) + sought, Size: 6, Format: tar.FormatGNU, Mode: 0o600}
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, "\xfd7zXZ\x00"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	findings, gaps, held := newScan(t).Held(packed.Bytes())
+	if findings+gaps != 2*10000 || held > 40<<20 {
+		t.Errorf("%d findings and %d gaps, with %d MiB of paths; want 10000 each, and less than 40", findings, gaps, held>>20)
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/brevet-dev/brevet/plugins/runner/mask"
@@ -57,13 +58,23 @@ type pass struct {
 	found   []*Finding
 	gaps    []Gap
 	skipped []Gap
+	more    int // that there was no room for
 }
 
 func (s *Scan) pass(ctx context.Context, size int64) *pass {
 	return &pass{scan: s, over: ctx.Err, left: max(cmp.Or(s.free, freeUnpacked), size*maxRatio), held: maxHeld}
 }
 
-func (p *pass) gap(path, why string) { p.gaps = append(p.gaps, Gap{path, why}) }
+func (p *pass) gap(path, why string) { p.more += appended(&p.gaps, Gap{p.short(path), why}) }
+
+// short returns path, or what is shown of it where that is less: names in archives
+// may be long, and many.
+func (p *pass) short(path string) string {
+	if len(path) > 4*maxPath {
+		return p.scan.shown(path)
+	}
+	return path
+}
 
 // stop notes that err kept name from being looked through whole. What ends more
 // than name is told once.
@@ -95,12 +106,9 @@ func (p *pass) name(path, text string) {
 func (p *pass) keep(t *tally, within string) {
 	for _, f := range t.found {
 		inside := func(other *Finding) bool { return other.Value == f.Value && strings.HasPrefix(other.Path, within) }
-		known := false
-		for _, other := range p.found {
-			known = known || within != "" && inside(other)
-		}
-		if !known {
-			p.found = append(p.found, f)
+		if within == "" || !slices.ContainsFunc(p.found, inside) {
+			f.Path = p.short(f.Path)
+			p.more += appended(&p.found, f)
 		}
 	}
 	t.found = nil
