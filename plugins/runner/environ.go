@@ -156,12 +156,12 @@ func reserved(name string) bool {
 	case "GITHUB_TOKEN", "NODE_AUTH_TOKEN": // tokens, by which gh and npm know them
 		return false
 	case "PATH", "HOME", "SHELL", "ENV", "IFS", "PS4", "BASH_ENV", "BASHOPTS", "SHELLOPTS", "PROMPT_COMMAND",
-		"JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "GCONV_PATH":
+		"JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "GCONV_PATH", "DOTNET_STARTUP_HOOKS", "ZDOTDIR", "PERLLIB":
 		return true
 	}
 	for _, prefix := range []string{
-		"LD_", "DYLD_", "BASH_FUNC_", "GIT_", "PYTHON", "PERL5", "RUBY", "NODE_", "SSL_CERT_",
-		"GITHUB_", "RUNNER_", "ACTIONS_", "INPUT_", "STATE_", "CI_", "BREVET_",
+		"LD_", "DYLD_", "BASH_FUNC_", "GIT_", "PYTHON", "PERL5", "RUBY", "NODE_", "SSL_CERT_", "OPENSSL_",
+		"GITHUB_", "RUNNER_", "ACTIONS_", "INPUT_", "STATE_", "CI_", "BUILDKITE_", "BREVET_",
 	} {
 		if strings.HasPrefix(upper, prefix) {
 			return true

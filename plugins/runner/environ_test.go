@@ -85,7 +85,7 @@ func TestReserved(t *testing.T) {
 		"PATH", "Path", "HOME", "SHELL", "ENV", "IFS", "PS4", "BASH_ENV", "BASHOPTS", "SHELLOPTS", "PROMPT_COMMAND", "LD_PRELOAD",
 		"DYLD_INSERT_LIBRARIES", "GIT_SSH_COMMAND", "PYTHONSTARTUP", "PERL5LIB", "RUBYOPT", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS",
 		"NODE_OPTIONS", "https_proxy", "HTTP_PROXY", "ALL_PROXY", "no_proxy", "SSL_CERT_FILE", "GCONV_PATH", "GITHUB_ENV", "RUNNER_TEMP",
-		"ACTIONS_CACHE_URL", "INPUT_X", "STATE_session", "BREVET_BROKER", "CI_JOB_ID",
+		"ACTIONS_CACHE_URL", "INPUT_X", "STATE_session", "BREVET_BROKER", "CI_JOB_ID", "JDK_JAVA_OPTIONS", "OPENSSL_CONF", "OPENSSL_MODULES", "DOTNET_STARTUP_HOOKS", "ZDOTDIR", "PERLLIB", "BUILDKITE_COMMAND",
 	} {
 		b := runnertest.NewBroker(runnertest.Lease("deploy", name, canary))
 		_, err := newClient(t, b.URL, b.Client()).Exchange(t.Context(), request("deploy"))
