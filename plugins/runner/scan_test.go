@@ -86,7 +86,7 @@ func TestScanOfRealTools(t *testing.T) {
 		name, script string
 		found, gaps  []string
 	}{
-		{"files", `printf 'one\ntwo %s\n' "$SOUGHT" >x/f; printf '%s' "$SOUGHT" | base64 >x/b; printf '%s' "$SOUGHT" | xxd -p >x/h`,
+		{"files", `printf 'x^2 + y^2\ntwo %s\n' "$SOUGHT" >x/f; printf '%s' "$SOUGHT" | base64 >x/b; printf '%s' "$SOUGHT" | xxd -p >x/h`,
 			[]string{"x/b:1 base64 deploy.token", "x/f:2" + plain, "x/h:1 hex deploy.token"}, nil},
 		{"nothing", `echo nothing >x/f; tar cf x/t x/f; : >x/empty`, nil, nil},
 		{"a binary file", `printf 'a\0b\n%s' "$SOUGHT" >x/f`, []string{"x/f binary" + plain}, nil},
@@ -125,6 +125,10 @@ func TestScanOfRealTools(t *testing.T) {
 		{"altered", `yes abcdefg | head -c 9000 >f; gzip -c f >x/g; printf x | dd of=x/g bs=1 seek=$(($(stat -c %s x/g) - 6)) conv=notrunc status=none`, nil, []string{"x/g!: gzip: invalid checksum"}},
 		{"other formats", `(seq 2000; echo "$SOUGHT") >f; xz -c f >x/xz; zstd -qc f >x/zstd; bzip2 -c f >x/bzip2`, nil,
 			[]string{"x/bzip2: cannot be opened: bzip2", "x/xz: cannot be opened: xz", "x/zstd: cannot be opened: zstd"}},
+		{"other formats in other ways", `(seq 2000; echo "$SOUGHT") >f; bzip2 -1c f >x/bzip2; xz --format=lzma -c f >x/lzma; (printf 'P*M\030\004\000\000\000skip'; zstd -qc f) >x/zstd`, nil,
+			[]string{"x/bzip2: cannot be opened: bzip2", "x/lzma: cannot be opened: lzma", "x/zstd: cannot be opened: zstd"}},
+		{"zlib of each level", `cd x; (seq 2000; echo "$SOUGHT") >f; for i in 1 3 6 9; do python3 -c 'import sys, zlib; sys.stdout.buffer.write(zlib.compress(open("f", "rb").read(), int(sys.argv[1])))' $i >z$i; done; rm f`,
+			[]string{"x/z1!:2001" + plain, "x/z3!:2001" + plain, "x/z6!:2001" + plain, "x/z9!:2001" + plain}, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

@@ -12,6 +12,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/brevet-dev/brevet/plugins/runner/mask"
 )
@@ -131,15 +132,20 @@ func formatOf(head []byte) (k format, opaque string) {
 	switch {
 	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
 		return gzipFile, ""
-	case len(head) > 2 && head[0] == 0x78 && (head[1] == 0x01 || head[1] == 0x9c || head[1] == 0xda): // RFC 1950, section 2.2
+	case len(head) > 2 && head[0] == 0x78 && (head[1] == 0x01 || head[1] == 0x9c || head[1] == 0xda), // RFC 1950, section 2.2
+		bytes.HasPrefix(head, []byte("x^")) && !utf8.Valid(head): // a text may begin so, too
 		return zlibFile, ""
 	case bytes.HasPrefix(head, []byte("PK\x03\x04")), bytes.HasPrefix(head, []byte("PK\x05\x06")), bytes.HasPrefix(head, []byte("PK\x07\x08")):
 		return zipFile, ""
 	case isTar(head):
 		return tarFile, ""
+	case len(head) > 4 && bytes.HasPrefix(head, []byte("BZh")) && bytes.HasPrefix(head[4:], []byte("1AY&SY")): // after its level
+		return plainFile, "bzip2"
+	case len(head) > 4 && head[0]&0xf0 == 0x50 && bytes.HasPrefix(head[1:], []byte("\x2a\x4d\x18")): // RFC 8878, section 3.1.2
+		return plainFile, "zstd"
 	}
 	for _, f := range [...]struct{ begin, name string }{
-		{"\xfd7zXZ\x00", "xz"}, {"\x28\xb5\x2f\xfd", "zstd"}, {"BZh91AY&SY", "bzip2"}, {"7z\xbc\xaf\x27\x1c", "7z"}, {"Rar!\x1a\x07", "rar"},
+		{"\xfd7zXZ\x00", "xz"}, {"\x28\xb5\x2f\xfd", "zstd"}, {"\x5d\x00\x00", "lzma"}, {"7z\xbc\xaf\x27\x1c", "7z"}, {"Rar!\x1a\x07", "rar"},
 		{"\x04\x22\x4d\x18", "lz4"}, {"LZIP\x01", "lzip"}, {"MSCF\x00\x00\x00\x00", "cab"}, {"\x1f\x9d", "compress"}, {"\xed\xab\xee\xdb", "rpm"},
 		{"!<arch>\ndebian-binary", "deb"}, {"hsqs", "squashfs"}, {"PACK\x00\x00\x00", "pack of git"},
 	} {
