@@ -11,7 +11,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/brevet-dev/brevet/broker/api"
@@ -59,12 +58,13 @@ func (a *Agent) knows(req *http.Request) bool {
 		req.Host == a.web.Addr().String()
 }
 
+// replyAWS answers who knows the token. That is of the one credential that SDKs get
+// by themselves, and of no other that the agent hands out.
 func (a *Agent) replyAWS(ctx context.Context, req *http.Request) (status int, body []byte) {
-	name, ok := strings.CutPrefix(req.URL.Path, awsPath)
-	if !ok || req.Method != http.MethodGet {
-		return http.StatusNotFound, awsError("NotFound", "there is GET "+awsPath+"CREDENTIAL")
+	if req.URL.Path != awsPath+a.o.AWS || req.Method != http.MethodGet {
+		return http.StatusNotFound, awsError("NotFound", "there is GET "+awsPath+a.o.AWS)
 	}
-	lease, err := a.lease(ctx, name)
+	lease, err := a.lease(ctx, a.o.AWS)
 	if err == nil {
 		body, err = AWSContainer(*lease)
 	}

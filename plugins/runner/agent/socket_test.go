@@ -33,7 +33,10 @@ type served struct {
 func serve(t *testing.T, o agent.Options) *served {
 	t.Helper()
 	s := &served{m: &maker{ttl: time.Hour}, told: make(chan error, 100), done: make(chan error, 1)}
-	o.Credentials, o.Env, o.Wait, o.Tell = []string{"deploy"}, runner.Env{"TMPDIR=" + t.TempDir()}, time.Minute, func(err error) { s.told <- err }
+	if o.Credentials == nil {
+		o.Credentials = []string{"deploy"}
+	}
+	o.Env, o.Wait, o.Tell = runner.Env{"TMPDIR=" + t.TempDir()}, time.Minute, func(err error) { s.told <- err }
 	if o.Open == nil {
 		o.Open = s.m.open
 	}
@@ -266,4 +269,41 @@ func FuzzRequest(f *testing.F) {
 			t.Errorf("%q: lease %s and failure %v", line, out.Lease, out.Failure)
 		}
 	})
+}
+
+// TestEndpoint sends what other users of the machine, browsers under a name that
+// leads to loopback, and whoever has more than one should, send to the port.
+func TestEndpoint(t *testing.T) {
+	s := serve(t, agent.Options{Credentials: []string{"deploy", "other"}, AWS: "deploy"})
+	uri := s.Variables().Get("AWS_CONTAINER_CREDENTIALS_FULL_URI")
+	host, _, _ := strings.Cut(strings.TrimPrefix(uri, "http://"), "/")
+	token, err := os.ReadFile(s.Variables().Get("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	auth := "Authorization: " + string(token) + "\r\n"
+	for _, tt := range []struct{ request, want string }{
+		{"GET /aws/deploy HTTP/1.1\r\nHost: " + host + "\r\n" + auth, "400"}, // it is not of AWS's kind
+		{"GET /aws/other HTTP/1.1\r\nHost: " + host + "\r\n" + auth, "404"},
+		{"GET /aws/ HTTP/1.1\r\nHost: " + host + "\r\n" + auth, "404"},
+		{"POST /aws/deploy HTTP/1.1\r\nHost: " + host + "\r\n" + auth, "404"},
+		{"GET /aws/deploy HTTP/1.1\r\nHost: evil.example.com\r\n" + auth, "401"},
+		{"GET http://evil.example.com/aws/deploy HTTP/1.1\r\nHost: " + host + "\r\n" + auth, "401"},
+		{"GET /aws/deploy HTTP/1.0\r\n" + auth, "401"},
+		{"GET /aws/deploy HTTP/1.1\r\nHost: " + host + "\r\n" + auth + auth, "401"},
+		{"GET /aws/deploy HTTP/1.1\r\nHost: " + host + "\r\nAuthorization: \r\n", "401"},
+		{"GET /aws/deploy HTTP/1.1\r\nHost: " + host + "\r\n", "401"},
+		{"OPTIONS /aws/deploy HTTP/1.1\r\nHost: " + host + "\r\nOrigin: http://evil.example.com\r\n", "401"},
+	} {
+		conn, err := net.Dial("tcp", host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(conn, tt.request+"\r\n")
+		answer, err := io.ReadAll(conn)
+		conn.Close()
+		if !strings.HasPrefix(string(answer), "HTTP/1.1 "+tt.want) || strings.Contains(string(answer), runnertest.Canary) || strings.Contains(string(answer), "Allow-Origin") {
+			t.Errorf("%q: %s, %v; want %s", strings.ReplaceAll(tt.request, string(token), "TOKEN"), answer, err, tt.want)
+		}
+	}
 }
