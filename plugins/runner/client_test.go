@@ -436,3 +436,21 @@ func TestForm(t *testing.T) {
 		t.Errorf("form %s, want %s", got.Encode(), want.Encode())
 	}
 }
+
+// TestEndlessHeader has a broker, or a proxy on the way, send headers that are
+// larger than any answer.
+func TestEndlessHeader(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Long", strings.Repeat("a", 1<<20))
+	}))
+	defer s.Close()
+	client, err := runner.NewHTTPClient("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := client.Get(s.URL)
+	if err == nil {
+		resp.Body.Close()
+		t.Errorf("an answer with %d bytes of headers was read", len(resp.Header.Get("X-Long")))
+	}
+}
