@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -64,6 +65,13 @@ func (b *renewer) RoundTrip(r *http.Request) (*http.Response, error) {
 	token := strings.TrimPrefix(r.Header.Get("Authorization"), "DPoP ")
 	body, err := l.EncodeSealed(to, api.SealContext{URL: r.URL.String(), Proof: r.Header.Get("DPoP"), SessionToken: api.NewSecret(token)})
 	return response(200, "", string(body)), err
+}
+
+// times returns when there were renewals.
+func (b *renewer) times() []time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.renewed)
 }
 
 // lease returns the lease with its n-th value, as of now.

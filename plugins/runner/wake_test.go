@@ -22,13 +22,13 @@ func TestWake(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		wake <- struct{}{}
 		synctest.Wait()
-		if len(b.renewed) != 1 || time.Since(b.renewed[0]) > 0 {
-			t.Errorf("renewed at %v, want now", b.renewed)
+		if at := b.times(); len(at) != 1 || time.Since(at[0]) > 0 {
+			t.Errorf("renewed at %v, want now", at)
 		}
 		time.Sleep(ttl * 2 / 3)
 		synctest.Wait()
-		if len(b.renewed) != 2 {
-			t.Errorf("renewed at %v, want once more", b.renewed)
+		if at := b.times(); len(at) != 2 {
+			t.Errorf("renewed at %v, want once more", at)
 		}
 		cancel()
 		<-done
