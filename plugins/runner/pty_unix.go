@@ -63,8 +63,9 @@ func (t *terminal) outer() *os.File {
 
 // attach connects the outer terminal with the command's, until close is called.
 func (t *terminal) attach(f *family) {
-	t.raw()
+	// First, so that brevet is never stopped by the kernel in raw mode.
 	signal.Notify(t.signals, syscall.SIGWINCH, syscall.SIGTSTP, syscall.SIGCONT)
+	t.raw()
 	t.running.Go(func() { t.follow(f) })
 	if t.in != nil {
 		t.running.Go(t.typeIn)
