@@ -178,7 +178,7 @@ func sharedAudiences() []string {
 	return []string{
 		"sts.amazonaws.com", "sts.amazonaws.com.cn",
 		"api://AzureADTokenExchange", "api://AzureADTokenExchangeUSGov", "api://AzureADTokenExchangeChina",
-		"sigstore", "pypi", "testpypi", "npm:registry.npmjs.org", "rubygems.org", "crates.io",
+		"sigstore", "pypi", "testpypi", "npm:{registry}", "rubygems.org", "crates.io",
 	}
 }
 
