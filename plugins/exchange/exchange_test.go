@@ -405,3 +405,20 @@ func FuzzAnswer(f *testing.F) {
 		}
 	})
 }
+
+// Headers are read before anything bounds the body.
+func TestHeadersAreBounded(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Long", strings.Repeat("x", 1<<20))
+	}))
+	defer server.Close()
+	hc, err := exchange.NewHTTPClient("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := hc.Get(server.URL)
+	if err == nil {
+		resp.Body.Close()
+		t.Error("a megabyte of headers was read")
+	}
+}

@@ -22,6 +22,9 @@ const (
 	// maxAnswer bounds an answer in bytes: 32 credentials of 32 KiB fit.
 	maxAnswer = 1 << 20
 
+	// maxHeader bounds the headers of an answer in bytes.
+	maxHeader = 64 << 10
+
 	// dialTimeout and answerTimeout end one try, so that a host that swallows
 	// packets leaves time for another. A broker that mints many credentials
 	// may need some seconds before it answers.
@@ -67,6 +70,8 @@ func NewHTTPClient(caFile string) (*http.Client, error) {
 			ResponseHeaderTimeout: answerTimeout,
 			ForceAttemptHTTP2:     true,
 			DisableCompression:    true, // maxAnswer then bounds what is read, too
+
+			MaxResponseHeaderBytes: maxHeader,
 		},
 	}, nil
 }
