@@ -26,6 +26,9 @@ func NewKey() (*Key, error) {
 	return &Key{private}, nil
 }
 
+// KeyOf returns the Key of a private key on P-256 that somebody kept.
+func KeyOf(private *ecdsa.PrivateKey) *Key { return &Key{private} }
+
 type proofHeader struct {
 	Type string   `json:"typ"`
 	Alg  string   `json:"alg"`
@@ -56,7 +59,7 @@ func (k *Key) Proof(method, url string, token api.Secret, now time.Time) (string
 	if err != nil {
 		return "", err
 	}
-	claims := proofClaims{ID: randomID(), Method: method, URL: url, IssuedAt: now.Unix()}
+	claims := proofClaims{ID: RandomID(), Method: method, URL: url, IssuedAt: now.Unix()}
 	if !token.IsZero() {
 		sum := sha256.Sum256([]byte(token.Reveal()))
 		claims.TokenHash = base64.RawURLEncoding.EncodeToString(sum[:])
@@ -95,9 +98,9 @@ func (k *Key) sign(header *proofHeader, claims proofClaims) (string, error) {
 	return input + "." + base64.RawURLEncoding.EncodeToString(signature), nil
 }
 
-// randomID returns 128 random bits, which no two requests share (RFC 9449,
+// RandomID returns 128 random bits, which no two requests share (RFC 9449,
 // section 4.2, asks for 96), in 22 characters of [A-Za-z0-9_-].
-func randomID() string {
+func RandomID() string {
 	var b [16]byte
 	rand.Read(b[:]) // never fails: crypto/rand
 	return base64.RawURLEncoding.EncodeToString(b[:])

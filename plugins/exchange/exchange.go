@@ -112,7 +112,7 @@ func (c *Client) Exchange(ctx context.Context, r Request) (*Answer, error) {
 		return nil, Failf(Unavailable, "", "%w", err)
 	}
 	form.Set("seal_key", seal.Public())
-	reply, proof, err := c.post(ctx, call{path: api.PathToken, form: form, retryKey: randomID(), patience: afterTime})
+	reply, proof, err := c.post(ctx, call{path: api.PathToken, form: form, retryKey: RandomID(), patience: afterTime})
 	if err != nil {
 		return nil, err
 	}

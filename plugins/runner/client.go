@@ -13,19 +13,20 @@ import (
 	"time"
 
 	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/plugins/exchange"
 )
 
 // A Client talks to one broker.
 type Client struct {
 	broker string
 	http   *http.Client
-	key    *Key
+	key    *exchange.Key
 }
 
 // NewClient returns a client for the broker at url: https, or http on this
 // machine. key proves that the client is the one who made the exchange; a
 // client that only revokes needs none.
-func NewClient(broker string, client *http.Client, key *Key) (*Client, error) {
+func NewClient(broker string, client *http.Client, key *exchange.Key) (*Client, error) {
 	if broker == "" {
 		return nil, failf(Misconfigured, "give --broker URL, or set BREVET_BROKER", "no broker")
 	}
@@ -85,7 +86,7 @@ func (c *Client) Exchange(ctx context.Context, r Request) (*api.TokenResponse, e
 		return nil, failf(Unavailable, "", "%w", err)
 	}
 	form.Set("seal_key", seal.Public())
-	retryKey, proof := randomID(), "" // the proof of the last try: the one that was answered
+	retryKey, proof := exchange.RandomID(), "" // the proof of the last try: the one that was answered
 	body, err := c.post(ctx, api.PathToken, revokeTimeout, form, func(h http.Header) (err error) {
 		proof, err = c.key.Proof(http.MethodPost, c.endpoint(api.PathToken), api.Secret{}, time.Now())
 		h.Set("DPoP", proof)

@@ -20,15 +20,16 @@ import (
 	"time"
 
 	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/plugins/exchange"
 	"github.com/brevet-dev/brevet/plugins/runner"
 	"github.com/brevet-dev/brevet/plugins/runner/runnertest"
 )
 
 const canary = runnertest.Canary
 
-func newKey(t testing.TB) *runner.Key {
+func newKey(t testing.TB) *exchange.Key {
 	t.Helper()
-	key, err := runner.NewKey()
+	key, err := exchange.NewKey()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package runner
 import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"strconv"
 
 	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/plugins/exchange"
 )
 
 // stateDir names the folder of kept keys: BREVET_STATE_DIR, or one of the
@@ -32,7 +34,7 @@ func stateDir(env Env) string {
 // The file is named after a hash of the token, so each job has its own; of a
 // token with 128 random bits or a signature the hash tells nothing. A folder or
 // file that another user owns or may enter is refused.
-func KeptKey(dir string, token api.Secret) (*Key, error) {
+func KeptKey(dir string, token api.Secret) (*exchange.Key, error) {
 	if err := privateDir(dir); err != nil {
 		return nil, err
 	}
@@ -66,11 +68,11 @@ func privateDir(dir string) error {
 // writeNewKey puts a new key at path in one step, so that of two calls at the
 // same time both end up with the same whole key, whichever it is.
 func writeNewKey(dir, path string) error {
-	key, err := NewKey()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
 	}
-	raw, err := key.private.Bytes()
+	raw, err := key.Bytes()
 	if err != nil {
 		return err
 	}
@@ -89,7 +91,7 @@ func writeNewKey(dir, path string) error {
 	return errors.Join(err, os.Remove(f.Name()))
 }
 
-func readKey(path string) (*Key, error) {
+func readKey(path string) (*exchange.Key, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|dontFollow, 0)
 	if err != nil {
 		return nil, fmt.Errorf("reading the job's key: %w", err)
@@ -111,5 +113,5 @@ func readKey(path string) (*Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s is not a key of brevet's; remove it", path)
 	}
-	return &Key{key}, nil
+	return exchange.KeyOf(key), nil
 }

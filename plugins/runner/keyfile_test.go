@@ -8,11 +8,12 @@ import (
 	"time"
 
 	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/plugins/exchange"
 	"github.com/brevet-dev/brevet/plugins/runner"
 )
 
 // jwk returns the public key of key, in the header of a proof.
-func jwk(t *testing.T, key *runner.Key) string {
+func jwk(t *testing.T, key *exchange.Key) string {
 	t.Helper()
 	proof, err := key.Proof("GET", "https://broker.example.com", api.Secret{}, time.Now())
 	if err != nil {
@@ -30,7 +31,7 @@ func jwk(t *testing.T, key *runner.Key) string {
 // up with the same key.
 func TestKeptKeyAtOnce(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
-	keys := make([]*runner.Key, 20)
+	keys := make([]*exchange.Key, 20)
 	errs := make([]error, len(keys))
 	var calls sync.WaitGroup
 	for i := range keys {

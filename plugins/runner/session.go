@@ -1,6 +1,6 @@
 // Package runner is the job's side of brevet: it finds the OIDC token that the
 // platform gives the job (platform.go), exchanges it for leased credentials
-// (client.go, dpop.go), runs one command with them, masked (command.go, package
+// (client.go, package exchange), runs one command with them, masked (command.go, package
 // mask), keeps them alive meanwhile (renew.go), and gives them back. Files are
 // encrypted with data keys in the form that stanza.go describes.
 //
@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/plugins/exchange"
 )
 
 // revokeTimeout bounds the end of a job: how long an exchange on its way is
@@ -103,7 +104,7 @@ func (c *Client) authorize(ctx context.Context, env Env) (api.Secret, error) {
 	if source.KeepsToken {
 		c.key, err = KeptKey(stateDir(env), token)
 	} else {
-		c.key, err = NewKey()
+		c.key, err = exchange.NewKey()
 	}
 	if err != nil {
 		return api.Secret{}, failf(Misconfigured, "set BREVET_STATE_DIR to a folder of mode 0700 that lasts as long as the job", "%w", err)

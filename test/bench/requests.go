@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/brevet-dev/brevet/broker/api"
-	"github.com/brevet-dev/brevet/plugins/runner"
+	"github.com/brevet-dev/brevet/plugins/exchange"
 )
 
 // A request is one exchange, ready to be sent.
@@ -70,7 +70,7 @@ func (s *system) form() (string, error) {
 
 // makeProof makes the DPoP proof of a job, with a key that no other job has.
 func makeProof(url string) (string, error) {
-	key, err := runner.NewKey()
+	key, err := exchange.NewKey()
 	if err != nil {
 		return "", err
 	}

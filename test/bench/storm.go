@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/brevet-dev/brevet/broker/api"
-	"github.com/brevet-dev/brevet/plugins/runner"
+	"github.com/brevet-dev/brevet/plugins/exchange"
 )
 
 // A storm is many functions that start at once: each makes one exchange, and
@@ -51,7 +51,7 @@ const (
 type function struct {
 	workload int
 	body     string
-	key      *runner.Key
+	key      *exchange.Key
 	client   *http.Client
 	close    func()
 }
@@ -82,7 +82,7 @@ func (s *system) makeFunctions(ctx context.Context, st storm) ([]function, error
 			"grant_type": {api.GrantTypeTokenExchange}, "subject_token": {tokens[i/st.shared]},
 			"subject_token_type": {api.TokenTypeJWT}, "audience": {s.kind},
 		}.Encode()
-		if f.key, err = runner.NewKey(); err != nil {
+		if f.key, err = exchange.NewKey(); err != nil {
 			return nil, err
 		}
 		var l load

@@ -9,13 +9,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/brevet-dev/brevet/plugins/runner"
+	"github.com/brevet-dev/brevet/plugins/exchange"
 )
 
 // newFunction returns a function that asks the server of l.
 func newFunction(t *testing.T, l load) *function {
 	t.Helper()
-	key, err := runner.NewKey()
+	key, err := exchange.NewKey()
 	if err != nil {
 		t.Fatal(err)
 	}
