@@ -4,8 +4,12 @@
 package servers
 
 import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
 	"net"
 	"os/exec"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -13,16 +17,33 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// FreeAddr returns a loopback address that nothing listens on now.
+// ports are those that FreeAddr chooses from: above those of well-known
+// services and below 32768, where Linux begins to choose ports for outgoing
+// connections (ip_local_port_range, proc_sys_net). A port from there may become
+// some client's between the moment it was free and a server's bind, and a busy
+// test machine makes thousands of connections in that time.
+const firstPort, ports = 12000, 20000
+
+// FreeAddr returns a loopback address that nothing listens on now and that no
+// outgoing connection takes. Two calls of one process never return the same.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		addr := fmt.Sprintf("127.0.0.1:%d", firstPort+rand.IntN(ports))
+		if _, taken := given.LoadOrStore(addr, true); taken {
+			continue
+		}
+		if l, err := net.Listen("tcp", addr); err == nil {
+			l.Close()
+			return addr
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no free port among a hundred tried")
+	return ""
 }
+
+// given holds the addresses that FreeAddr returned.
+var given sync.Map
 
 // Redis starts redis-server with the given extra configuration (name, value,
 // …) and returns its address. A machine without redis-server fails the test:
@@ -45,9 +66,19 @@ func Redis(t testing.TB, config ...string) string {
 	return addr
 }
 
-// Start starts a command that ends with the test.
+// Start starts a command that ends with the test. When the test fails, it shows
+// what the command wrote to stderr, unless the caller has that.
 func Start(t testing.TB, cmd *exec.Cmd) {
 	t.Helper()
+	if cmd.Stderr == nil {
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		t.Cleanup(func() { // runs after the one below, when the command has ended
+			if t.Failed() {
+				t.Logf("%s wrote:\n%s", cmd, stderr.Bytes())
+			}
+		})
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("starting %s: %v; run: make tools", cmd.Path, err)
 	}
