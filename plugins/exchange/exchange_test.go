@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -174,6 +175,125 @@ func TestRetryAfter(t *testing.T) {
 	})
 }
 
+func TestRetries(t *testing.T) {
+	refused := errors.New("connection refused")
+	for _, tt := range []struct {
+		name        string
+		first       func() (*http.Response, error) // answers all tries but the last
+		failures    int
+		kind        exchange.Kind // 0: success
+		least, most time.Duration
+	}{
+		{"at once", nil, 0, 0, 0, 0},
+		{"connection", func() (*http.Response, error) { return nil, refused }, 2, 0, 375 * time.Millisecond, 750 * time.Millisecond},
+		{"bad gateway", func() (*http.Response, error) { return response(502, "<html>"), nil }, 1, 0, 125 * time.Millisecond, 250 * time.Millisecond},
+		{"retry after", func() (*http.Response, error) { return response(503, "", "Retry-After", "7"), nil }, 1, 0, 7125 * time.Millisecond, 7250 * time.Millisecond},
+		{"slow down", func() (*http.Response, error) { return response(429, "", "Retry-After", "x"), nil }, 1, 0, 125 * time.Millisecond, 250 * time.Millisecond},
+		{"after the time is up", func() (*http.Response, error) { return response(503, "", "Retry-After", "31"), nil }, 99, exchange.Unavailable, 0, 0},
+		{"never there", func() (*http.Response, error) { return nil, refused }, 99, exchange.Unavailable, 20 * time.Second, 30 * time.Second},
+		{"not again", func() (*http.Response, error) { return response(500, ""), nil }, 1, exchange.Unavailable, 0, 0},
+		{"denied", func() (*http.Response, error) {
+			return response(400, `{"error": "invalid_target", "request_id": "a\nb"}`), nil
+		}, 1, exchange.Denied, 0, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tries, keys, proofs := 0, map[string]bool{}, map[string]bool{}
+				hc := &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+					keys[r.Header.Get(api.HeaderRetryKey)], proofs[r.Header.Get("DPoP")] = true, true
+					if tries++; tries <= tt.failures {
+						return tt.first()
+					}
+					return sealed(t, r, "DPoP", deploy), nil
+				})}
+				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+				defer cancel()
+				start := time.Now()
+				_, err := newClient(t, brokerURL, hc).Exchange(ctx, request("deploy"))
+				if tt.kind == 0 && err != nil || tt.kind != 0 && !exchange.IsKind(err, tt.kind) {
+					t.Errorf("Exchange = %v, want kind %d", err, tt.kind)
+				}
+				if d := time.Since(start); d < tt.least || d > tt.most {
+					t.Errorf("took %v, want %v to %v", d, tt.least, tt.most)
+				}
+				if len(keys) != 1 || len(proofs) != tries {
+					t.Errorf("%d tries with %d retry keys and %d proofs", tries, len(keys), len(proofs))
+				}
+				if err != nil && strings.ContainsAny(err.Error(), "\n") {
+					t.Errorf("%q has more than one line", err)
+				}
+			})
+		})
+	}
+}
+
+// TestInterruptedExchange ends the context while the broker works on the
+// exchange: the answer is waited for, since it says what to give back.
+func TestInterruptedExchange(t *testing.T) {
+	b := runnertest.NewBroker(deploy)
+	defer b.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	b.Before(func(*http.Request) { cancel() })
+	answer, err := newClient(t, b.URL, b.Client()).Exchange(ctx, request("deploy"))
+	if err != nil || answer == nil {
+		t.Errorf("Exchange = %v, %v; want the answer", answer, err)
+	}
+}
+
+// TestUnansweredExchange ends the context while the broker works on an exchange
+// that it never answers: the error says that something may have been granted.
+func TestUnansweredExchange(t *testing.T) {
+	b := runnertest.NewBroker(deploy)
+	defer b.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	b.Before(func(r *http.Request) { cancel(); <-r.Context().Done() })
+	start := time.Now()
+	_, err := newClient(t, b.URL, b.Client()).Exchange(ctx, request("deploy"))
+	if !errors.Is(err, exchange.ErrUnanswered) || !exchange.IsKind(err, exchange.Unavailable) {
+		t.Errorf("Exchange = %v, want an ErrUnanswered", err)
+	}
+	if d := time.Since(start); d < 5*time.Second || d > 10*time.Second {
+		t.Errorf("took %v, want 5s", d)
+	}
+	// Without a connection there is nothing to wait for.
+	if _, err := newClient(t, b.URL, b.Client()).Exchange(ctx, request("deploy")); err == nil || errors.Is(err, exchange.ErrUnanswered) {
+		t.Errorf("Exchange after the end = %v", err)
+	}
+}
+
+// TestRetryAfterDate gives the other form of the header, a date.
+func TestRetryAfterDate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start, tries := time.Now(), 0
+		hc := &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+			if tries++; tries == 1 {
+				return response(503, "", "Retry-After", start.Add(9*time.Second).UTC().Format(http.TimeFormat)), nil
+			}
+			return sealed(t, r, "DPoP", deploy), nil
+		})}
+		if _, err := newClient(t, brokerURL, hc).Exchange(t.Context(), request("deploy")); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(start) - 9*time.Second; d < 125*time.Millisecond || d > 250*time.Millisecond {
+			t.Errorf("waited %v beyond the 9s, want a little", d)
+		}
+	})
+}
+
+// TestCommandsInAnswers checks that no answer can give GitHub's runner a command.
+func TestCommandsInAnswers(t *testing.T) {
+	hc := &http.Client{Transport: transport(func(*http.Request) (*http.Response, error) {
+		return response(400, `{"error": "##[x]", "error_description": "##[set-output name=a]b\n::error::c", "request_id": "####[y]##vso[z]"}`), nil
+	})}
+	_, err := newClient(t, brokerURL, hc).Exchange(t.Context(), request("deploy"))
+	failure, ok := errors.AsType[*exchange.Failure](err)
+	if !ok || strings.ContainsAny(err.Error(), "\n") || strings.Contains(err.Error()+failure.Hint, "##[") || strings.Contains(err.Error()+failure.Hint, "##vso[") {
+		t.Errorf("Exchange = %q", err)
+	}
+}
+
 // TestDeadline: the error is of the last try, and says what the broker wants.
 func TestDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -220,6 +340,68 @@ func TestBrokersClock(t *testing.T) {
 				t.Errorf("%v ahead: %d tries", tt.ahead, tries)
 			}
 		})
+	}
+}
+
+// TestClockHint says how wrong the clock is where that may be why the broker
+// refused, and not where it cannot be.
+func TestClockHint(t *testing.T) {
+	for _, tt := range []struct {
+		status int
+		ahead  time.Duration
+		want   string // "": nothing
+	}{
+		{400, 3 * time.Hour, "is 3h0m0s behind the broker's"}, {401, -3 * time.Hour, "is 3h0m0s ahead of the broker's"},
+		{400, 20 * time.Second, ""}, {500, 3 * time.Hour, ""},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newClient(t, brokerURL, &http.Client{Transport: transport(func(*http.Request) (*http.Response, error) {
+				return response(tt.status, `{"error": "invalid_request"}`, "Date", time.Now().Add(tt.ahead).UTC().Format(http.TimeFormat)), nil
+			})})
+			err := c.Heartbeat(t.Context(), api.NewSecret("session"))
+			f, ok := errors.AsType[*exchange.Failure](err)
+			if !ok || !strings.Contains(f.Hint, tt.want) || tt.want == "" && strings.Contains(f.Hint, "clock") {
+				t.Errorf("%d, %v ahead: Heartbeat = %v, with the hint %q", tt.status, tt.ahead, err, f.Hint)
+			}
+		})
+	}
+}
+
+// TestDo makes each form of call: what it sends, and what a sealed answer to it is
+// bound to.
+func TestDo(t *testing.T) {
+	session := api.NewSecret("session")
+	for _, tt := range []struct {
+		call                exchange.Call
+		method, media, sent string
+		proof               bool
+	}{
+		{exchange.Call{Path: "/form", Session: session, Form: url.Values{"a": {"b"}}}, "POST", "application/x-www-form-urlencoded", "a=b", true},
+		{exchange.Call{Path: "/empty", Session: session}, "POST", "application/x-www-form-urlencoded", "", true},
+		{exchange.Call{Path: "/json", Session: session, JSON: []byte(`{}`)}, "POST", "application/json", "{}", true},
+		{exchange.Call{Method: "GET", Path: "/state", Session: session}, "GET", "", "", true},
+		{exchange.Call{Path: api.PathRevoke, Form: url.Values{"token": {"x"}}}, "POST", "application/x-www-form-urlencoded", "token=x", false},
+		{exchange.Call{Path: api.PathRevoke, Session: session, Form: url.Values{"scope": {"run"}}}, "POST", "application/x-www-form-urlencoded", "scope=run", true},
+	} {
+		var proof string
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			proof = r.Header.Get("DPoP")
+			body, err := io.ReadAll(r.Body)
+			if err != nil || r.Method != tt.method || r.URL.Path != tt.call.Path || r.Header.Get("Content-Type") != tt.media || string(body) != tt.sent {
+				t.Errorf("%s: got %s %s %q %q, %v", tt.call.Path, r.Method, r.URL, r.Header.Get("Content-Type"), body, err)
+			}
+			if want := map[bool]string{true: "DPoP session"}[tt.proof]; r.Header.Get("Authorization") != want || (proof != "") != tt.proof {
+				t.Errorf("%s: Authorization %q, proof %t", tt.call.Path, r.Header.Get("Authorization"), proof != "")
+			}
+		}))
+		defer server.Close()
+		reply, err := newClient(t, server.URL, server.Client()).Do(t.Context(), tt.call)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if reply.Seal.URL != server.URL+tt.call.Path || reply.Seal.Proof != proof || reply.Seal.SessionToken.Reveal() != tt.call.Session.Reveal() {
+			t.Errorf("%s: the answer is bound to another request: %+v", tt.call.Path, reply.Seal)
+		}
 	}
 }
 
@@ -294,6 +476,13 @@ func TestRedirect(t *testing.T) {
 	}
 }
 
+// short returns a context for what would be tried for ever.
+func short(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 // TestTLS: private certificates, and one handshake for many connections.
 func TestTLS(t *testing.T) {
 	var mu sync.Mutex
@@ -320,6 +509,13 @@ func TestTLS(t *testing.T) {
 	}
 	if len(resumed) != 2 || resumed[0] || !resumed[1] {
 		t.Errorf("sessions resumed: %v, want false, true", resumed)
+	}
+	old := httptest.NewUnstartedServer(server.Config.Handler)
+	old.TLS = &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}
+	old.StartTLS()
+	defer old.Close()
+	if err := newClient(t, old.URL, hc).RevokeScope(short(t), api.NewSecret("x"), ""); !exchange.IsKind(err, exchange.Unavailable) {
+		t.Errorf("a revocation with TLS 1.1 = %v", err)
 	}
 	if hc, err = exchange.NewHTTPClient(""); err != nil {
 		t.Fatal(err)
@@ -355,7 +551,8 @@ func TestBrokerURL(t *testing.T) {
 	for url, ok := range map[string]bool{
 		brokerURL: true, "http://localhost:8080": true, "http://127.0.0.1:8080": true, "http://[::1]:8080": true,
 		brokerURL + "/": false, brokerURL + "/path": false, brokerURL + "?": false, brokerURL + "#x": false, "http://broker.example.com": false,
-		"http://127.0.0.1.example.com": false, "https://user@broker.example.com": false, "ftp://broker.example.com": false, "broker.example.com": false, "": false,
+		"http://127.0.0.1.example.com": false, "http://localhost@example.com": false, brokerURL + "?x=y": false, "https:broker.example.com": false,
+		brokerURL + ":8443/path": false, "https://user@broker.example.com": false, "ftp://broker.example.com": false, "broker.example.com": false, "": false,
 	} {
 		if _, err := exchange.NewClient(url, nil, nil); (err == nil) != ok || err != nil && !exchange.IsKind(err, exchange.Misconfigured) {
 			t.Errorf("NewClient(%q) = %v, want ok %v", url, err, ok)
