@@ -2,6 +2,7 @@ package function_test
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -189,7 +190,8 @@ func TestOneExchangeForAThousandCalls(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.Header.Set("x-vercel-oidc-token", "eyJ.request."+canary)
+		token := requestToken(brokerURL, time.Now().Add(2*time.Hour))
+		r.Header.Set("x-vercel-oidc-token", token)
 		ctx := function.WithRequest(t.Context(), r)
 		hold := make(chan struct{})
 		f.set(func() { f.hold = hold })
@@ -205,11 +207,54 @@ func TestOneExchangeForAThousandCalls(t *testing.T) {
 		f.set(func() { f.hold = nil })
 		close(hold)
 		all.Wait()
-		if exchanges, tries, _ := f.counts(); exchanges != 1 || tries != 1 || f.seen()[0] != "eyJ.request."+canary {
+		if exchanges, tries, _ := f.counts(); exchanges != 1 || tries != 1 || f.seen()[0] != token {
 			t.Errorf("%d exchanges in %d tries; want 1 with the request's token", exchanges, tries)
 		}
 		time.Sleep(11 * time.Minute)
 		want(t, s, "2") // refreshed with the last token seen
+	})
+}
+
+// requestToken is a token as Vercel's requests bring, for an audience.
+func requestToken(audience string, expires time.Time) string {
+	payload := fmt.Sprintf(`{"aud":%q,"exp":%d,"sub":%q}`, audience, expires.Unix(), canary)
+	return "eyJ." + base64.RawURLEncoding.EncodeToString([]byte(payload)) + ".c2ln"
+}
+
+// TestNoRequestForLong: what came with the last request is over, nobody waits for a
+// refresh that cannot be, and the next request has one at once.
+func TestNoRequestForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		heard := 0
+		o := f.options()
+		o.Source, o.OnError = nil, func(error) { f.set(func() { heard++ }) }
+		s := open(t, f, o.On(env("VERCEL", "1"), nil, "", ""))
+		get := func(life time.Duration) (string, error) {
+			r := &http.Request{Header: http.Header{"X-Vercel-Oidc-Token": {requestToken(brokerURL, time.Now().Add(life))}}}
+			c, err := s.Get(function.WithRequest(t.Context(), r), "database")
+			if err != nil {
+				return "", err
+			}
+			return c.LeaseID, nil
+		}
+		if id, err := get(8 * time.Minute); err != nil || id != "lease-database-1" {
+			t.Fatalf("Get = %s, %v", id, err)
+		}
+		time.Sleep(13 * time.Minute) // a refresh was due at ten
+		want(t, s, "1")
+		f.set(func() {
+			if heard < 5 || heard > 20 || len(f.tokens) != 1 {
+				t.Errorf("in three minutes OnError was called %d times, and there were %d exchanges", heard, len(f.tokens))
+			}
+		})
+		time.Sleep(3 * time.Minute)
+		if _, err := value(s); !errors.Is(err, function.ErrNoRequest) {
+			t.Errorf("Get after the end, without a request = %v", err)
+		}
+		if id, err := get(time.Hour); err != nil || id != "lease-database-2" {
+			t.Errorf("Get with a request = %s, %v; want another lease at once", id, err)
+		}
 	})
 }
 

@@ -40,6 +40,9 @@ type place struct {
 	options                       func(t *testing.T, mint cloud.Mint) function.Options
 }
 
+// team is the audience of the tokens that come with requests at Vercel.
+const team = "https://vercel.com/acme"
+
 func places() []place {
 	return []place{
 		{"aws", "aws", `{aws_account: "111122223333", sub: "arn:aws:iam::111122223333:role/ci/shop-deploy"}`, "", onAWS},
@@ -120,8 +123,9 @@ func onFile(t *testing.T, mint cloud.Mint) function.Options {
 	return function.Options{}.On(env("BREVET_TOKEN_FILE", writeToken(t, mint)), nil, "", "")
 }
 
-func onVercel(*testing.T, cloud.Mint) function.Options {
-	return function.Options{}.On(env("VERCEL", "1"), nil, "", "")
+func onVercel(t *testing.T, mint cloud.Mint) function.Options {
+	server := cloud.Vercel(t, func(audience, _ string) (string, error) { return mint(audience) })
+	return function.Options{}.On(env("VERCEL", "1"), nil, "", "").ExchangingAt(server.URL + "/~token")
 }
 
 func onFly(t *testing.T, mint cloud.Mint) function.Options {
@@ -174,7 +178,7 @@ func (w *world) mint(p place) cloud.Mint {
 // request returns a context with what Vercel gives each request.
 func (w *world) request(t *testing.T, p place) context.Context {
 	t.Helper()
-	token, err := w.mint(p)("")
+	token, err := w.mint(p)(team)
 	if err != nil {
 		t.Fatal(err)
 	}

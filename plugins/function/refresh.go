@@ -61,11 +61,11 @@ func (s *Set) get(ctx context.Context, name string) (*Credential, error) {
 				return c, nil
 			}
 		}
-		if err := s.recent(now); err != nil {
+		if err := s.recent(ctx, now); err != nil {
 			return nil, err
 		}
 		f := s.fly(ctx, &s.refreshing, s.exchange)
-		if err := s.wait(ctx, f); err != nil && !f.abandoned.Load() {
+		if err := s.wait(ctx, f); err != nil && !f.abandoned.Load() && !wantsRequest(ctx, err) {
 			return nil, err
 		}
 	}
@@ -76,20 +76,20 @@ var errShort = errors.New("the lives are too short")
 
 // refreshLater starts a refresh that is due, and does not wait for it.
 func (s *Set) refreshLater(ctx context.Context, st *state, now instant) {
-	if st.due(now) && s.recent(now) == nil {
+	if st.due(now) && s.recent(ctx, now) == nil {
 		s.fly(ctx, &s.refreshing, s.exchange)
 	}
 }
 
 // recent returns why the last exchange failed if that is too short a time ago for
-// another.
-func (s *Set) recent(now instant) error {
+// another. What failed for want of a request is tried with each that comes.
+func (s *Set) recent(ctx context.Context, now instant) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return ErrClosed
 	}
-	if s.trouble.err != nil && s.trouble.since.within(s.trouble.pause, now) {
+	if s.trouble.err != nil && !wantsRequest(ctx, s.trouble.err) && s.trouble.since.within(s.trouble.pause, now) {
 		return s.trouble.err
 	}
 	return nil
@@ -237,8 +237,8 @@ func (s *Set) thaw() instant {
 
 // note keeps what went wrong.
 func (s *Set) note(err error) {
-	if errors.Is(err, errUnconfirmed) || errors.Is(err, ErrNoRequest) {
-		return // not of an exchange, or over with the next request
+	if errors.Is(err, errUnconfirmed) {
+		return // not of an exchange
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -255,7 +255,7 @@ func (s *Set) tend() {
 	for s.sleep() {
 		now, st := s.now(), s.state.Load()
 		switch {
-		case st != nil && st.due(now) && s.recent(now) == nil:
+		case st != nil && st.due(now) && s.recent(s.life, now) == nil:
 			s.wait(s.life, s.fly(s.life, &s.refreshing, s.exchange)) // land has told of an error
 		case st != nil && s.askNow(st, now):
 			s.wait(s.life, s.fly(s.life, &s.confirming, s.confirm)) // likewise

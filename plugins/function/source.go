@@ -1,6 +1,7 @@
 package function
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -102,7 +103,7 @@ func (o Options) on(platform string) (Source, error) {
 	case Kubernetes:
 		return fileSource{"the pod's token", o.host.podToken, kubernetesHint}, nil
 	case Vercel:
-		return &vercel{last: api.NewSecret(o.host.getenv("VERCEL_OIDC_TOKEN"))}, nil
+		return newVercel(o.host), nil
 	case Fly:
 		return fly{platformClient(o.host.flySocket), o.host.flySocket}, nil
 	case File:
@@ -174,6 +175,9 @@ func (h host) orReal() host {
 	if h.podToken == "" {
 		h.podToken = kubernetesPath
 	}
+	if h.vercel == "" {
+		h.vercel = vercelExchange
+	}
 	return h
 }
 
@@ -238,6 +242,18 @@ func ask(ctx context.Context, client *http.Client, who, hint string, build func(
 		return nil, exchange.Failf(exchange.Misconfigured, hint, "%w", err)
 	}
 	return nil, err
+}
+
+// postJSON builds a request with a body of JSON.
+func postJSON(target string, body []byte) func() (*http.Request, error) {
+	return func() (*http.Request, error) {
+		req, err := http.NewRequest(http.MethodPost, target, bytes.NewReader(body))
+		if err != nil {
+			return nil, err
+		}
+		req.Header.Set("Content-Type", "application/json")
+		return req, nil
+	}
 }
 
 // get builds a request without a body.
