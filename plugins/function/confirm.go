@@ -70,11 +70,18 @@ func (s *Set) confirm(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errUnconfirmed, err)
 	}
-	if late == nil || exchange.IsKind(late, exchange.Denied) { // then what needed it is not among the living
-		st.confirm(now, s.options.MaxStale)
-		late = nil
+	dead := func(c *Credential) bool { return !in.Active || !slices.Contains(in.Leases, c.LeaseID) }
+	if exchange.IsKind(late, exchange.Denied) {
+		late = nil // what needed it is not among the living
 	}
-	s.drop(st, func(c *Credential) bool { return !in.Active || !slices.Contains(in.Leases, c.LeaseID) })
+	switch {
+	case late != nil:
+		s.drop(st, dead, nil)
+	case st.hasAny(dead):
+		s.drop(st, dead, &now)
+	default:
+		st.confirm(now, s.options.MaxStale)
+	}
 	if late != nil {
 		return fmt.Errorf("%w: sending a heartbeat: %w", errUnconfirmed, late)
 	}
@@ -82,14 +89,19 @@ func (s *Set) confirm(ctx context.Context) error {
 }
 
 // drop takes what has ended out of the session of st, so that it is not handed out
-// again, and has all refreshed.
-func (s *Set) drop(st *state, dead func(*Credential) bool) {
+// again, and has all refreshed. The rest is known to be in force at the time at;
+// nil: that is not known.
+func (s *Set) drop(st *state, dead func(*Credential) bool, at *instant) {
 	for {
 		current := s.state.Load()
 		if current == nil || current.got != st.got || !current.hasAny(dead) {
 			return // replaced meanwhile, or all is well
 		}
-		if s.state.CompareAndSwap(current, current.without(dead)) {
+		rest := current.without(dead)
+		if at != nil {
+			rest.confirmed.Store(at)
+		}
+		if s.state.CompareAndSwap(current, rest) {
 			return
 		}
 	}

@@ -48,6 +48,7 @@ type fake struct {
 	streams   int            // that were opened
 	stream    io.Writer      // the last one
 	deaf      bool           // has no events
+	slow      time.Duration  // more than 15 seconds between signs of life
 }
 
 type fakeSession struct {
@@ -133,8 +134,9 @@ func (f *fake) listen(ctx context.Context) io.ReadCloser {
 	out, in := io.Pipe()
 	f.streams++
 	f.stream = in
+	every := 15*time.Second + f.slow
 	go func() {
-		ticker := time.NewTicker(15 * time.Second)
+		ticker := time.NewTicker(every)
 		defer ticker.Stop()
 		defer in.Close()
 		for {

@@ -332,14 +332,80 @@ func TestSignsOfLife(t *testing.T) {
 		if _, _, questions := f.counts(); questions != 0 || f.streams != 1 {
 			t.Errorf("%d questions and %d streams while the broker told all; want 0, 1", questions, f.streams)
 		}
-		f.set(func() { f.sessions[0].dead["database"] = true }) // and the event is lost
-		box.freeze(f, 5*time.Second)
+		f.set(func() { f.sessions[0].dead["database"] = true }) // and its event is late
+		box.freeze(f, 40*time.Second)
 		time.Sleep(16 * time.Second)
 		synctest.Wait()
 		if _, _, questions := f.counts(); questions != 1 {
 			t.Errorf("%d questions after a freeze, want 1", questions)
 		}
 		want(t, s, "2")
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		f.set(func() {
+			if f.streams != 2 {
+				t.Errorf("%d streams, want another in the place of the one that was behind", f.streams)
+			}
+		})
+	})
+}
+
+// TestStreamThatIsKeptBack: signs of life come from a stream that something slows
+// down, and what was revoked does not come behind them.
+func TestStreamThatIsKeptBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.slow = 9 * time.Second
+		o := f.options()
+		o.Listen = true
+		s := open(t, f, o)
+		f.set(func() { f.sessions[0].dead["database"] = true })
+		began := time.Now()
+		for {
+			if got, err := value(s); err != nil || got != "1" {
+				break
+			}
+			time.Sleep(time.Second)
+		}
+		if used := time.Since(began); used > 100*time.Second {
+			t.Errorf("what was revoked was handed out for %v", used)
+		}
+	})
+}
+
+// TestSignsOfNobody: what gives signs of life faster than a broker is none.
+func TestSignsOfNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.slow = -10 * time.Second
+		o := f.options()
+		o.Listen = true
+		s := open(t, f, o)
+		time.Sleep(10 * time.Second)
+		f.set(func() { f.sessions[0].dead["database"] = true })
+		time.Sleep(50 * time.Second)
+		want(t, s, "2")
+	})
+}
+
+// TestHungBroker: who has no time to wait has what is in force.
+func TestHungBroker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		s := open(t, f, f.options())
+		f.set(func() { f.swallow = true })
+		time.Sleep(2 * time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		start := time.Now()
+		if _, err := s.Get(ctx, "database"); err != nil || time.Since(start) > 500*time.Millisecond {
+			t.Errorf("Get = %v after %v", err, time.Since(start))
+		}
+		cancel()
+		time.Sleep(10 * time.Second)
+		if _, err := s.Get(ctx, "database"); !errors.Is(err, context.Canceled) {
+			t.Errorf("Get with a context that is over = %v", err)
+		}
 	})
 }
 
@@ -378,9 +444,16 @@ func TestNoEvents(t *testing.T) {
 		if err := <-heard; !errors.Is(err, exchange.ErrNoEvents) {
 			t.Errorf("OnError(%v)", err)
 		}
-		f.set(func() { f.sessions[0].dead["database"] = true })
+		f.set(func() { f.sessions[0].dead["database"], f.deaf = true, false })
 		time.Sleep(61 * time.Second)
 		want(t, s, "2")
+		time.Sleep(time.Second)
+		synctest.Wait()
+		f.set(func() {
+			if f.streams != 1 {
+				t.Errorf("%d streams when there are events again, want 1", f.streams)
+			}
+		})
 	})
 }
 

@@ -50,7 +50,7 @@ func (s *Set) get(ctx context.Context, name string) (*Credential, error) {
 	for range 3 {
 		now, st := s.now(), s.state.Load()
 		if st != nil && st.usable(name, now) != nil && s.stale(st, now) {
-			if err := s.wait(ctx, s.fly(ctx, &s.confirming, s.confirm)); err != nil && ctx.Err() != nil {
+			if err := s.waitBriefly(ctx, s.fly(ctx, &s.confirming, s.confirm)); err != nil && ctx.Err() != nil {
 				return nil, err
 			}
 			now, st = s.now(), s.state.Load()
@@ -152,6 +152,17 @@ func (s *Set) wait(ctx context.Context, f *flight) error {
 	case <-s.life.Done():
 		return ErrClosed
 	}
+}
+
+// waitBriefly waits for f no longer than half of the time that ctx leaves: the caller
+// has use for what is in force only while it has time.
+func (s *Set) waitBriefly(ctx context.Context, f *flight) error {
+	if end, ok := ctx.Deadline(); ok {
+		short, cancel := context.WithTimeout(ctx, time.Until(end)/2)
+		defer cancel()
+		ctx = short
+	}
+	return s.wait(ctx, f)
 }
 
 // late says why a caller had to wait for too long, as far as it is known.
