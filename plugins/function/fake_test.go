@@ -48,6 +48,7 @@ type fake struct {
 	streams   int            // that were opened
 	stream    io.Writer      // the last one
 	deaf      bool           // has no events
+	ponder    chan struct{}  // not nil: questions wait until it is closed
 	slow      time.Duration  // more than 15 seconds between signs of life
 }
 
@@ -107,6 +108,9 @@ func (f *fake) RoundTrip(r *http.Request) (*http.Response, error) {
 		f.tries++
 	}
 	down, swallow, hold := f.down, f.swallow, f.hold
+	if r.URL.Path == api.PathIntrospect {
+		hold = f.ponder
+	}
 	f.mu.Unlock()
 	if down {
 		return nil, errors.New("connection refused")
@@ -115,7 +119,7 @@ func (f *fake) RoundTrip(r *http.Request) (*http.Response, error) {
 		<-r.Context().Done()
 		return nil, r.Context().Err()
 	}
-	if hold != nil && r.URL.Path == api.PathToken {
+	if hold != nil && (r.URL.Path == api.PathToken || r.URL.Path == api.PathIntrospect) {
 		<-hold
 	}
 	f.mu.Lock()

@@ -139,7 +139,7 @@ func (s *Set) heed(h *hearing, e *api.Event) {
 }
 
 // ask asks what was revoked, now. Its failure is told by land.
-func (s *Set) ask() { s.wait(s.life, s.fly(s.life, &s.confirming, s.confirm)) }
+func (s *Set) ask() { s.wait(s.life, s.fly(s.life, &s.confirming, s.state.Load(), s.confirm)) }
 
 // vouch notes that all of st was in force at a time. Leases that need heartbeats need
 // more than that.

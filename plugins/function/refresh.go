@@ -45,13 +45,16 @@ type trouble struct {
 }
 
 // get returns a credential when that takes more than a look. Each round either
-// ends, or follows an exchange that went well.
+// ends, or follows an exchange that went well, or found that another had.
 func (s *Set) get(ctx context.Context, name string) (*Credential, error) {
-	for range 3 {
+	for range 5 {
 		now, st := s.now(), s.state.Load()
 		if st != nil && st.usable(name, now) != nil && s.stale(st, now) {
-			if err := s.waitBriefly(ctx, s.fly(ctx, &s.confirming, s.confirm)); err != nil && ctx.Err() != nil {
+			f := s.fly(ctx, &s.confirming, st, s.confirm)
+			if err := s.waitBriefly(ctx, f); err != nil && ctx.Err() != nil {
 				return nil, err
+			} else if err != nil && f.abandoned.Load() {
+				continue // there was a freeze
 			}
 			now, st = s.now(), s.state.Load()
 		}
@@ -64,7 +67,7 @@ func (s *Set) get(ctx context.Context, name string) (*Credential, error) {
 		if err := s.recent(ctx, now); err != nil {
 			return nil, err
 		}
-		f := s.fly(ctx, &s.refreshing, s.exchange)
+		f := s.fly(ctx, &s.refreshing, st, s.exchange)
 		if err := s.wait(ctx, f); err != nil && !f.abandoned.Load() && !wantsRequest(ctx, err) {
 			return nil, err
 		}
@@ -77,7 +80,7 @@ var errShort = errors.New("the lives are too short")
 // refreshLater starts a refresh that is due, and does not wait for it.
 func (s *Set) refreshLater(ctx context.Context, st *state, now instant) {
 	if st.due(now) && s.recent(ctx, now) == nil {
-		s.fly(ctx, &s.refreshing, s.exchange)
+		s.fly(ctx, &s.refreshing, st, s.exchange)
 	}
 }
 
@@ -98,8 +101,9 @@ func (s *Set) recent(ctx context.Context, now instant) error {
 // fly starts do, or returns the flight that is under way: of a thousand callers
 // one asks. It goes on when the one who began it has no time left, and has what
 // that one's context carries. A flight from before a freeze waits on connections
-// that are dead; another takes its place.
-func (s *Set) fly(ctx context.Context, slot **flight, do func(context.Context) error) *flight {
+// that are dead; another takes its place. Who comes so late that seen is not what is
+// handed out any more looks again.
+func (s *Set) fly(ctx context.Context, slot **flight, seen *state, do func(context.Context) error) *flight {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
@@ -112,6 +116,8 @@ func (s *Set) fly(ctx context.Context, slot **flight, do func(context.Context) e
 	f := &flight{began: now, done: make(chan struct{})}
 	if s.closed {
 		f.err = ErrClosed
+	}
+	if s.closed || s.state.Load() != seen {
 		close(f.done)
 		return f
 	}
@@ -267,9 +273,9 @@ func (s *Set) tend() {
 		now, st := s.now(), s.state.Load()
 		switch {
 		case st != nil && st.due(now) && s.recent(s.life, now) == nil:
-			s.wait(s.life, s.fly(s.life, &s.refreshing, s.exchange)) // land has told of an error
+			s.wait(s.life, s.fly(s.life, &s.refreshing, st, s.exchange)) // land has told of an error
 		case st != nil && s.askNow(st, now):
-			s.wait(s.life, s.fly(s.life, &s.confirming, s.confirm)) // likewise
+			s.wait(s.life, s.fly(s.life, &s.confirming, st, s.confirm)) // likewise
 		}
 	}
 }

@@ -142,6 +142,9 @@ func looksLikeJWT(token string) bool {
 type fileSource struct{ what, path, hint string }
 
 func (s fileSource) Token(context.Context, string) (Secret, error) {
+	if info, err := os.Stat(s.path); err == nil && !info.Mode().IsRegular() { // a pipe would be waited for
+		return Secret{}, exchange.Failf(exchange.Misconfigured, s.hint, "reading %s: it is not a file", s.what)
+	}
 	f, err := os.Open(s.path)
 	if err != nil {
 		return Secret{}, exchange.Failf(exchange.Misconfigured, s.hint, "reading %s: %w", s.what, err)
@@ -231,6 +234,9 @@ func isNear(host string, names []string) bool {
 // names the server; hint is what to do if it refuses.
 func ask(ctx context.Context, client *http.Client, who, hint string, build func() (*http.Request, error)) (*exchange.Reply, error) {
 	reply, err := exchange.Send(ctx, client, build)
+	if exchange.IsTooLarge(err) {
+		return nil, exchange.Failf(exchange.Protocol, "", "asking %s for a token: %w", who, err)
+	}
 	if err != nil {
 		return nil, exchange.Failf(exchange.Unavailable, hint, "asking %s for a token: %w", who, err)
 	}

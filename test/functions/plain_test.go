@@ -2,6 +2,7 @@ package functions
 
 import (
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -42,6 +43,30 @@ func TestPlain(t *testing.T) {
 			}
 			if strings.Contains(w.Told(), "eyJ") || strings.Contains(p.out.String(), "eyJ") {
 				t.Error("a token was logged")
+			}
+		})
+	}
+}
+
+// TestRevokedWhileFrozen: an operator revokes while the process stands still, and what
+// was revoked is not used when it goes on, whether it asks or listens.
+func TestRevokedWhileFrozen(t *testing.T) {
+	t.Parallel()
+	file := build(t, "test/functions/testdata/plain")
+	for _, listen := range []string{"", "true"} {
+		t.Run("listen="+listen, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, "google", "", account, "5m")
+			p := start(t, file, "PORT", "BROKER_URL", w.URL, "GCE_METADATA_HOST", cloud.Google(t, w.mint).Host, "MAX_STALE", "2s", "LISTEN", listen)
+			cold := p.first()
+			p.signal(syscall.SIGSTOP)
+			w.Revoke("database", 0)
+			p.freeze(time.Now().Add(2 * time.Second))
+			if ids := p.many(100); len(ids) != 1 || ids[0] == cold.id {
+				t.Errorf("after the freeze %v were used, and %s was revoked", ids, cold.id)
+			}
+			if n := w.exchanges(); n != 2 {
+				t.Errorf("%d exchanges, want one more for 100 calls", n)
 			}
 		})
 	}

@@ -25,7 +25,12 @@ func main() {
 func run() error {
 	term, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	credentials, err := function.Options{Audience: os.Getenv("BROKER_AUDIENCE")}.New(term, os.Getenv("BROKER_URL"), "database")
+	stale, err := time.ParseDuration(cmp.Or(os.Getenv("MAX_STALE"), "0"))
+	if err != nil {
+		return err
+	}
+	options := function.Options{Audience: os.Getenv("BROKER_AUDIENCE"), MaxStale: stale, Listen: os.Getenv("LISTEN") != ""}
+	credentials, err := options.New(term, os.Getenv("BROKER_URL"), "database")
 	if err != nil {
 		return err
 	}
