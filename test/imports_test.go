@@ -44,11 +44,11 @@ var mayImport = map[string][]string{
 	"plugins/function/awsidentity": {"broker/api", "plugins/exchange", "plugins/function"},
 	"plugins/function/awscreds":    {"plugins/exchange", "plugins/function"},
 
-	"examples/functions/google-go":     {"plugins/function"},
-	"examples/functions/google-go/cmd": {"examples/functions/google-go"},
-
 	"broker/keys/pkcs11/wire": {},
 	"cmd/brevetd-pkcs11":      {"broker/keys/pkcs11/wire"},
+
+	"examples/functions/google-go":     {"plugins/function"},
+	"examples/functions/google-go/cmd": {"examples/functions/google-go"},
 
 	"cmd/brevetd": {
 		"broker", "broker/audit", "broker/keys", "broker/keys/pkcs11", "broker/keys/tpm", "broker/keys/trust", "broker/lease", "broker/mint", "broker/server",
