@@ -49,6 +49,7 @@ type fake struct {
 	stream    io.Writer      // the last one
 	deaf      bool           // has no events
 	ponder    chan struct{}  // not nil: questions wait until it is closed
+	late      chan struct{}  // not nil: answers to questions are made, and come when it is closed
 	slow      time.Duration  // more than 15 seconds between signs of life
 }
 
@@ -123,8 +124,14 @@ func (f *fake) RoundTrip(r *http.Request) (*http.Response, error) {
 		<-hold
 	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	status, body := f.answer(r)
+	late := f.late
+	f.mu.Unlock()
+	if late != nil && r.URL.Path == api.PathIntrospect {
+		<-late
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	resp := &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(body))}
 	resp.Header.Set("Date", f.now().UTC().Format(http.TimeFormat))
 	if r.URL.Path == api.PathEvents && status == 200 {

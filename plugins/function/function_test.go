@@ -176,6 +176,25 @@ func TestThawDuringAQuestion(t *testing.T) {
 	})
 }
 
+// TestStoppedDuringAQuestion: a process that was stopped reads an answer that was made
+// long ago, and all its clocks have gone on.
+func TestStoppedDuringAQuestion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		s := open(t, f, f.options())
+		time.Sleep(61 * time.Second)
+		late := make(chan struct{})
+		f.set(func() { f.late = late })
+		var all sync.WaitGroup
+		all.Go(func() { want(t, s, "2") })
+		synctest.Wait() // it waits for the answer
+		f.set(func() { f.sessions[0].dead["database"], f.late = true, nil })
+		time.Sleep(5 * time.Minute)
+		close(late)
+		all.Wait()
+	})
+}
+
 // TestClockSetBack: then nobody can tell how long a freeze was.
 func TestClockSetBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -51,10 +51,12 @@ func (s *Set) get(ctx context.Context, name string) (*Credential, error) {
 		now, st := s.now(), s.state.Load()
 		if st != nil && st.usable(name, now) != nil && s.stale(st, now) {
 			f := s.fly(ctx, &s.confirming, st, s.confirm)
-			if err := s.waitBriefly(ctx, f); err != nil && ctx.Err() != nil {
+			err := s.waitBriefly(ctx, f)
+			if err != nil && ctx.Err() != nil {
 				return nil, err
-			} else if err != nil && f.abandoned.Load() {
-				continue // there was a freeze
+			}
+			if f.abandoned.Load() || err == nil && !f.began.within(max(s.options.MaxStale, 2*confirmTime), s.now()) {
+				continue // the process stood still meanwhile
 			}
 			now, st = s.now(), s.state.Load()
 		}

@@ -1,6 +1,7 @@
 // Package cloud is the servers by which platforms give functions an identity, on
 // this machine, for tests: Google's metadata server, Azure's identity endpoint and
-// metadata service, Fly.io's machine API. AWS's is in package sts.
+// metadata service, Fly.io's machine API, Vercel's exchange of tokens. AWS's is in
+// package sts.
 //
 // They refuse what the real ones refuse, since a lax imitation would let a mistake
 // pass, and keep tokens where the real ones do. What they do is from the platforms'
