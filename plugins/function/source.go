@@ -1,7 +1,6 @@
 package function
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -253,7 +252,7 @@ func ask(ctx context.Context, client *http.Client, who, hint string, build func(
 // postJSON builds a request with a body of JSON.
 func postJSON(target string, body []byte) func() (*http.Request, error) {
 	return func() (*http.Request, error) {
-		req, err := http.NewRequest(http.MethodPost, target, bytes.NewReader(body))
+		req, err := http.NewRequest(http.MethodPost, target, strings.NewReader(string(body)))
 		if err != nil {
 			return nil, err
 		}
