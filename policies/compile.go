@@ -346,6 +346,7 @@ func (c *compiler) grants(p *policy) []Grant {
 		if c.credential(path.With("credential"), g.Credential) {
 			limits := c.loader.options.Credentials[g.Credential]
 			c.lives(path, life, g.Credential, limits)
+			c.fillable(path.With("credential"), g.Credential, limits.Needs)
 			grant.KeyUse = c.keyUse(path, g, limits)
 			grant.Scope, grant.DeadMan = c.ending(path, g, limits)
 			grant.OnLeak = c.onLeak(path, g.OnLeak)

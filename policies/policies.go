@@ -72,6 +72,9 @@ type Credential struct {
 	// DataKey says that the credential is a data key: only then may a grant say
 	// allow, max_uses, max_age and context.
 	DataKey bool
+
+	// Needs are what the credential's templates must be filled in with.
+	Needs []Need
 }
 
 func (c Credential) maxTTL() time.Duration {

@@ -49,6 +49,9 @@ var mayImport = map[string][]string{
 	"broker/keys/pkcs11/wire": {},
 	"cmd/brevetd-pkcs11":      {"broker/keys/pkcs11/wire"},
 
+	"examples/functions/google-go":     {"plugins/function"},
+	"examples/functions/google-go/cmd": {"examples/functions/google-go"},
+
 	"cmd/brevetd": {
 		"broker", "broker/audit", "broker/keys", "broker/keys/pkcs11", "broker/keys/tpm", "broker/keys/trust", "broker/lease", "broker/mint", "broker/server",
 		"issuers", "issuers/lab", "issuers/presets", "policies", "policies/gitdir", "policies/strictyaml",

@@ -51,6 +51,12 @@ const (
 	// brevet exec in a loop stays below; each use leaves a session behind.
 	maxUses = 1000
 
+	// maxShared is the same of a token that a whole fleet shows, within an hour:
+	// 2 000 functions that start, and refresh every two minutes. What it leaves
+	// behind is gone an hour after it ended, so this bounds what a stolen one can
+	// fill Redis with: some 4 KiB a use.
+	maxShared = 100_000
+
 	// claimBatch bounds one script on one shard, so that a sweep never blocks
 	// Redis for longer than about a millisecond.
 	claimBatch = 100
@@ -123,11 +129,11 @@ func (s *Store) Reserve(ctx context.Context, session *broker.Session, use broker
 
 func (s *Store) reserve(ctx context.Context, session *broker.Session, use broker.TokenUse) error {
 	k, now := keysOf(use.Shard()), time.Now()
-	keys := []string{k.replay(use), k.proof(use.ProofID), k.session(session.ID), k.due(), k.blocks(), k.marks()}
+	keys := []string{k.replay(use), k.proof(use.ProofID), k.session(session.ID), k.due(), k.blocks(), k.marks(), k.retry(use, session.KeyThumbprint)}
 	args := []any{
 		string(use.Mode), session.KeyThumbprint, use.RetryKey, use.ProofID, broker.ProofMemory.Milliseconds(),
 		use.Expires.Add(clockSkew).Sub(now).Milliseconds(), session.ID, session.Expires.Add(keepEnded).Sub(now).Milliseconds(),
-		ms(now.Add(pendingFor)), ms(now), maxUses, k.session(""), k.lease(""), session.Record, leaseIDs(session), session.Epoch,
+		ms(now.Add(pendingFor)), ms(now), mostUses(string(use.Mode)), k.session(""), k.lease(""), session.Record, leaseIDs(session), session.Epoch,
 	}
 	for _, l := range session.Leases {
 		keys = append(keys, k.lease(l.ID))
@@ -148,6 +154,15 @@ func (s *Store) reserve(ctx context.Context, session *broker.Session, use broker
 	default:
 		return blockedOr(answer, fmt.Errorf("reserve script answered %q", answer))
 	}
+}
+
+// mostUses is how often a token may be used: in all, or within an hour if it is
+// of reuse.
+func mostUses(mode string) int {
+	if mode == "reuse" {
+		return maxShared
+	}
+	return maxUses
 }
 
 // blockedOr returns which block refuses, if that is the answer, or other.

@@ -164,6 +164,7 @@ func TestReplay(t *testing.T) {
 		{"bind: the same retry key repeats", presets.Bind, []step{{key: "a", retry: "r"}, {key: "a", retry: "r", replaces: true}}},
 		{"bind: another retry key goes on", presets.Bind, []step{{key: "a", retry: "r"}, {key: "a", retry: "q"}}},
 		{"reuse: any key", presets.Reuse, []step{{key: "a"}, {key: "b"}}},
+		{"reuse: the same retry key repeats", presets.Reuse, []step{{key: "a", retry: "r"}, {key: "a", retry: "r", replaces: true}}},
 		{"reuse: a retry key is its key's own", presets.Reuse, []step{{key: "a", retry: "r"}, {key: "b", retry: "r"}}},
 		{"a proof is used once", presets.Bind, []step{{key: "a", proof: "p"}, {key: "a", proof: "p", want: broker.ErrProofReplayed}}},
 	}
@@ -502,7 +503,7 @@ func TestMemories(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := map[string]time.Duration{"r": 6 * time.Minute, "p": broker.ProofMemory, "s": 2 * time.Hour, "l": -1, "due": -1, "marks": -1}
+		want := map[string]time.Duration{"r": 6 * time.Minute, "p": broker.ProofMemory, "s": 2 * time.Hour, "again": 2 * time.Hour, "l": -1, "due": -1, "marks": -1}
 		seen := map[string]bool{}
 		for _, key := range keys {
 			kind := strings.Split(key, ":")[2]
@@ -529,6 +530,29 @@ func TestTokenIsNotUsedWithoutEnd(t *testing.T) {
 		r.HSet(t.Context(), keys[0], "uses", 1000)
 		if err := s.Reserve(t.Context(), session(u, "key", 1), u); !errors.Is(err, broker.ErrOverused) {
 			t.Errorf("Reserve = %v, want ErrOverused", err)
+		}
+	})
+}
+
+// A token that a whole fleet shows is counted by the hour.
+func TestSharedTokenIsNotUsedWithoutEnd(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
+		u := use(presets.Reuse, "t")
+		mustReserve(t, s, session(u, "key", 1), u)
+		key := r.Keys(t.Context(), "brevet:*:r:*").Val()[0]
+		for _, tt := range []struct {
+			uses int
+			ago  time.Duration
+			want error
+			then string
+		}{
+			{1000, time.Minute, nil, "1001"}, {100_000, 59 * time.Minute, broker.ErrOverused, "100000"}, {100_000, time.Hour, nil, "1"},
+		} {
+			r.HSet(t.Context(), key, "uses", tt.uses, "since", time.Now().Add(-tt.ago).UnixMilli())
+			err := s.Reserve(t.Context(), session(u, "another", 1), u)
+			if uses := r.HGet(t.Context(), key, "uses").Val(); !errors.Is(err, tt.want) || uses != tt.then {
+				t.Errorf("after %d uses since %v: Reserve = %v and %s uses; want %v, %s", tt.uses, tt.ago, err, uses, tt.want, tt.then)
+			}
 		}
 	})
 }

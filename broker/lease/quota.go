@@ -159,19 +159,9 @@ func staleName(name string, now time.Time) bool {
 // replacedBy returns the names of the leases that this exchange replaces, as it
 // repeats one whose answer got lost: they end when it is reserved.
 func (s *Store) replacedBy(ctx context.Context, session *broker.Session, use broker.TokenUse) ([]string, error) {
-	k := keysOf(use.Shard())
-	fields, err := s.redis.HMGet(ctx, k.replay(use), "jkt", "session", "retry:"+session.KeyThumbprint+":"+use.RetryKey).Result()
-	if err != nil {
-		return nil, unavailable(err)
-	}
-	if session.KeyThumbprint == "" || fields[0] != session.KeyThumbprint {
-		return nil, nil // not a repetition; reserving decides what it is
-	}
-	last, _ := fields[1].(string)
-	if repeated, ok := fields[2].(string); ok && use.RetryKey != "" {
-		last = repeated
-	} else if use.Mode != "once" {
-		return nil, nil
+	last, err := s.repeated(ctx, session, use)
+	if err != nil || last == "" {
+		return nil, err
 	}
 	before, err := s.Session(ctx, last)
 	if errors.Is(err, broker.ErrUnavailable) {
@@ -185,6 +175,31 @@ func (s *Store) replacedBy(ctx context.Context, session *broker.Session, use bro
 		out = append(out, countedName(l))
 	}
 	return out, nil
+}
+
+// repeated returns the id of the session whose lost answer this exchange repeats,
+// as reserve.lua finds it; "" if it is no repetition.
+func (s *Store) repeated(ctx context.Context, session *broker.Session, use broker.TokenUse) (string, error) {
+	k := keysOf(use.Shard())
+	if session.KeyThumbprint == "" {
+		return "", nil // reserving decides what it is
+	}
+	if use.Mode != "once" {
+		if use.RetryKey == "" {
+			return "", nil
+		}
+		last, err := s.redis.Get(ctx, k.retry(use, session.KeyThumbprint)).Result()
+		if errors.Is(err, redis.Nil) {
+			return "", nil
+		}
+		return last, unavailable(err)
+	}
+	fields, err := s.redis.HMGet(ctx, k.replay(use), "jkt", "session").Result()
+	if err != nil || fields[0] != session.KeyThumbprint {
+		return "", unavailable(err)
+	}
+	last, _ := fields[1].(string)
+	return last, nil
 }
 
 // releaseQuotas takes back what was counted for a session that is not reserved.

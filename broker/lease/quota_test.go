@@ -128,8 +128,11 @@ func TestQuotaOfARepetition(t *testing.T) {
 		for _, tt := range []struct {
 			mode  presets.Replay
 			retry string
-		}{{presets.Once, ""}, {presets.Bind, "retry"}} {
+		}{{presets.Once, ""}, {presets.Bind, "retry"}, {presets.Reuse, "retry"}} {
 			u := use(tt.mode, string(tt.mode))
+			if tt.mode == presets.Reuse { // others show it, too
+				mustReserve(t, s, session(u, "another", 1), u)
+			}
 			u.RetryKey = tt.retry
 			for i := range 3 {
 				later(t, r)

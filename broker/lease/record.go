@@ -48,6 +48,12 @@ func (k shardKeys) replay(use broker.TokenUse) string {
 	return string(k) + "r:" + base64.RawURLEncoding.EncodeToString(sum[:16])
 }
 
+// retry is hashed likewise; jkt is the key's of whoever repeats.
+func (k shardKeys) retry(use broker.TokenUse, jkt string) string {
+	sum := sha256.Sum256([]byte(use.Issuer + "\x00" + use.ReplayID + "\x00" + jkt + "\x00" + use.RetryKey))
+	return string(k) + "again:" + base64.RawURLEncoding.EncodeToString(sum[:16])
+}
+
 func leaseIDs(s *broker.Session) string {
 	ids := make([]string, len(s.Leases))
 	for i, l := range s.Leases {

@@ -1,13 +1,14 @@
 -- Reserve: the replay barrier and the crash record of an exchange, in one step.
 --
 -- KEYS  1 replay mark  2 proof mark  3 session  4 due  5 blocks  6 marks
---       7… leases
+--       7 retry mark   8… leases
 -- ARGV  1 mode (once, bind, reuse)   2 thumbprint of the DPoP key, or ""
 --       3 retry key, or ""           4 proof id, or ""
 --       5 ms to remember the proof   6 ms to remember the use of the token
 --       7 session id                 8 ms to keep the session
 --       9 ms since 1970 when the pending leases are due
---      10 now, ms since 1970        11 most uses of one token
+--      10 now, ms since 1970        11 most uses of the token; with reuse: within
+--                                      an hour
 --      12 prefix of session keys    13 prefix of lease keys
 --      14 record of the session     15 ids of its leases, separated by spaces
 --      16 kid of the epoch key that signed the session's token
@@ -28,10 +29,10 @@ if redis.call('EXISTS', KEYS[3]) == 1 then
 	return 'ok'
 end
 
-local mark = redis.call('HMGET', KEYS[1], 'jkt', 'session', 'uses')
-local used_by, last, uses = mark[1], mark[2], tonumber(mark[3] or 0)
-local retried = 'retry:' .. jkt .. ':' .. retry
-local replaced = retry ~= '' and redis.call('HGET', KEYS[1], retried)
+local now = tonumber(ARGV[10])
+local mark = redis.call('HMGET', KEYS[1], 'jkt', 'session', 'uses', 'since')
+local used_by, last, uses, since = mark[1], mark[2], tonumber(mark[3] or 0), tonumber(mark[4] or now)
+local replaced = retry ~= '' and redis.call('GET', KEYS[7])
 
 if used_by and mode ~= 'reuse' then
 	-- Whoever shows a used token again must hold the key it was used with. A
@@ -45,9 +46,10 @@ if used_by and mode == 'once' then
 	local touched = redis.call('HMGET', session_prefix .. last, 'record', 'ended', 'touched')
 	if not touched[1] or touched[2] or touched[3] then return 'replayed' end
 end
+if mode == 'reuse' and now - since >= 3600000 then uses, since = 0, now end
 if uses >= tonumber(ARGV[11]) then return 'overused' end
 
-local block = blocked(KEYS[5], tonumber(ARGV[10]), function()
+local block = blocked(KEYS[5], now, function()
 	local marks, at = {}, 17
 	while at < #ARGV do
 		marks[#marks + 1] = ARGV[at]
@@ -76,15 +78,15 @@ if leases then
 	end
 end
 
-redis.call('HSET', KEYS[1], 'session', id)
+redis.call('HSET', KEYS[1], 'session', id, 'uses', uses + 1, 'since', since)
 if not used_by then redis.call('HSET', KEYS[1], 'jkt', jkt) end
-if retry ~= '' then redis.call('HSET', KEYS[1], retried, id) end
-redis.call('HINCRBY', KEYS[1], 'uses', 1)
 redis.call('PEXPIRE', KEYS[1], ARGV[6])
+-- A retry has something to replace as long as the session is on record.
+if retry ~= '' then redis.call('SET', KEYS[7], id, 'PX', ARGV[8]) end
 
 redis.call('HSET', KEYS[3], 'record', ARGV[14], 'leases', ARGV[15], 'epoch', ARGV[16])
 redis.call('PEXPIRE', KEYS[3], ARGV[8])
-local at, key = 17, 7
+local at, key = 17, 8
 for lease in string.gmatch(ARGV[15], '%S+') do
 	local n = tonumber(ARGV[at + 1])
 	redis.call('HSET', KEYS[key], unpack(ARGV, at + 2, at + n + 1))

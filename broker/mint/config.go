@@ -383,6 +383,31 @@ func (c *Config) templates() []use {
 	return out
 }
 
+// A Need is a placeholder that a credential's templates cannot do without.
+type Need struct{ Field, Placeholder string }
+
+// Needs returns what a workload must have so that the credential can be made. Of
+// templates that are wrong it tells nothing: [Config.Validate] does.
+func (c *Config) Needs() []Need {
+	full := *c
+	if c.Kind == KindJWT && c.Subject == "" {
+		full.Subject = defaultJWTSubject
+	}
+	var out []Need
+	for _, u := range full.templates() {
+		t, err := parseTemplate(u.text, u.dialect)
+		if err != nil {
+			continue
+		}
+		for _, p := range t.parts {
+			if p.name != "" {
+				out = append(out, Need{u.label, p.name})
+			}
+		}
+	}
+	return out
+}
+
 // validateTemplates checks the syntax of all templates of c.
 func (c *Config) validateTemplates() []FieldError {
 	var bad []FieldError

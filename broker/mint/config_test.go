@@ -270,3 +270,18 @@ func FuzzPostgresURL(f *testing.F) {
 		}
 	})
 }
+
+func TestNeeds(t *testing.T) {
+	for _, tt := range []struct {
+		config mint.Config
+		want   []mint.Need
+	}{
+		{mint.Config{Kind: mint.KindJWT}, []mint.Need{{"subject", "issuer"}, {"subject", "project_id"}}},
+		{mint.Config{Kind: mint.KindJWT, Subject: "fixed", Claims: map[string]string{"team": "{claims.team}", "bad": "{"}}, []mint.Need{{"claims.team", "claims.team"}}},
+		{mint.Config{Kind: mint.KindAWSRole, SessionTags: map[string]string{"who": "{owner_id}"}, SourceIdentity: "{run}"}, []mint.Need{{"session_tags.who", "owner_id"}, {"source_identity", "run"}}},
+	} {
+		if got := tt.config.Needs(); !slices.Equal(got, tt.want) {
+			t.Errorf("Needs of %+v = %v, want %v", tt.config, got, tt.want)
+		}
+	}
+}

@@ -105,7 +105,13 @@ func (c *config) policyOptions() (policies.Options, error) {
 	}
 	for i := range c.Credentials {
 		cred := &c.Credentials[i]
-		o.Credentials[cred.Name] = policies.Credential{MinTTL: targets[cred.Name].MinTTL, MaxTTL: cred.Limit(), DataKey: cred.Kind == mint.KindDataKey, Read: cred.Class == mint.ClassRead}
+		var needs []policies.Need
+		for _, n := range cred.Needs() {
+			needs = append(needs, policies.Need(n))
+		}
+		o.Credentials[cred.Name] = policies.Credential{
+			MinTTL: targets[cred.Name].MinTTL, MaxTTL: cred.Limit(), DataKey: cred.Kind == mint.KindDataKey, Read: cred.Class == mint.ClassRead, Needs: needs,
+		}
 	}
 	return o, nil
 }

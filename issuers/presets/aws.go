@@ -51,6 +51,7 @@ func awsGuide() Guide {
 		Job:    "`aws sts get-web-identity-token --audience https://broker.example.com --signing-algorithm RS256 --duration-seconds 300`. The account must have it enabled.",
 		Config: `- {name: aws, preset: aws, url: "https://0123abcd-4567-89ef-0123-456789abcdef.tokens.sts.global.api.aws"}`,
 		Blind: []string{
+			"A project, by an id that is never given to another: a credential of kind `jwt` needs a `subject`, such as `issuer:{issuer}:owner:{owner_id}:project:{project}`.",
 			"Functions and tasks that share a role, but by `lambda_source_function_arn` or `ec2_source_instance_arn`; give each job a role of its own.",
 			"`request_tags` are what the job says of itself: no policy can use them, and no configuration can declare them.",
 			"Tags of the role become usable one by one: `claims: {team: {type: string, kind: platform, path: [\"https://sts.amazonaws.com/\", principal_tags, team]}}`. " +

@@ -3,9 +3,12 @@ package presets
 import "time"
 
 // vercel describes the tokens of Vercel's builds and functions, of a team's own
-// issuer or of the one that all teams share.
+// issuer or of the one that all teams share. Functions have one for all requests of
+// an hour and a half, and Vercel makes others from it for another audience, with an
+// id that the function chooses.
 //
-// Source: https://vercel.com/docs/oidc/reference; the lifetime is what others saw.
+// Source: https://vercel.com/docs/oidc, https://vercel.com/docs/oidc/reference and
+// https://vercel.com/changelog/custom-oidc-token-audiences
 func vercel() *Preset {
 	return &Preset{
 		Name:             "vercel",
@@ -15,9 +18,9 @@ func vercel() *Preset {
 		DefaultAudiences: []string{"https://vercel.com/{owner}"},
 		Algorithms:       []string{"RS256"},
 		Types:            []string{"JWT", ""},
-		MaxAge:           2 * time.Hour,
+		MaxAge:           2 * time.Hour, // a function's
 		MaxLifetime:      2 * time.Hour,
-		Replay:           Bind, // one token for a build
+		Replay:           Bind, // one token for a build; each instance of a function can have its own
 		OwnerID:          "owner_id",
 		Owner:            "owner",
 		ProjectID:        "project_id",
@@ -45,10 +48,12 @@ func vercel() *Preset {
 func vercelGuide() Guide {
 	return Guide{
 		Job: "`await getVercelOidcToken({ audience: \"https://broker.example.com\" })` of the package `@vercel/oidc`, in a build or a function. " +
-			"What is in `VERCEL_OIDC_TOKEN`, or in the header `x-vercel-oidc-token` of a function's request, has the default audience; do not log headers.",
+			"In a function add `jti: crypto.randomUUID()`: instances that show the same token are refused, but for the first. What is in `VERCEL_OIDC_TOKEN`, or in the header `x-vercel-oidc-token` of a function's request, has the default audience; do not log headers.",
 		Config: `- {name: vercel, preset: vercel, url: "https://oidc.vercel.com/acme"}`,
 		Blind: []string{
 			"The branch, and who deployed. An environment of your own, `staging`, is no risk to the broker: whether pull requests can reach it is a setting at Vercel.",
+			"Who has been shown a token of the default audience: Vercel gives whoever holds it one for the broker. It is good for two hours; show it to nobody.",
+			"The team's issuer signs what Vercel makes for another audience, also where the project uses the one that all teams share.",
 		},
 	}
 }

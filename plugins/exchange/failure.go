@@ -163,3 +163,6 @@ func certificateHint(why error) string {
 	}
 	return "the broker's operator must mend its certificate"
 }
+
+// IsTooLarge reports whether an answer was refused for its size, unread.
+func IsTooLarge(err error) bool { return errors.Is(err, errTooLarge) }

@@ -17,17 +17,27 @@ const (
 	// askPause is how long after a question that was not answered nobody waits for
 	// another.
 	askPause = 5 * time.Second
+
+	// outageTime is for how long a broker that did not answer is expected not to:
+	// then one caller waits for the next question, else all.
+	outageTime = 30 * time.Second
 )
 
 // errUnconfirmed says that it is not known whether something was revoked.
 var errUnconfirmed = errors.New("asking the broker what was revoked")
 
-// stale reports whether the broker must be asked before st is used.
+// stale reports whether the broker must be asked before st is used. While it is being
+// asked everybody who comes waits for its answer, but in an outage that is known.
 func (s *Set) stale(st *state, now instant) bool {
 	if s.options.MaxStale < 0 || st.confirmed.Load().within(s.options.MaxStale, now) {
 		return false
 	}
-	return !st.asked.Load().within(min(askPause, s.options.MaxStale), now)
+	silent := st.silent.Load()
+	if silent == nil || !silent.within(outageTime, now) {
+		return true
+	}
+	// Of many who come at once the one who takes the next turn is to wait for it.
+	return !silent.within(min(askPause, s.options.MaxStale), now) && st.silent.CompareAndSwap(silent, &now)
 }
 
 // askEvery is how often the broker is asked in the background; 0: never. It is
@@ -68,28 +78,41 @@ func (s *Set) confirm(ctx context.Context) error {
 	}
 	in, err := s.client.Introspect(ctx, st.session)
 	if err != nil {
+		st.silent.Store(&now)
 		return fmt.Errorf("%w: %w", errUnconfirmed, err)
 	}
-	if late == nil || exchange.IsKind(late, exchange.Denied) { // then what needed it is not among the living
-		st.confirm(now, s.options.MaxStale)
-		late = nil
+	dead := func(c *Credential) bool { return !in.Active || !slices.Contains(in.Leases, c.LeaseID) }
+	if exchange.IsKind(late, exchange.Denied) {
+		late = nil // what needed it is not among the living
 	}
-	s.drop(st, func(c *Credential) bool { return !in.Active || !slices.Contains(in.Leases, c.LeaseID) })
 	if late != nil {
+		st.silent.Store(&now)
+		s.drop(st, dead, nil)
 		return fmt.Errorf("%w: sending a heartbeat: %w", errUnconfirmed, late)
+	}
+	st.silent.Store(nil)
+	if st.hasAny(dead) {
+		s.drop(st, dead, &now)
+	} else {
+		st.confirm(now, s.options.MaxStale)
 	}
 	return nil
 }
 
 // drop takes what has ended out of the session of st, so that it is not handed out
-// again, and has all refreshed.
-func (s *Set) drop(st *state, dead func(*Credential) bool) {
+// again, and has all refreshed. The rest is known to be in force at the time at;
+// nil: that is not known.
+func (s *Set) drop(st *state, dead func(*Credential) bool, at *instant) {
 	for {
 		current := s.state.Load()
 		if current == nil || current.got != st.got || !current.hasAny(dead) {
 			return // replaced meanwhile, or all is well
 		}
-		if s.state.CompareAndSwap(current, current.without(dead)) {
+		rest := current.without(dead)
+		if at != nil {
+			rest.confirmed.Store(at)
+		}
+		if s.state.CompareAndSwap(current, rest) {
 			return
 		}
 	}

@@ -60,6 +60,7 @@ type state struct {
 
 	confirmed atomic.Pointer[instant] // when the broker last said that it is in force
 	asked     atomic.Pointer[instant] // when it was last asked, answered or not
+	silent    atomic.Pointer[instant] // when it was last asked and did not answer; nil: it did since
 	calm      atomic.Pointer[window]  // while nothing is to be done; nil: something is
 }
 
@@ -143,6 +144,7 @@ func (st *state) without(dead func(*Credential) bool) *state {
 	out := &state{session: st.session, got: st.got, beat: st.beat, credentials: maps.Clone(st.credentials)} // refresh is now, and it is not calm
 	out.confirmed.Store(st.confirmed.Load())
 	out.asked.Store(st.asked.Load())
+	out.silent.Store(st.silent.Load())
 	maps.DeleteFunc(out.credentials, func(_ string, c *Credential) bool { return dead(c) })
 	return out
 }

@@ -16,5 +16,11 @@ func (o Options) On(getenv func(string) string, now func() (steady, wall time.Ti
 	return o
 }
 
+// ExchangingAt returns o as where Vercel's exchange of tokens is at url; after On.
+func (o Options) ExchangingAt(url string) Options {
+	o.host.vercel = url
+	return o
+}
+
 // LeastLeft is what the tests must know of the time.
 const LeastLeft = leastLeft

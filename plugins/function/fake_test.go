@@ -48,6 +48,9 @@ type fake struct {
 	streams   int            // that were opened
 	stream    io.Writer      // the last one
 	deaf      bool           // has no events
+	ponder    chan struct{}  // not nil: questions wait until it is closed
+	late      chan struct{}  // not nil: answers to questions are made, and come when it is closed
+	slow      time.Duration  // more than 15 seconds between signs of life
 }
 
 type fakeSession struct {
@@ -106,6 +109,9 @@ func (f *fake) RoundTrip(r *http.Request) (*http.Response, error) {
 		f.tries++
 	}
 	down, swallow, hold := f.down, f.swallow, f.hold
+	if r.URL.Path == api.PathIntrospect {
+		hold = f.ponder
+	}
 	f.mu.Unlock()
 	if down {
 		return nil, errors.New("connection refused")
@@ -114,12 +120,18 @@ func (f *fake) RoundTrip(r *http.Request) (*http.Response, error) {
 		<-r.Context().Done()
 		return nil, r.Context().Err()
 	}
-	if hold != nil && r.URL.Path == api.PathToken {
+	if hold != nil && (r.URL.Path == api.PathToken || r.URL.Path == api.PathIntrospect) {
 		<-hold
 	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	status, body := f.answer(r)
+	late := f.late
+	f.mu.Unlock()
+	if late != nil && r.URL.Path == api.PathIntrospect {
+		<-late
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	resp := &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(body))}
 	resp.Header.Set("Date", f.now().UTC().Format(http.TimeFormat))
 	if r.URL.Path == api.PathEvents && status == 200 {
@@ -133,8 +145,9 @@ func (f *fake) listen(ctx context.Context) io.ReadCloser {
 	out, in := io.Pipe()
 	f.streams++
 	f.stream = in
+	every := 15*time.Second + f.slow
 	go func() {
-		ticker := time.NewTicker(15 * time.Second)
+		ticker := time.NewTicker(every)
 		defer ticker.Stop()
 		defer in.Close()
 		for {

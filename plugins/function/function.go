@@ -107,6 +107,7 @@ type host struct {
 	now       func() instant
 	flySocket string
 	podToken  string
+	vercel    string // URL
 }
 
 // A Set is the credentials of one function. It is safe for concurrent use.

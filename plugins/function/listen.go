@@ -17,7 +17,32 @@ const (
 	// random.
 	firstListenPause = 2 * time.Second
 	maxListenPause   = time.Minute
+
+	// signEvery is how often a broker that has nothing to tell gives a sign of life,
+	// at the most: docs/http.md.
+	signEvery = 15 * time.Second
+
+	// mostBehind is how far a stream may lag behind before it is given up for another:
+	// what comes between two signs of life counts for nothing. One that runs ahead by
+	// more than mostAhead has signs that are no broker's.
+	mostBehind = 2 * signEvery
+	mostAhead  = signEvery
 )
+
+// A hearing is one stream of events.
+type hearing struct {
+	st     *state
+	opened instant // before it was asked for
+	begun  bool    // its first line has come, which vouches for nothing
+	signs  int     // of life, since then
+	odd    bool    // it is given up
+}
+
+// told returns until when at least the broker had told all it knew, when it sent
+// the last sign of life. When that was nobody can tell from when it came: what
+// carries the stream may have kept it, and this process may have stood still. But
+// there is no more than one in signEvery.
+func (h *hearing) told() instant { return h.opened.add(time.Duration(h.signs) * signEvery) }
 
 // listen hears what the broker tells of each session in turn, until Close.
 func (s *Set) listen() {
@@ -32,7 +57,8 @@ func (s *Set) listen() {
 		err := s.hear(st)
 		if errors.Is(err, exchange.ErrNoEvents) {
 			s.tell(err)
-			return
+			s.rest(maxLife) // the next session may be with another broker
+			continue
 		}
 		if times++; !began.within(maxListenPause, s.now()) {
 			times = 0
@@ -75,11 +101,13 @@ func (s *Set) hear(st *state) error {
 		case <-ctx.Done():
 		}
 	})
-	var last instant // when the broker last showed life; zero: not yet
+	h := &hearing{st: st, opened: s.now()}
 	err := s.client.Listen(ctx, st.session, func(e *api.Event) {
-		last = s.heed(st, e, last)
+		if s.heed(h, e); h.odd {
+			cancel()
+		}
 	})
-	replaced := ctx.Err() != nil
+	replaced := ctx.Err() != nil && !h.odd
 	cancel()
 	if !replaced && s.life.Err() == nil {
 		s.ask()
@@ -87,37 +115,40 @@ func (s *Set) hear(st *state) error {
 	return err
 }
 
-// heed acts on one event of the session of st, and returns its time. Signs of life
-// vouch for what is in force, as answers do: had something been revoked, that would
-// have come first. But what is read after a freeze may have been sent before it.
+// heed acts on one event. A sign of life vouches for what is in force, as answers
+// do: had something been revoked, that would have come first.
 //
 // That keys of the broker were rotated takes nothing away from what was made with
 // others: docs/http.md.
-func (s *Set) heed(st *state, e *api.Event, last instant) instant {
-	now := s.now()
+func (s *Set) heed(h *hearing, e *api.Event) {
 	var revoked api.Revocation
 	switch {
 	case e.Name == api.EventRevoked && json.Unmarshal(e.Data, &revoked) == nil:
-		s.drop(st, func(c *Credential) bool { return revoked.Session || revoked.LeaseID == c.LeaseID })
-	case e.Name == api.EventRevoked, last != instant{} && last.frozen(now):
+		s.drop(h.st, func(c *Credential) bool { return revoked.Session || revoked.LeaseID == c.LeaseID }, nil)
+	case e.Name == api.EventRevoked:
 		s.ask()
-	case e.Name == "" && last != instant{}:
-		s.vouch(st, now)
+	case e.Name == "" && h.begun:
+		h.signs++
+		now, told := s.now(), h.told()
+		h.odd = !told.within(mostBehind, now) || told.steady > now.steady+mostAhead
+		if told.steady <= now.steady && !h.odd {
+			s.vouch(h.st, told)
+		}
 	}
-	return now
+	h.begun = true
 }
 
 // ask asks what was revoked, now. Its failure is told by land.
-func (s *Set) ask() { s.wait(s.life, s.fly(s.life, &s.confirming, s.confirm)) }
+func (s *Set) ask() { s.wait(s.life, s.fly(s.life, &s.confirming, s.state.Load(), s.confirm)) }
 
-// vouch notes that all of st is in force at now. Leases that need heartbeats need
+// vouch notes that all of st was in force at a time. Leases that need heartbeats need
 // more than that.
-func (s *Set) vouch(st *state, now instant) {
-	if s.state.Load() != st || st.beat > 0 {
+func (s *Set) vouch(st *state, at instant) {
+	if s.state.Load() != st || st.beat > 0 || st.confirmed.Load().steady >= at.steady {
 		return
 	}
-	st.asked.Store(&now)
-	st.confirm(now, s.options.MaxStale)
+	st.asked.Store(&at)
+	st.confirm(at, s.options.MaxStale)
 }
 
 // tell gives OnError an error.

@@ -3,12 +3,9 @@ package function
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"net/url"
 	"os"
-	"strings"
-	"sync"
 
 	"github.com/brevet-dev/brevet/broker/api"
 	"github.com/brevet-dev/brevet/plugins/exchange"
@@ -138,43 +135,6 @@ func (a azure) Token(ctx context.Context, audience string) (Secret, error) {
 	return api.NewSecret(in.AccessToken), nil
 }
 
-// vercel has a token for each request that a function answers. It keeps the last
-// one, for refreshes in the background: they live for an hour and more.
-//
-// Source: https://vercel.com/docs/oidc/reference
-type vercel struct {
-	mu   sync.Mutex
-	last api.Secret // zero before the first request
-}
-
-// ErrNoRequest says that the function's identity comes with its requests, and that
-// none has come yet.
-var ErrNoRequest = errors.New("the function's identity comes with each request, and there was none")
-
-type requestToken struct{} // key of a context
-
-// WithRequest returns a context for [Set.Get] with the identity that the platform
-// put into a header of r; ctx is r's own. Only Vercel does, and replaces what a
-// client sends under that name; on other platforms the header is not looked at.
-func WithRequest(ctx context.Context, r *http.Request) context.Context {
-	if token := r.Header.Get("X-Vercel-Oidc-Token"); token != "" {
-		return context.WithValue(ctx, requestToken{}, api.NewSecret(token))
-	}
-	return ctx
-}
-
-func (v *vercel) Token(ctx context.Context, _ string) (Secret, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if token, ok := ctx.Value(requestToken{}).(api.Secret); ok {
-		v.last = token
-	}
-	if v.last.IsZero() {
-		return Secret{}, exchange.Failf(exchange.Misconfigured, vercelHint, "%w", ErrNoRequest)
-	}
-	return v.last, nil
-}
-
 // fly asks the machine's own API, over a socket.
 //
 // Source: https://fly.io/docs/security/openid-connect/
@@ -191,13 +151,7 @@ func (f fly) Token(ctx context.Context, audience string) (Secret, error) {
 	if err != nil {
 		return Secret{}, exchange.Failf(exchange.Misconfigured, "", "encoding the audience: %w", err)
 	}
-	reply, err := ask(ctx, f.client, "Fly.io's machine API", flyHint, func() (*http.Request, error) {
-		req, err := http.NewRequest(http.MethodPost, "http://localhost/v1/tokens/oidc", strings.NewReader(string(body)))
-		if err == nil {
-			req.Header.Set("Content-Type", "application/json")
-		}
-		return req, err
-	})
+	reply, err := ask(ctx, f.client, "Fly.io's machine API", flyHint, postJSON("http://localhost/v1/tokens/oidc", body))
 	if err != nil {
 		return Secret{}, err
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -39,6 +40,9 @@ type place struct {
 	name, preset, match, audience string
 	options                       func(t *testing.T, mint cloud.Mint) function.Options
 }
+
+// team is the audience of the tokens that come with requests at Vercel.
+const team = "https://vercel.com/acme"
 
 func places() []place {
 	return []place{
@@ -120,8 +124,9 @@ func onFile(t *testing.T, mint cloud.Mint) function.Options {
 	return function.Options{}.On(env("BREVET_TOKEN_FILE", writeToken(t, mint)), nil, "", "")
 }
 
-func onVercel(*testing.T, cloud.Mint) function.Options {
-	return function.Options{}.On(env("VERCEL", "1"), nil, "", "")
+func onVercel(t *testing.T, mint cloud.Mint) function.Options {
+	server := cloud.Vercel(t, func(audience, _ string) (string, error) { return mint(audience) })
+	return function.Options{}.On(env("VERCEL", "1"), nil, "", "").ExchangingAt(server.URL + "/~token")
 }
 
 func onFly(t *testing.T, mint cloud.Mint) function.Options {
@@ -174,7 +179,7 @@ func (w *world) mint(p place) cloud.Mint {
 // request returns a context with what Vercel gives each request.
 func (w *world) request(t *testing.T, p place) context.Context {
 	t.Helper()
-	token, err := w.mint(p)("")
+	token, err := w.mint(p)(team)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -364,6 +369,48 @@ func TestBadPlatforms(t *testing.T) {
 	for _, host := range []string{"metadata.example.com", "8.8.8.8", "user@127.0.0.1", "127.0.0.1.example.com"} {
 		if err := tryNew(t, function.Options{}.On(env("GCE_METADATA_HOST", host), nil, "", "")); !exchange.IsKind(err, exchange.Misconfigured) {
 			t.Errorf("GCE_METADATA_HOST=%s: New = %v", host, err)
+		}
+	}
+}
+
+// TestTenMegabytes come from each platform, and go nowhere.
+func TestTenMegabytes(t *testing.T) {
+	huge := []byte(`{"access_token": "` + strings.Repeat("canary.", 10<<20/7) + `"}`)
+	answer := func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Metadata-Flavor", "Google")
+		w.Write(huge) // whoever asked may have gone
+	}
+	google, app, vm := cloud.Google(t, dummy), cloud.AzureApp(t, dummy), cloud.AzureVM(t, dummy)
+	vercel := cloud.Vercel(t, func(audience, _ string) (string, error) { return dummy(audience) })
+	socket := filepath.Join(t.TempDir(), "api")
+	fly, err := cloud.Fly(t, socket, dummy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []*cloud.Platform{google, app, vm, vercel, fly} {
+		p.Answer(answer)
+	}
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, huge, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	build := requestToken(team, time.Now().Add(time.Hour))
+	azure := function.Options{Audience: application}
+	for name, o := range map[string]function.Options{
+		"google":     function.Options{}.On(env("GCE_METADATA_HOST", google.Host), nil, "", ""),
+		"azure":      azure.On(env("IDENTITY_ENDPOINT", app.URL+"/msi/token", "IDENTITY_HEADER", cloud.AzureHeader), nil, "", ""),
+		"azure vm":   azure.On(env("AZURE_POD_IDENTITY_AUTHORITY_HOST", vm.URL), nil, "", ""),
+		"vercel":     function.Options{}.On(env("VERCEL", "1", "VERCEL_OIDC_TOKEN", build), nil, "", "").ExchangingAt(vercel.URL),
+		"fly":        function.Options{}.On(env("FLY_MACHINE_ID", "x"), nil, socket, ""),
+		"kubernetes": function.Options{}.On(env("KUBERNETES_SERVICE_HOST", "10.0.0.1"), nil, "", file),
+		"a pipe":     function.Options{}.On(env("BREVET_TOKEN_FILE", pipe), nil, "", ""),
+	} {
+		if err := tryNew(t, o); err == nil || strings.Contains(err.Error(), "canary") || exchange.IsKind(err, exchange.Unavailable) {
+			t.Errorf("%s: New = %v", name, err)
 		}
 	}
 }

@@ -45,13 +45,18 @@ type trouble struct {
 }
 
 // get returns a credential when that takes more than a look. Each round either
-// ends, or follows an exchange that went well.
+// ends, or follows an exchange that went well, or found that another had.
 func (s *Set) get(ctx context.Context, name string) (*Credential, error) {
-	for range 3 {
+	for range 5 {
 		now, st := s.now(), s.state.Load()
 		if st != nil && st.usable(name, now) != nil && s.stale(st, now) {
-			if err := s.wait(ctx, s.fly(ctx, &s.confirming, s.confirm)); err != nil && ctx.Err() != nil {
+			f := s.fly(ctx, &s.confirming, st, s.confirm)
+			err := s.waitBriefly(ctx, f)
+			if err != nil && ctx.Err() != nil {
 				return nil, err
+			}
+			if f.abandoned.Load() || err == nil && !f.began.within(max(s.options.MaxStale, 2*confirmTime), s.now()) {
+				continue // the process stood still meanwhile
 			}
 			now, st = s.now(), s.state.Load()
 		}
@@ -61,11 +66,11 @@ func (s *Set) get(ctx context.Context, name string) (*Credential, error) {
 				return c, nil
 			}
 		}
-		if err := s.recent(now); err != nil {
+		if err := s.recent(ctx, now); err != nil {
 			return nil, err
 		}
-		f := s.fly(ctx, &s.refreshing, s.exchange)
-		if err := s.wait(ctx, f); err != nil && !f.abandoned.Load() {
+		f := s.fly(ctx, &s.refreshing, st, s.exchange)
+		if err := s.wait(ctx, f); err != nil && !f.abandoned.Load() && !wantsRequest(ctx, err) {
 			return nil, err
 		}
 	}
@@ -76,20 +81,20 @@ var errShort = errors.New("the lives are too short")
 
 // refreshLater starts a refresh that is due, and does not wait for it.
 func (s *Set) refreshLater(ctx context.Context, st *state, now instant) {
-	if st.due(now) && s.recent(now) == nil {
-		s.fly(ctx, &s.refreshing, s.exchange)
+	if st.due(now) && s.recent(ctx, now) == nil {
+		s.fly(ctx, &s.refreshing, st, s.exchange)
 	}
 }
 
 // recent returns why the last exchange failed if that is too short a time ago for
-// another.
-func (s *Set) recent(now instant) error {
+// another. What failed for want of a request is tried with each that comes.
+func (s *Set) recent(ctx context.Context, now instant) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return ErrClosed
 	}
-	if s.trouble.err != nil && s.trouble.since.within(s.trouble.pause, now) {
+	if s.trouble.err != nil && !wantsRequest(ctx, s.trouble.err) && s.trouble.since.within(s.trouble.pause, now) {
 		return s.trouble.err
 	}
 	return nil
@@ -98,8 +103,9 @@ func (s *Set) recent(now instant) error {
 // fly starts do, or returns the flight that is under way: of a thousand callers
 // one asks. It goes on when the one who began it has no time left, and has what
 // that one's context carries. A flight from before a freeze waits on connections
-// that are dead; another takes its place.
-func (s *Set) fly(ctx context.Context, slot **flight, do func(context.Context) error) *flight {
+// that are dead; another takes its place. Who comes so late that seen is not what is
+// handed out any more looks again.
+func (s *Set) fly(ctx context.Context, slot **flight, seen *state, do func(context.Context) error) *flight {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
@@ -112,6 +118,8 @@ func (s *Set) fly(ctx context.Context, slot **flight, do func(context.Context) e
 	f := &flight{began: now, done: make(chan struct{})}
 	if s.closed {
 		f.err = ErrClosed
+	}
+	if s.closed || s.state.Load() != seen {
 		close(f.done)
 		return f
 	}
@@ -152,6 +160,17 @@ func (s *Set) wait(ctx context.Context, f *flight) error {
 	case <-s.life.Done():
 		return ErrClosed
 	}
+}
+
+// waitBriefly waits for f no longer than half of the time that ctx leaves: the caller
+// has use for what is in force only while it has time.
+func (s *Set) waitBriefly(ctx context.Context, f *flight) error {
+	if end, ok := ctx.Deadline(); ok {
+		short, cancel := context.WithTimeout(ctx, time.Until(end)/2)
+		defer cancel()
+		ctx = short
+	}
+	return s.wait(ctx, f)
 }
 
 // late says why a caller had to wait for too long, as far as it is known.
@@ -237,8 +256,8 @@ func (s *Set) thaw() instant {
 
 // note keeps what went wrong.
 func (s *Set) note(err error) {
-	if errors.Is(err, errUnconfirmed) || errors.Is(err, ErrNoRequest) {
-		return // not of an exchange, or over with the next request
+	if errors.Is(err, errUnconfirmed) {
+		return // not of an exchange
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -255,10 +274,10 @@ func (s *Set) tend() {
 	for s.sleep() {
 		now, st := s.now(), s.state.Load()
 		switch {
-		case st != nil && st.due(now) && s.recent(now) == nil:
-			s.wait(s.life, s.fly(s.life, &s.refreshing, s.exchange)) // land has told of an error
+		case st != nil && st.due(now) && s.recent(s.life, now) == nil:
+			s.wait(s.life, s.fly(s.life, &s.refreshing, st, s.exchange)) // land has told of an error
 		case st != nil && s.askNow(st, now):
-			s.wait(s.life, s.fly(s.life, &s.confirming, s.confirm)) // likewise
+			s.wait(s.life, s.fly(s.life, &s.confirming, st, s.confirm)) // likewise
 		}
 	}
 }

@@ -95,7 +95,7 @@ func (o Options) on(platform string) (Source, error) {
 	case Kubernetes:
 		return fileSource{"the pod's token", o.host.podToken, kubernetesHint}, nil
 	case Vercel:
-		return &vercel{last: api.NewSecret(o.host.getenv("VERCEL_OIDC_TOKEN"))}, nil
+		return newVercel(o.host), nil
 	case Fly:
 		return fly{platformClient(o.host.flySocket), o.host.flySocket}, nil
 	case File:
@@ -134,6 +134,9 @@ func looksLikeJWT(token string) bool {
 type fileSource struct{ what, path, hint string }
 
 func (s fileSource) Token(context.Context, string) (Secret, error) {
+	if info, err := os.Stat(s.path); err == nil && !info.Mode().IsRegular() { // a pipe would be waited for
+		return Secret{}, exchange.Failf(exchange.Misconfigured, s.hint, "reading %s: it is not a file", s.what)
+	}
 	f, err := os.Open(s.path)
 	if err != nil {
 		return Secret{}, exchange.Failf(exchange.Misconfigured, s.hint, "reading %s: %w", s.what, err)
@@ -166,6 +169,9 @@ func (h host) orReal() host {
 	}
 	if h.podToken == "" {
 		h.podToken = kubernetesPath
+	}
+	if h.vercel == "" {
+		h.vercel = vercelExchange
 	}
 	return h
 }
@@ -220,6 +226,9 @@ func isNear(host string, names []string) bool {
 // names the server; hint is what to do if it refuses.
 func ask(ctx context.Context, client *http.Client, who, hint string, build func() (*http.Request, error)) (*exchange.Reply, error) {
 	reply, err := exchange.Send(ctx, client, build)
+	if exchange.IsTooLarge(err) {
+		return nil, exchange.Failf(exchange.Protocol, "", "asking %s for a token: %w", who, err)
+	}
 	if err != nil {
 		return nil, exchange.Failf(exchange.Unavailable, hint, "asking %s for a token: %w", who, err)
 	}
@@ -231,6 +240,18 @@ func ask(ctx context.Context, client *http.Client, who, hint string, build func(
 		return nil, exchange.Failf(exchange.Misconfigured, hint, "%w", err)
 	}
 	return nil, err
+}
+
+// postJSON builds a request with a body of JSON.
+func postJSON(target string, body []byte) func() (*http.Request, error) {
+	return func() (*http.Request, error) {
+		req, err := http.NewRequest(http.MethodPost, target, strings.NewReader(string(body)))
+		if err != nil {
+			return nil, err
+		}
+		req.Header.Set("Content-Type", "application/json")
+		return req, nil
+	}
 }
 
 // get builds a request without a body.

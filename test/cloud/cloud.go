@@ -1,6 +1,7 @@
 // Package cloud is the servers by which platforms give functions an identity, on
 // this machine, for tests: Google's metadata server, Azure's identity endpoint and
-// metadata service, Fly.io's machine API. AWS's is in package sts.
+// metadata service, Fly.io's machine API, Vercel's exchange of tokens. AWS's is in
+// package sts.
 //
 // They refuse what the real ones refuse, since a lax imitation would let a mistake
 // pass, and keep tokens where the real ones do. What they do is from the platforms'
@@ -16,6 +17,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -259,6 +261,40 @@ func Fly(t testing.TB, socket string, mint Mint) (*Platform, error) {
 		}
 	})
 	return p, nil
+}
+
+// Vercel starts Vercel's exchange of tokens, with the path /~token: for one of a
+// request, of an audience that everybody sees, a new one for another audience, with
+// the id that was asked for.
+//
+// https://vercel.com/changelog/custom-oidc-token-audiences and
+// https://github.com/vercel/vercel/blob/main/packages/oidc/src/exchange-vercel-oidc-token.ts
+func Vercel(t testing.TB, mint func(audience, id string) (string, error)) *Platform {
+	p := &Platform{}
+	p.serve(t, func(w http.ResponseWriter, r *http.Request) {
+		var in struct{ Token, Aud, JTI string }
+		switch err := json.NewDecoder(r.Body).Decode(&in); {
+		case r.Method != http.MethodPost || r.URL.Path != "/~token":
+			w.WriteHeader(http.StatusNotFound)
+		case err != nil, r.Header.Get("Content-Type") != "application/json", strings.Count(in.Token, ".") != 2:
+			http.Error(w, `{"error": "bad_request"}`, http.StatusBadRequest)
+		case p.isAbsent():
+			http.Error(w, `{"error": "invalid_token"}`, http.StatusUnauthorized)
+		default:
+			vercel(w, in.Aud, in.JTI, mint)
+		}
+	})
+	return p
+}
+
+func vercel(w http.ResponseWriter, audience, id string, mint func(audience, id string) (string, error)) {
+	token, err := mint(audience, id)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(map[string]any{"token": token, "expiry": time.Now().Add(time.Hour).Unix()}) // likewise
 }
 
 func (p *Platform) fly(w http.ResponseWriter, r *http.Request) {
