@@ -12,7 +12,7 @@ CHAOSTIME ?= 1m
 
 .PHONY: help
 help: ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
 
 .PHONY: build
 build: ## the programs, without cgo, into bin/; all but brevetd-pkcs11, which loads libraries, are static
@@ -23,6 +23,10 @@ build: ## the programs, without cgo, into bin/; all but brevetd-pkcs11, which lo
 .PHONY: demo
 demo: build ## play a whole CI job against a broker on this machine
 	@go run ./test/demo
+
+.PHONY: demo-function
+demo-function: build ## play the life of a serverless function: cold start, warm call, thaw, shutdown
+	@go run ./test/demo/function
 
 .PHONY: tools
 tools: ## install the servers and clients that the tests need
