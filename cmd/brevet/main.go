@@ -32,10 +32,14 @@ func main() {
 }
 
 // arguments returns what brevet was called with. Called by the plugin's name it
-// is the plugin, and by that of a credential helper, the helper.
+// is the plugin, by that of a credential helper, the helper, and by that of the
+// extension of AWS Lambda, that.
 func arguments(argv []string) []string {
 	if len(argv) > 0 && filepath.Base(argv[0]) == pluginName {
 		return append([]string{pluginName}, argv[1:]...)
+	}
+	if len(argv) > 0 && filepath.Base(argv[0]) == extensionName {
+		return append([]string{extensionCommand}, argv[1:]...)
 	}
 	if len(argv) > 0 {
 		if command, ok := helperOf(filepath.Base(argv[0])); ok {
@@ -89,7 +93,7 @@ func (p *program) dispatch(ctx context.Context, args []string) (int, error) {
 	commands := map[string]func(context.Context, []string) (int, error){
 		"exec": p.exec, "get": p.get, "revoke": p.revoke, "mask": p.mask,
 		"encrypt": p.encrypt, "decrypt": p.decrypt, pluginName: p.agePlugin,
-		"verify-trust": p.verifyTrust, "claims": p.claims, "agent": p.agent, "scan": p.scan,
+		"verify-trust": p.verifyTrust, "claims": p.claims, "agent": p.agent, "scan": p.scan, extensionCommand: p.extension,
 	}
 	maps.Copy(commands, p.helperCommands())
 	if command, ok := commands[args[0]]; ok {
