@@ -16,6 +16,8 @@ import (
 	"strconv"
 	"sync/atomic"
 	"time"
+
+	"github.com/brevet-dev/brevet/broker/api"
 )
 
 const (
@@ -78,9 +80,9 @@ func NewHTTPClient(caFile string) (*http.Client, error) {
 
 func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// checkURL refuses a URL that would carry a token in clear beyond this machine,
+// CheckURL refuses a URL that would carry a token in clear beyond this machine,
 // or that has more than scheme, host and path.
-func checkURL(raw string) (*url.URL, error) {
+func CheckURL(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
 	switch {
 	case err != nil, u.Host == "", u.Opaque != "":
@@ -105,7 +107,8 @@ type Reply struct {
 	Header     http.Header
 	Body       []byte
 	RetryAfter time.Duration
-	Sent       time.Time // when the request was, with the monotonic clock
+	Sent       time.Time       // when the request was, with the monotonic clock
+	Seal       api.SealContext // of a [Call]: what a sealed answer is bound to
 }
 
 // Date returns when the other side answered by its own clock, to the second; zero
@@ -153,7 +156,7 @@ func send(ctx context.Context, client *http.Client, patience time.Duration, buil
 		if err == nil {
 			wait += r.RetryAfter // and not the longer of both: those who are told the same must not return together
 		}
-		if !pause(ctx, wait) {
+		if !Pause(ctx, wait) {
 			return r, err
 		}
 		last = err
@@ -219,7 +222,10 @@ func roundTrip(client *http.Client, req *http.Request) (*Reply, error) {
 	if len(body) > maxAnswer {
 		return nil, errTooLarge
 	}
-	return &Reply{resp.StatusCode, resp.Header, body, retryAfter(resp.Header.Get("Retry-After"), time.Now()), sent}, nil
+	return &Reply{
+		Status: resp.StatusCode, Header: resp.Header, Body: body, Sent: sent,
+		RetryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now()),
+	}, nil
 }
 
 // withoutURL returns err without the URL of the request: a platform's may hold more
@@ -269,8 +275,8 @@ func backoff(try int) time.Duration {
 	return d - rand.N(d/2)
 }
 
-// pause waits for d. It reports false, at once, if ctx ends before that.
-func pause(ctx context.Context, d time.Duration) bool {
+// Pause waits for d. It reports false, at once, if ctx ends before that.
+func Pause(ctx context.Context, d time.Duration) bool {
 	if end, ok := ctx.Deadline(); ok && time.Until(end) <= d {
 		return false
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/plugins/exchange"
 )
 
 // The variables in which a job finds its token, or the means to get one.
@@ -122,12 +123,12 @@ type github struct {
 
 // fetch gets a token as actions/toolkit does (packages/core, oidc-utils.ts).
 func (g github) fetch(ctx context.Context, audience string) (string, error) {
-	u, err := checkURL(g.url)
+	u, err := exchange.CheckURL(g.url)
 	if err != nil {
 		return "", failf(Misconfigured, "", "%s: %w", githubURL, err)
 	}
 	u.RawQuery = strings.TrimPrefix(u.RawQuery+"&audience="+url.QueryEscape(audience), "&")
-	a, err := send(ctx, g.client, 0, func() (*http.Request, error) {
+	reply, err := exchange.Send(ctx, g.client, func() (*http.Request, error) {
 		req, err := http.NewRequest(http.MethodGet, u.String(), nil)
 		if err == nil {
 			req.Header.Set("Authorization", "bearer "+g.bearer.Reveal())
@@ -138,14 +139,14 @@ func (g github) fetch(ctx context.Context, audience string) (string, error) {
 	if err != nil {
 		return "", failf(Unavailable, "", "asking GitHub for a token: %w", err)
 	}
-	if a.status != http.StatusOK {
-		err := refusal("GitHub's token service", a.status, nil)
+	if reply.Status != http.StatusOK {
+		err := exchange.Refusal("GitHub's token service", reply, nil)
 		if IsKind(err, Denied) {
 			return "", failf(Misconfigured, githubHint, "%w", err)
 		}
 		return "", err
 	}
-	return githubValue(a.body)
+	return githubValue(reply.Body)
 }
 
 func githubValue(body []byte) (string, error) {
