@@ -10,7 +10,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/brevet-dev/brevet/plugins/exchange"
 	"github.com/brevet-dev/brevet/plugins/function"
 	"github.com/brevet-dev/brevet/plugins/function/extension"
 	"github.com/brevet-dev/brevet/plugins/runner"
@@ -32,7 +31,7 @@ func (p *program) extension(ctx context.Context, args []string) (int, error) {
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	err = ofRunner(o.Run(ctx))
+	err = o.Run(ctx)
 	return statusOf(err), err
 }
 
@@ -96,18 +95,4 @@ func parseStale(s string) (time.Duration, error) {
 		return 0, usagef("BREVET_MAX_STALE must be a duration above 0, such as 1m, or never")
 	}
 	return d, nil
-}
-
-// ofRunner returns err as a failure that has an exit status. Its text has the hint
-// already.
-func ofRunner(err error) error {
-	f, ok := errors.AsType[*exchange.Failure](err)
-	if !ok {
-		return err
-	}
-	kind := map[exchange.Kind]runner.Kind{
-		exchange.Misconfigured: runner.Misconfigured, exchange.Denied: runner.Denied,
-		exchange.Unavailable: runner.Unavailable, exchange.Protocol: runner.Protocol,
-	}[f.Kind]
-	return &runner.Failure{Kind: kind, Err: err}
 }

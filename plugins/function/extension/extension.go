@@ -18,7 +18,6 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"net"
 	"strconv"
 	"strings"
@@ -97,23 +96,25 @@ type extension struct {
 }
 
 // Run is the whole life of an extension: until Lambda ends it, or ctx does. Its
-// errors hold no secret, and say what can be done.
+// errors are Failures, or of Lambda.
 func (o Options) Run(ctx context.Context) error {
 	e := &extension{Options: o, lambda: newRuntime(o.Runtime), started: make(chan struct{})}
 	e.life, e.end = context.WithCancel(context.Background())
 	defer e.close()
 	problem := e.prepare()
 	if err := e.lambda.register(ctx, o.Name, o.events()); err != nil {
-		return explain(errors.Join(problem, err))
+		return plain(errors.Join(problem, err))
 	}
 	if problem == nil {
 		problem = e.start(ctx)
 	}
 	if problem != nil {
-		problem = explain(problem)
-		return errors.Join(problem, e.lambda.initError(ctx, errorType(problem), problem.Error()))
+		if err := e.lambda.initError(ctx, errorType(problem), explain(problem)); err != nil {
+			e.Tell(err)
+		}
+		return plain(problem)
 	}
-	return explain(e.follow(ctx))
+	return e.follow(ctx)
 }
 
 // Lambda's kinds of sandboxes that need another treatment.
@@ -212,7 +213,7 @@ func (e *extension) sync() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err := e.folder.sync(e.Credentials, e.set.Peek); err != nil {
-		e.Tell(explain(err))
+		e.Tell(errors.New(explain(err)))
 	}
 }
 
@@ -288,16 +289,19 @@ func errorType(err error) string {
 	return "Extension.Failed"
 }
 
-// explain makes one text of an error and of what can be done about it, unless it is
-// one already.
-func explain(err error) error {
-	f, ok := errors.AsType[*exchange.Failure](err)
-	if !ok || f.Hint == "" {
-		return err
+// plain returns the failure that err tells of, if there is one: what was wrong,
+// apart from what can be done about it.
+func plain(err error) error {
+	if f, ok := errors.AsType[*exchange.Failure](err); ok {
+		return f
 	}
-	hint := strings.ReplaceAll(f.Hint, "\n", "; ")
-	if strings.HasSuffix(err.Error(), hint) {
-		return err
+	return err
+}
+
+// explain makes one text of both.
+func explain(err error) string {
+	if f, ok := errors.AsType[*exchange.Failure](err); ok && f.Hint != "" {
+		return f.Error() + "; " + strings.ReplaceAll(f.Hint, "\n", "; ")
 	}
-	return fmt.Errorf("%w; %s", err, hint)
+	return err.Error()
 }

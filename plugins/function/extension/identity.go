@@ -57,21 +57,9 @@ func (i *identity) Token(ctx context.Context, audience string) (function.Secret,
 			return function.Secret{}, exchange.Failf(exchange.Unavailable, "check that the function may reach STS in its region", "asking STS for a token: %w", err)
 		}
 		token, err := readToken(reply)
-		if !errors.Is(err, errThrottled) || !rest(ctx, pause+rand.N(pause/2)) {
+		if !errors.Is(err, errThrottled) || !exchange.Pause(ctx, pause+rand.N(pause/2)) {
 			return token, err
 		}
-	}
-}
-
-// rest waits for d. It reports false if ctx ends before that.
-func rest(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 
@@ -117,8 +105,8 @@ func (i *identity) endpoint(region string) (string, error) {
 // endpointAt reads a URL that has a host and nothing else: the path would have to
 // be signed, too.
 func endpointAt(variable, raw string) (string, error) {
-	u, err := url.Parse(raw)
-	if err != nil || !isSafe(u) || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
+	u, err := exchange.CheckURL(raw)
+	if err != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
 		return "", exchange.Failf(exchange.Misconfigured, "", "%s is not https://HOST[:PORT], or http on this machine", variable)
 	}
 	host := u.Host
@@ -126,12 +114,6 @@ func endpointAt(variable, raw string) (string, error) {
 		host = strings.TrimSuffix(host, ":"+u.Port())
 	}
 	return u.Scheme + "://" + host + "/", nil
-}
-
-// isSafe reports whether secrets may be sent to u: by https, or on this machine.
-func isSafe(u *url.URL) bool {
-	near := u.Hostname() == "localhost" || u.Hostname() == "127.0.0.1" || u.Hostname() == "::1"
-	return u.Host != "" && u.User == nil && u.Opaque == "" && (u.Scheme == "https" || u.Scheme == "http" && near)
 }
 
 // suffix returns the domain of the partition that a region is in: the partitions of

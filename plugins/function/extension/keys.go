@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
-	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -38,9 +37,9 @@ func (i *identity) keys(ctx context.Context) (keys, error) {
 		return keys{}, exchange.Failf(exchange.Misconfigured, "Lambda gives the keys of the function's role by itself; do not set AWS_ACCESS_KEY_ID to something else",
 			"there are no keys of the function's role: neither AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are set, nor is %s", keysURL)
 	}
-	u, err := url.Parse(raw)
-	if err != nil || !isSafe(u) {
-		return keys{}, exchange.Failf(exchange.Misconfigured, "", "%s is not the address of a server on this machine", keysURL)
+	u, err := exchange.CheckURL(raw)
+	if err != nil {
+		return keys{}, exchange.Failf(exchange.Misconfigured, "", "%s: %w", keysURL, err)
 	}
 	if u.Port() == strconv.Itoa(i.own) {
 		return keys{}, exchange.Failf(exchange.Misconfigured, "give the address of the credential to the code that uses it, and leave the variable to Lambda",

@@ -53,7 +53,7 @@ func (e *extension) serve() {
 		if err != nil { // no file descriptors, say
 			e.Tell(fmt.Errorf("accepting a request: %w", err))
 			<-free
-			if !rest(e.life, time.Second) {
+			if !exchange.Pause(e.life, time.Second) {
 				return
 			}
 			continue
@@ -270,7 +270,7 @@ func refused(err error) answer {
 			status, code = http.StatusBadGateway, "bad_answer"
 		}
 	}
-	a := refuse(status, code, strings.TrimSuffix(err.Error(), "; "+strings.ReplaceAll(hint, "\n", "; ")), hint)
+	a := refuse(status, code, plain(err).Error(), hint)
 	if status == http.StatusServiceUnavailable {
 		a.more = fmt.Sprintf("Retry-After: %d\r\n", int64((wait+time.Second-1)/time.Second))
 	}
