@@ -67,6 +67,7 @@ go_tool staticcheck honnef.co/go/tools/cmd/staticcheck@v0.8.2
 go_tool age filippo.io/age/cmd/age@v1.3.2 # decrypts what brevet encrypts
 go_tool actionlint github.com/rhysd/actionlint/cmd/actionlint@v1.7.12 # reads GitHub workflows
 go_tool act github.com/nektos/act@v0.2.89 # runs GitHub workflows
+CGO_ENABLED=0 go_tool aws-lambda-rie github.com/aws/aws-lambda-runtime-interface-emulator/cmd/aws-lambda-rie@v0.0.0-20261030222936-bef5c4ba774d # AWS's emulator of Lambda
 
 # The action must run on the Node that GitHub's runners have (24), and still on 20.
 npm_want="gitlab-ci-local@4.75.1 node24@npm:node@24 node20@npm:node@20"

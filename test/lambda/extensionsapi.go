@@ -75,7 +75,7 @@ func (g *generation) admit(w http.ResponseWriter, name string, events []string) 
 	for _, e := range events {
 		switch {
 		case e == eventShutdown && !external:
-			forbid(w, "Extension.InvalidEventType", e+": event not supported for internal extensions")
+			forbid(w, "Extension.InvalidEventType", e+": ShutdownEventNotSupportedForInternalExtension")
 			return nil
 		case e != eventInvoke && e != eventShutdown:
 			forbid(w, "Extension.InvalidEventType", e+": ErrorInvalidEventType")

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -177,7 +178,9 @@ func (g *generation) startExtensions(ctx context.Context) error {
 }
 
 func (g *generation) launch(p *party, command []string, dir string, env []string) error {
-	process, err := startProcess(p.name, command, dir, env, g.sandbox.log, func(it *process) { g.ended(p, it) })
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Dir, cmd.Env = dir, env
+	process, err := startProcess(p.name, cmd, g.sandbox.log, func(it *process) { g.ended(p, it) })
 	if err != nil {
 		return fmt.Errorf("starting %s: %w", p.name, err)
 	}

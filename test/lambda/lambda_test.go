@@ -63,6 +63,7 @@ func probe(t *testing.T, extensions ...string) lambda.Function {
 		t.Fatal(err)
 	}
 	f := lambda.Function{Command: []string{self}, Environment: map[string]string{}, Timeout: 20 * time.Second}
+	f.Environment["GORACE"] = "atexit_sleep_ms=0" // else a program with the race detector waits for a second
 	if len(extensions) > 0 {
 		f.Extensions = t.TempDir()
 	}

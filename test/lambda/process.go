@@ -28,16 +28,18 @@ type process struct {
 // something else holds its output open.
 const drain = time.Second
 
-// startProcess starts command in dir with env and nothing else. Its output goes to
-// log. ended is called when it has ended.
-func startProcess(name string, command []string, dir string, env []string, log *logWriter, ended func(*process)) (*process, error) {
+// startProcess starts cmd, as a group of its own. Its output goes to log. ended is
+// called when it has ended.
+func startProcess(name string, cmd *exec.Cmd, log *logWriter, ended func(*process)) (*process, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("making a pipe: %w", err)
 	}
-	cmd := exec.Command(command[0], command[1:]...)
-	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, env, w, w
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Stdout, cmd.Stderr = w, w
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Setpgid = true
 	err = cmd.Start()
 	w.Close()
 	if err != nil {

@@ -125,8 +125,9 @@ func accept(w http.ResponseWriter) {
 	write(w, http.StatusAccepted, map[string]string{"status": "OK"})
 }
 
-// transition moves the runtime from one of some states to another, or refuses.
-func (g *generation) transition(w http.ResponseWriter, to string, from ...string) bool {
+// transition moves the runtime from one of some states to another, or refuses. name
+// is what the emulator calls it.
+func (g *generation) transition(w http.ResponseWriter, to, name string, from ...string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, state := range from {
@@ -136,14 +137,14 @@ func (g *generation) transition(w http.ResponseWriter, to string, from ...string
 			return true
 		}
 	}
-	forbid(w, "InvalidStateTransition", "State transition from "+g.runtime.state+" to "+to+" failed for runtime. Error: State transition is not allowed")
+	forbid(w, "InvalidStateTransition", "State transition from "+g.runtime.state+" to "+name+" failed for runtime. Error: State transition is not allowed")
 	return false
 }
 
 // invocationNext gives the runtime its next invocation, when there is one. One that
 // asks again before it has answered gets the same again.
 func (g *generation) invocationNext(w http.ResponseWriter, r *http.Request) {
-	if !g.transition(w, ready, started, ready, responseSent, running) {
+	if !g.transition(w, ready, ready, started, ready, responseSent, running) {
 		return
 	}
 	var in *invocation
@@ -180,9 +181,12 @@ func (g *generation) current(w http.ResponseWriter, r *http.Request) *invocation
 	return g.invocation
 }
 
+// response is what the emulator calls a runtime's way to an answer.
+const response = "InvocationResponse"
+
 // conclude ends an invocation with what the runtime says.
-func (g *generation) conclude(w http.ResponseWriter, in *invocation, payload []byte, e *Error) bool {
-	if !g.transition(w, responseSent, running) {
+func (g *generation) conclude(w http.ResponseWriter, name string, in *invocation, payload []byte, e *Error) bool {
+	if !g.transition(w, responseSent, name, running) {
 		return false
 	}
 	g.update(func() { in.give(payload, e) })
@@ -206,7 +210,7 @@ func (g *generation) invocationResponse(w http.ResponseWriter, r *http.Request) 
 	case err != nil:
 		g.refuse(w, in, http.StatusBadRequest, refusal{"HTTP request detected as truncated", "TruncatedHTTPRequest"}, "Runtime.TruncatedResponse")
 	default:
-		if g.conclude(w, in, body, trailed(r, in)) {
+		if g.conclude(w, response, in, body, trailed(r, in)) {
 			accept(w)
 		}
 	}
@@ -215,7 +219,7 @@ func (g *generation) invocationResponse(w http.ResponseWriter, r *http.Request) 
 // refuse answers the runtime with one error, and the caller with another.
 func (g *generation) refuse(w http.ResponseWriter, in *invocation, status int, why refusal, errorType string) {
 	e := (&Error{Type: errorType, Message: "Error: " + why.Message}).of(in.id)
-	if g.conclude(w, in, e.Payload, e) {
+	if g.conclude(w, response, in, e.Payload, e) {
 		write(w, status, why)
 	}
 }
@@ -243,7 +247,7 @@ func (g *generation) invocationError(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		body = nil
 	}
-	if g.conclude(w, in, body, functionError(r.Header.Get("Lambda-Runtime-Function-Error-Type"), body, in.id)) {
+	if g.conclude(w, "InvocationErrorResponse", in, body, functionError(r.Header.Get("Lambda-Runtime-Function-Error-Type"), body, in.id)) {
 		accept(w)
 	}
 }
@@ -255,7 +259,7 @@ func (g *generation) initError(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		body = nil
 	}
-	if !g.transition(w, initError, started) {
+	if !g.transition(w, initError, initError, started) {
 		return
 	}
 	g.update(func() { g.runtime.error = functionError(r.Header.Get("Lambda-Runtime-Function-Error-Type"), body, "") })
