@@ -134,6 +134,11 @@ func (o Options) events() []string {
 
 // prepare does all that the function may find when its own code starts.
 func (e *extension) prepare() (err error) {
+	for _, name := range e.Credentials {
+		if e.Files && !isFileName(name) {
+			return exchange.Failf(exchange.Misconfigured, "", "the credential %s cannot be the name of a folder", exchange.Printable(name))
+		}
+	}
 	if e.folder, err = openFolder(e.Dir, e.Files); err != nil {
 		return err
 	}

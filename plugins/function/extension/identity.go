@@ -154,11 +154,21 @@ func readToken(reply *exchange.Reply) (function.Secret, error) {
 	return api.NewSecret(token), nil
 }
 
+// refusal is the failure of an answer of AWS's that tells nothing but its status. The
+// broker's operator can do nothing about it.
+func refusal(who string, reply *exchange.Reply, hint string) error {
+	err := exchange.Refusal(who, reply, nil)
+	if exchange.IsKind(err, exchange.Denied) {
+		return exchange.Failf(exchange.Misconfigured, hint, "%w", err)
+	}
+	return err
+}
+
 // stsFailure says what to do about an answer of STS that is no success. code is "" if
 // it has none.
 func stsFailure(reply *exchange.Reply, code string) error {
 	if code == "" {
-		return exchange.Refusal("STS", reply, nil)
+		return refusal("STS", reply, function.AWSHint)
 	}
 	shown := exchange.Printable(code)
 	switch {

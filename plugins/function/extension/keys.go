@@ -30,7 +30,7 @@ type keys struct {
 func (i *identity) keys(ctx context.Context) (keys, error) {
 	k := keys{i.getenv("AWS_ACCESS_KEY_ID"), api.NewSecret(i.getenv("AWS_SECRET_ACCESS_KEY")), api.NewSecret(i.getenv("AWS_SESSION_TOKEN"))}
 	if k.id != "" && !k.secret.IsZero() {
-		return k, nil
+		return k, k.check()
 	}
 	raw := i.getenv(keysURL)
 	if raw == "" {
@@ -67,13 +67,22 @@ func (i *identity) fetch(ctx context.Context, url string) (keys, error) {
 		return keys{}, exchange.Failf(exchange.Unavailable, "", "asking Lambda for the keys of the function's role: %w", err)
 	}
 	if reply.Status != http.StatusOK {
-		return keys{}, exchange.Refusal("Lambda's endpoint for the keys of the function's role", reply, nil)
+		return keys{}, refusal("Lambda's endpoint for the keys of the function's role", reply, "")
 	}
 	var in struct{ AccessKeyID, SecretAccessKey, Token string }
 	if err := json.Unmarshal(reply.Body, &in); err != nil || in.AccessKeyID == "" || in.SecretAccessKey == "" {
 		return keys{}, exchange.Failf(exchange.Protocol, "", "Lambda's endpoint for the keys of the function's role answered without them")
 	}
-	return keys{in.AccessKeyID, api.NewSecret(in.SecretAccessKey), api.NewSecret(in.Token)}, nil
+	k := keys{in.AccessKeyID, api.NewSecret(in.SecretAccessKey), api.NewSecret(in.Token)}
+	return k, k.check()
+}
+
+// check refuses keys that cannot be sent.
+func (k keys) check() error {
+	if strings.ContainsFunc(k.id+k.token.Reveal(), func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return exchange.Failf(exchange.Misconfigured, "", "the keys of the function's role have a character that no key has")
+	}
+	return nil
 }
 
 // bearer returns what the endpoint for keys wants to see: from a file, which is read

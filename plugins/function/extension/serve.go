@@ -29,9 +29,13 @@ const (
 	// the answer: it is in the same sandbox.
 	requestTime = 5 * time.Second
 
-	// answerTime is how long a request waits for an exchange: as long as an init
-	// takes.
-	answerTime = 10 * time.Second
+	// startTime is how long a request waits for the extension to start: as long as
+	// Lambda lets it.
+	startTime = 10 * time.Second
+
+	// getTime is how long it then waits for an exchange. Functions have three seconds
+	// for all they do, if nobody sets more.
+	getTime = 2 * time.Second
 
 	// retryTime is what an answer asks the function to wait for if the broker did not
 	// say.
@@ -70,15 +74,13 @@ func (e *extension) serve() {
 // its size.
 func (e *extension) answer(conn net.Conn) {
 	conn.SetReadDeadline(time.Now().Add(requestTime))
-	conn.SetWriteDeadline(time.Now().Add(requestTime + answerTime))
+	conn.SetWriteDeadline(time.Now().Add(startTime + getTime + requestTime))
 	defer context.AfterFunc(e.life, func() { conn.SetDeadline(time.Now()) })()
 	req, err := http.ReadRequest(bufio.NewReader(io.LimitReader(conn, maxRequest)))
 	if err != nil {
 		return // who does not speak HTTP gets no answer
 	}
-	ctx, cancel := context.WithTimeout(e.life, answerTime)
-	defer cancel()
-	a := e.reply(ctx, req)
+	a := e.reply(e.life, req)
 	fmt.Fprintf(conn, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %d\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n%sConnection: close\r\n\r\n%s",
 		a.status, http.StatusText(a.status), a.media, len(a.body), a.more, a.body) // who has gone needs no answer
 }
@@ -165,14 +167,20 @@ func (e *extension) give(ctx context.Context, name string, form func(*function.C
 
 // get returns a credential in force. It waits for the start of the extension.
 func (e *extension) get(ctx context.Context, name string) (*function.Credential, error) {
+	timer := time.NewTimer(startTime)
+	defer timer.Stop()
 	select {
 	case <-e.started:
+	case <-timer.C:
+		return nil, errors.New("the extension has not started yet")
 	case <-ctx.Done():
-		return nil, fmt.Errorf("waiting for the extension to start: %w", ctx.Err())
+		return nil, function.ErrClosed
 	}
 	if e.failed != nil {
 		return nil, e.failed
 	}
+	ctx, cancel := context.WithTimeout(ctx, getTime)
+	defer cancel()
 	return e.set.Get(ctx, name)
 }
 
