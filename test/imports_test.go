@@ -45,6 +45,8 @@ var mayImport = map[string][]string{
 	"plugins/function/awscreds":    {"plugins/exchange", "plugins/function"},
 	"plugins/function/extension":   {"broker/api", "plugins/exchange", "plugins/function"},
 
+	"examples/functions/lambda-go": {"plugins/function", "plugins/function/awsidentity"},
+
 	"broker/keys/pkcs11/wire": {},
 	"cmd/brevetd-pkcs11":      {"broker/keys/pkcs11/wire"},
 

@@ -2,6 +2,7 @@ package cloud
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,10 +37,25 @@ import (
 type Broker struct {
 	URL   string
 	Lease *lease.Store
+	Redis *redis.Client
 
 	t    testing.TB
 	file string // the audit log
 	log  locked
+
+	down atomic.Bool
+}
+
+// Down makes the broker answer nothing: connections end. Down(false) ends that.
+func (b *Broker) Down(down bool) { b.down.Store(down) }
+
+func (b *Broker) unlessDown(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if b.down.Load() {
+			panic(http.ErrAbortHandler)
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // locked is a buffer for many.
@@ -64,6 +81,7 @@ type Issuer struct {
 	Preset, URL string
 	Audience    string // "": the broker's URL
 	Match       string // of the policy: YAML, such as {app_id: "1"}
+	TTL         string // of what the policy grants; "": 5m, and 10m of the queue
 }
 
 // StartBroker starts a broker that grants both credentials to whom the issuers'
@@ -73,8 +91,8 @@ func StartBroker(t testing.TB, from ...Issuer) *Broker {
 	var handler http.Handler
 	public := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }))
 	t.Cleanup(public.Close)
-	b := &Broker{t: t, URL: public.URL}
 	client := redis.NewClient(&redis.Options{Addr: servers.Redis(t), MaxRetries: -1})
+	b := &Broker{t: t, URL: public.URL, Redis: client}
 	t.Cleanup(func() { client.Close() })
 	dir := t.TempDir()
 	root, err := keys.NewSoftware(time.Now())
@@ -105,7 +123,7 @@ func StartBroker(t testing.TB, from ...Issuer) *Broker {
 		JWKS: epochs.JWKS, Trust: func() ([]byte, error) { return nil, errors.New("no bundle") },
 		Ready: func(context.Context) (error, error) { return nil, nil }, Policies: func() any { return nil },
 	}
-	handler = s.Handler()
+	handler = b.unlessDown(s.Handler())
 	b.watch(core)
 	return b
 }
@@ -151,7 +169,7 @@ func (b *Broker) policies(set *issuers.Set, from []Issuer, dir string) *policies
 		preset, _ := set.Preset(i.Preset)
 		known[i.Preset] = preset
 		text := "policy: shop-" + i.Preset + "\nissuer: " + i.Preset + "\nmatch: " + i.Match +
-			"\ngrant:\n  - {credential: database, ttl: 5m}\n  - {credential: queue, ttl: 10m}\n"
+			"\ngrant:\n  - {credential: database, ttl: " + cmp.Or(i.TTL, "5m") + "}\n  - {credential: queue, ttl: " + cmp.Or(i.TTL, "10m") + "}\n"
 		b.must(os.WriteFile(filepath.Join(folder, i.Preset+".yaml"), []byte(text), 0o600))
 	}
 	out, err := policies.Load(folder, policies.Options{Issuers: known, Credentials: map[string]policies.Credential{"database": {}, "queue": {}}})

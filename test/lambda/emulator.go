@@ -80,6 +80,9 @@ func (e *Emulator) fill(program string, f Function) error {
 	return os.Mkdir(filepath.Join(e.Root, "tmp"), 0o700)
 }
 
+// copyFile writes a program. While it does, no process of ours is started: one would
+// have the file open for writing until its own program runs, and meanwhile nobody
+// could run this one.
 func copyFile(to, from string) error {
 	data, err := os.ReadFile(from)
 	if err != nil {
@@ -88,6 +91,8 @@ func copyFile(to, from string) error {
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 		return err
 	}
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	return os.WriteFile(to, data, 0o755)
 }
 

@@ -150,7 +150,7 @@ func (s *script) play() {
 	s.call("GET", extensionPath+"event/next", "", "Lambda-Extension-Identifier", "x")
 	s.call("GET", extensionPath+"event/next", "", "Lambda-Extension-Identifier", "01234567-89ab-4def-8123-456789abcdef")
 	s.call("GET", "/2018-06-01/runtime/nothing", "")
-	s.register("watch", `"INVOKE","SHUTDOWN"`)
+	s.register("watch", `"INVOKE"`)
 	s.register("watch", `"INVOKE"`)
 	s.register("inner", `"SHUTDOWN"`)
 	s.register("inner", `"INVOKE"`)
@@ -214,6 +214,7 @@ func converse(t *testing.T, api string, log *journal, invoke func(context.Contex
 
 // TestSameAsTheEmulator has one conversation with both.
 func TestSameAsTheEmulator(t *testing.T) {
+	t.Parallel()
 	f := lambda.Function{Command: []string{build(t, "./testdata/idle")}, Extensions: t.TempDir(), Timeout: 20 * time.Second}
 	if err := os.Link(f.Command[0], filepath.Join(f.Extensions, "watch")); err != nil {
 		t.Fatal(err)
@@ -255,6 +256,7 @@ func payloadOf(s *lambda.Sandbox) func(context.Context, []byte) ([]byte, error) 
 // TestFailsAsTheEmulator: what the caller gets of a function that exits. Of one that
 // does so in its init the emulator says nothing, other than Lambda.
 func TestFailsAsTheEmulator(t *testing.T) {
+	t.Parallel()
 	f := lambda.Function{Command: []string{build(t, "./testdata/idle")}, Timeout: 20 * time.Second, Environment: map[string]string{"IDLE": "exit"}}
 	emulator, _, _ := emulate(t, f)
 	s, _ := open(t, f)

@@ -70,40 +70,57 @@ func readEvents(r *http.Request) (events []string, problem string) {
 func (g *generation) admit(w http.ResponseWriter, name string, events []string) *party {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	at := slices.IndexFunc(g.extensions, func(p *party) bool { return p.name == name })
-	external := at >= 0 && !g.extensions[at].internal
-	for _, e := range events {
-		switch {
-		case e == eventShutdown && !external:
-			forbid(w, "Extension.InvalidEventType", e+": ShutdownEventNotSupportedForInternalExtension")
-			return nil
-		case e != eventInvoke && e != eventShutdown:
-			forbid(w, "Extension.InvalidEventType", e+": ErrorInvalidEventType")
+	var p *party
+	if at := slices.IndexFunc(g.extensions, func(p *party) bool { return p.name == name }); at >= 0 {
+		p = g.extensions[at]
+	}
+	external := p != nil && !p.internal
+	if problem := unknownEvent(events, external); problem != "" {
+		forbid(w, "Extension.InvalidEventType", problem)
+		return nil
+	}
+	if external && p.state != started {
+		forbidState(w, p, registered, name)
+		return nil
+	}
+	if !external {
+		if p = g.admitInternalLocked(w, name, p != nil); p == nil {
 			return nil
 		}
 	}
-	var p *party
+	p.state, p.events = registered, slices.Compact(slices.Sorted(slices.Values(events)))
+	g.announceLocked()
+	return p
+}
+
+// unknownEvent says what is wrong with events; "": nothing.
+func unknownEvent(events []string, external bool) string {
+	for _, e := range events {
+		switch {
+		case e == eventShutdown && !external:
+			return e + ": ShutdownEventNotSupportedForInternalExtension"
+		case e != eventInvoke && e != eventShutdown:
+			return e + ": ErrorInvalidEventType"
+		}
+	}
+	return ""
+}
+
+// admitInternalLocked makes an extension within the runtime, or refuses.
+func (g *generation) admitInternalLocked(w http.ResponseWriter, name string, taken bool) *party {
 	switch {
-	case external && g.extensions[at].state != started:
-		forbidState(w, g.extensions[at], registered, name)
-		return nil
-	case external:
-		p = g.extensions[at]
 	case g.closed:
 		forbid(w, "Extension.RegistrationClosed", "Extension registration closed already")
-		return nil
-	case at >= 0:
-		forbid(w, "Extension.InvalidExtensionState", "Extension with this name already registered")
 		return nil
 	case len(g.extensions) >= maxExtensions:
 		forbid(w, "Extension.TooManyExtensions", "Extension limit (10) reached")
 		return nil
-	default:
-		p = &party{name: name, id: newUUID(), internal: true}
-		g.extensions = append(g.extensions, p)
+	case taken:
+		forbid(w, "Extension.InvalidExtensionState", "Extension with this name already registered")
+		return nil
 	}
-	p.state, p.events = registered, slices.Compact(slices.Sorted(slices.Values(events)))
-	g.announceLocked()
+	p := &party{name: name, id: newUUID(), internal: true}
+	g.extensions = append(g.extensions, p)
 	return p
 }
 

@@ -19,6 +19,7 @@ import (
 // TestFailures: what the caller of a function gets when it goes wrong, and whether
 // that costs the sandbox its processes.
 func TestFailures(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name, payload  string
 		limit          time.Duration // 0: that of the probe
@@ -97,6 +98,7 @@ func TestAnsweredBeforeItFailed(t *testing.T) {
 // TestInitFailures: an init that does not succeed is tried again by the invocation,
 // within the function's timeout.
 func TestInitFailures(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name, how, extension string
 		wantType, want       string
@@ -146,6 +148,7 @@ func TestInitTooLong(t *testing.T) {
 
 // TestStubbornExtension: what does not end by itself is ended, in time.
 func TestStubbornExtension(t *testing.T) {
+	t.Parallel()
 	s, _ := open(t, probe(t, "stubborn"))
 	invoke(t, s, `1`)
 	began := time.Now()

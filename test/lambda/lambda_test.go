@@ -166,3 +166,13 @@ func TestLife(t *testing.T) {
 		}
 	}
 }
+
+// TestNoExtension: a runtime without any extension is not told of its end.
+func TestNoExtension(t *testing.T) {
+	s, _ := open(t, probe(t))
+	invoke(t, s, `1`)
+	s.Shutdown()
+	if want := []lambda.Exit{{Name: "runtime", Status: "signal: killed", Killed: true}}; !slices.Equal(s.Exits(), want) {
+		t.Errorf("the processes ended as %v, want %v", s.Exits(), want)
+	}
+}

@@ -3,6 +3,7 @@ package lambda_test
 import (
 	"bytes"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 // its tests start: simple ones, that do what they are told.
 func TestMain(m *testing.M) {
 	if os.Getenv("AWS_LAMBDA_RUNTIME_API") == "" {
+		flag.Set("test.parallel", "8") // most of their time they wait
 		os.Exit(m.Run())
 	}
 	if os.Getenv("_HANDLER") != "" {
