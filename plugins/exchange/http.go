@@ -10,7 +10,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/url"
 	"os"
 	"strconv"
@@ -171,7 +170,11 @@ func sendOnce(ctx context.Context, client *http.Client, patience time.Duration, 
 	// net/http repeats a request with an Idempotency-Key by itself where a
 	// connection breaks; the proof in it would be used twice.
 	req.GetBody = nil
-	longer, sent, stop := outlast(ctx, patience)
+	body := &noted{ReadCloser: req.Body}
+	if patience > 0 {
+		req.Body = body
+	}
+	longer, stop := outlast(ctx, patience, &body.read)
 	defer stop()
 	r, err := roundTrip(client, req.WithContext(longer))
 	if err == nil {
@@ -180,22 +183,30 @@ func sendOnce(ctx context.Context, client *http.Client, patience time.Duration, 
 	if ctx.Err() != nil {
 		err = ctx.Err() // not that of longer, which tells nothing
 	}
-	if patience > 0 && sent() && !errors.Is(err, errTooLarge) {
+	if body.read.Load() && !errors.Is(err, errTooLarge) {
 		err = fmt.Errorf("%w; %w", err, ErrUnanswered)
 	}
 	return nil, err
 }
 
+// A noted body tells whether anything of it was read: then its request has a
+// connection. (Package httptrace tells that, too, and is 30 KB of a program.)
+type noted struct {
+	io.ReadCloser
+	read atomic.Bool
+}
+
+func (n *noted) Read(p []byte) (int, error) {
+	n.read.Store(true)
+	return n.ReadCloser.Read(p)
+}
+
 // outlast returns the context of one request. It ends with ctx or, if the
-// request has a connection by then, patience later.
-func outlast(ctx context.Context, patience time.Duration) (longer context.Context, sent func() bool, stop func()) {
-	var connected atomic.Bool
+// request is sent by then, patience later.
+func outlast(ctx context.Context, patience time.Duration, sent *atomic.Bool) (longer context.Context, stop func()) {
 	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	longer = httptrace.WithClientTrace(longer, &httptrace.ClientTrace{
-		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
-	})
 	release := context.AfterFunc(ctx, func() {
-		if connected.Load() {
+		if sent.Load() {
 			timer := time.NewTimer(patience)
 			defer timer.Stop()
 			select {
@@ -205,7 +216,7 @@ func outlast(ctx context.Context, patience time.Duration) (longer context.Contex
 		}
 		cancel()
 	})
-	return longer, connected.Load, func() { release(); cancel() }
+	return longer, func() { release(); cancel() }
 }
 
 func roundTrip(client *http.Client, req *http.Request) (*Reply, error) {

@@ -151,6 +151,18 @@ func New(ctx context.Context, broker string, credentials ...string) (*Set, error
 
 // New is [New] with options.
 func (o Options) New(ctx context.Context, broker string, credentials ...string) (*Set, error) {
+	if o.Source == nil {
+		var err error
+		if o.Source, err = o.find(); err != nil {
+			return nil, explain(err)
+		}
+	}
+	return o.NewWithSource(ctx, broker, credentials...)
+}
+
+// NewWithSource is New where Source is set. A program that calls it and no New
+// links none of the platforms, which are a third of this package.
+func (o Options) NewWithSource(ctx context.Context, broker string, credentials ...string) (*Set, error) {
 	s, err := o.set(broker, credentials)
 	if err != nil {
 		return nil, explain(err)
@@ -182,13 +194,13 @@ func (o Options) set(broker string, credentials []string) (*Set, error) {
 	if err := exchange.CheckNames(credentials); err != nil {
 		return nil, err
 	}
-	o.host = o.host.orReal()
-	source, err := o.find()
-	if err != nil {
-		return nil, err
+	if o.Source == nil {
+		return nil, exchange.Failf(exchange.Misconfigured, "", "no source of the function's token")
 	}
+	o.host = o.host.orReal()
 	o.Audience, o.MaxStale = cmp.Or(o.Audience, broker), cmp.Or(o.MaxStale, defaultStale)
 	if o.HTTPClient == nil {
+		var err error
 		if o.HTTPClient, err = exchange.NewHTTPClient(cmp.Or(o.CAFile, o.host.getenv("BREVET_CA_FILE"))); err != nil {
 			return nil, err
 		}
@@ -201,7 +213,7 @@ func (o Options) set(broker string, credentials []string) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Set{options: o, credentials: slices.Clone(credentials), client: client, http: o.HTTPClient, source: source, now: o.host.now, news: make(chan struct{}, 1)}
+	s := &Set{options: o, credentials: slices.Clone(credentials), client: client, http: o.HTTPClient, source: jwtSource{o.Source}, now: o.host.now, news: make(chan struct{}, 1)}
 	s.wire = s.now()
 	s.life, s.end = context.WithCancel(context.Background())
 	return s, nil

@@ -43,18 +43,11 @@ const tokenFile = "BREVET_TOKEN_FILE"
 // find returns where the token comes from. It looks at the environment only, and
 // asks nobody: a cold start has no time for a server that is not there.
 func (o Options) find() (Source, error) {
-	if o.Source != nil {
-		return jwtSource{o.Source}, nil
+	o.host = o.host.orReal()
+	if o.Platform != "" {
+		return o.on(o.Platform)
 	}
-	platform := o.Platform
-	if platform == "" {
-		platform = o.detect()
-	}
-	source, err := o.on(platform)
-	if err != nil {
-		return nil, err
-	}
-	return jwtSource{source}, nil
+	return o.on(o.detect())
 }
 
 // detect returns the platform, or "".
