@@ -29,8 +29,18 @@ func (p *program) extension(ctx context.Context, args []string) (int, error) {
 	if err != nil {
 		return statusOf(err), err
 	}
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	defer signal.Stop(signals)
+	go func() {
+		select {
+		case <-signals:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	err = o.Run(ctx)
 	return statusOf(err), err
 }

@@ -7,9 +7,9 @@ An external extension of AWS Lambda, for functions in any language: it gets
 credentials while the function starts, by the identity that AWS gives the
 function, keeps them fresh, and revokes them when Lambda ends the sandbox.
 
-Lambda starts each file in /opt/extensions without arguments, and knows it by its
-name: copy brevet to brevet-extension there, by a layer or in the image. What
-starts it from a file of another name gives that as NAME.
+Lambda starts each file in /opt/extensions without arguments, and knows it by
+its name: copy brevet to brevet-extension there, by a layer or in the image.
+What starts it from a file of another name gives that as NAME.
 
 The function asks http://127.0.0.1:2774, and shows the token that is in the file
 /tmp/brevet/token:  Authorization: Bearer TOKEN
@@ -29,12 +29,14 @@ The function's environment configures it:
                    NAME[,NAME]: what to get, all in one exchange
   BREVET_AUDIENCE  what STS is asked for a token for (default: BREVET_BROKER)
   BREVET_TTL       ask for less time than granted, as 15m
-  BREVET_CA_FILE   PEM certificates to trust besides the system's, for the broker
+  BREVET_CA_FILE   PEM certificates to trust besides the system's, for the
+                   broker
   BREVET_START_WITHOUT
-                   true: let the function start although STS or the broker cannot
-                   be reached; what is refused still fails (default: false)
-  BREVET_MAX_STALE after how long the broker is asked for what was revoked, as 1m
-                   (the default), or never
+                   true: let the function start although STS or the broker
+                   cannot be reached; what is refused still fails (default:
+                   false)
+  BREVET_MAX_STALE after how long the broker is asked for what was revoked, as
+                   1m (the default), or never
   BREVET_FILES     true: write each value to a file as well, of mode 0600:
                    /tmp/brevet/credentials/NAME/VALUE (default: false)
   BREVET_PORT      another port than 2774

@@ -167,7 +167,7 @@ func (e *extension) start(ctx context.Context) error {
 	o.Source, o.OnError, o.Later = identity, e.Tell, e.Getenv(kindVariable) == snapStart
 	ctx, cancel := context.WithTimeout(ctx, initTime)
 	defer cancel()
-	if e.set, e.failed = o.New(ctx, e.Broker, e.Credentials...); e.failed != nil {
+	if e.set, e.failed = o.NewWithSource(ctx, e.Broker, e.Credentials...); e.failed != nil {
 		return e.failed
 	}
 	if e.Files {

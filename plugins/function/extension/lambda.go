@@ -47,9 +47,9 @@ func newRuntime(address string) *runtime {
 // register makes the extension known by its name, that of its file. Lambda starts
 // the function's own code when all extensions have done so.
 func (r *runtime) register(ctx context.Context, name string, events []string) error {
-	header, _, err := r.send(ctx, http.MethodPost, "register", http.Header{nameHeader: {name}}, map[string][]string{"events": events})
+	header, _, err := r.send(ctx, "registering the extension", http.MethodPost, "register", http.Header{nameHeader: {name}}, map[string][]string{"events": events})
 	if err != nil {
-		return fmt.Errorf("registering the extension: %w", err)
+		return err
 	}
 	if r.id = header.Get(idHeader); r.id == "" {
 		return exchange.Failf(exchange.Protocol, "", "registering the extension: Lambda gave it no identifier")
@@ -66,13 +66,14 @@ type event struct {
 // next tells Lambda that all is done for the event before, and waits for another.
 // Meanwhile the sandbox may be frozen.
 func (r *runtime) next(ctx context.Context) (*event, error) {
-	_, body, err := r.send(ctx, http.MethodGet, "event/next", http.Header{idHeader: {r.id}}, nil)
+	const what = "asking for the next event"
+	_, body, err := r.send(ctx, what, http.MethodGet, "event/next", http.Header{idHeader: {r.id}}, nil)
 	if err != nil {
-		return nil, fmt.Errorf("asking for the next event: %w", err)
+		return nil, err
 	}
 	var e event
 	if err := json.Unmarshal(body, &e); err != nil {
-		return nil, exchange.Failf(exchange.Protocol, "", "asking for the next event: Lambda's answer is none")
+		return nil, exchange.Failf(exchange.Protocol, "", "%s: Lambda's answer is none", what)
 	}
 	return &e, nil
 }
@@ -86,38 +87,39 @@ func (r *runtime) initError(ctx context.Context, kind, message string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sayTime)
 	defer cancel()
 	header := http.Header{idHeader: {r.id}, errorHeader: {kind}}
-	_, _, err := r.send(ctx, http.MethodPost, "init/error", header, map[string]any{"errorType": kind, "errorMessage": message, "stackTrace": []string{}})
-	if err != nil {
-		return fmt.Errorf("telling Lambda of the error: %w", err)
-	}
-	return nil
+	_, _, err := r.send(ctx, "telling Lambda of the error", http.MethodPost, "init/error", header, map[string]any{"errorType": kind, "errorMessage": message, "stackTrace": []string{}})
+	return err
 }
 
-// send makes one request. body is nil for none.
-func (r *runtime) send(ctx context.Context, method, path string, header http.Header, body any) (http.Header, []byte, error) {
-	var text []byte
-	if body != nil {
-		var err error
-		if text, err = json.Marshal(body); err != nil {
-			return nil, nil, err
-		}
-	}
-	req, err := http.NewRequestWithContext(ctx, method, r.url+path, bytes.NewReader(text))
+// send makes one request with body in JSON, nil for none. what is for errors.
+func (r *runtime) send(ctx context.Context, what, method, path string, header http.Header, body any) (http.Header, []byte, error) {
+	req, err := r.request(ctx, method, path, body)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("%s: %w", what, err)
 	}
 	req.Header = header
 	resp, err := r.client.Do(req)
 	if err != nil {
-		return nil, nil, exchange.Failf(exchange.Unavailable, "", "%w", err)
+		return nil, nil, exchange.Failf(exchange.Unavailable, "", "%s: %w", what, err)
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxEvent))
 	if err != nil {
-		return nil, nil, exchange.Failf(exchange.Unavailable, "", "reading Lambda's answer: %w", err)
+		return nil, nil, exchange.Failf(exchange.Unavailable, "", "%s: reading Lambda's answer: %w", what, err)
 	}
 	if resp.StatusCode/100 != 2 {
-		return nil, nil, exchange.Failf(exchange.Protocol, "", "Lambda answered %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
+		return nil, nil, exchange.Failf(exchange.Protocol, "", "%s: Lambda answered %d %s", what, resp.StatusCode, http.StatusText(resp.StatusCode))
 	}
 	return resp.Header, answer, nil
+}
+
+func (r *runtime) request(ctx context.Context, method, path string, body any) (*http.Request, error) {
+	if body == nil {
+		return http.NewRequestWithContext(ctx, method, r.url+path, nil)
+	}
+	text, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	return http.NewRequestWithContext(ctx, method, r.url+path, bytes.NewReader(text))
 }
