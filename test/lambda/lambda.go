@@ -81,6 +81,7 @@ type Function struct {
 	Account string        // "": 111122223333
 	Timeout time.Duration // of an invocation; 0: 3 s, as on Lambda
 	Init    time.Duration // how long Init may take; 0: 10 s, as on Lambda
+	Grace   time.Duration // what a shutdown may take more than on Lambda, where the machine is busy
 
 	// Log gets what the processes write, and lines of the platform such as REPORT:
 	// what is in CloudWatch Logs. It is used by one goroutine at a time. nil: nobody.

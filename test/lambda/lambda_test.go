@@ -55,6 +55,9 @@ func open(t *testing.T, f lambda.Function) (*lambda.Sandbox, *journal) {
 	return s, log
 }
 
+// grace lets processes end by themselves on a machine that is busy with other tests.
+const grace = 20 * time.Second
+
 // probe is a function with this program as its runtime, and as its extensions.
 func probe(t *testing.T, extensions ...string) lambda.Function {
 	t.Helper()
@@ -62,7 +65,7 @@ func probe(t *testing.T, extensions ...string) lambda.Function {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := lambda.Function{Command: []string{self}, Environment: map[string]string{}, Timeout: 20 * time.Second}
+	f := lambda.Function{Command: []string{self}, Environment: map[string]string{}, Timeout: 20 * time.Second, Grace: grace}
 	f.Environment["GORACE"] = "atexit_sleep_ms=0" // else a program with the race detector waits for a second
 	if len(extensions) > 0 {
 		f.Extensions = t.TempDir()

@@ -56,7 +56,7 @@ func (s *Sandbox) gone() {
 func (g *generation) shutdown(why Reason) {
 	g.update(func() { g.ending, g.closed = true, true })
 	g.thaw()
-	now := time.Now()
+	now := time.Now().Add(g.sandbox.function.Grace)
 	within, beside := g.extended()
 	if within || beside {
 		limit := runtimeTime
