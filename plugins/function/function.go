@@ -157,11 +157,15 @@ func (o Options) New(ctx context.Context, broker string, credentials ...string) 
 			return nil, explain(err)
 		}
 	}
-	return o.NewWithSource(ctx, broker, credentials...)
+	s, err := o.NewWithSource(ctx, broker, credentials...)
+	if err == nil && o.Listen {
+		s.running.Go(s.listen)
+	}
+	return s, err
 }
 
-// NewWithSource is New where Source is set. A program that calls it and no New
-// links none of the platforms, which are a third of this package.
+// NewWithSource is New without what a program need not link that has a Source and
+// is frozen: the platforms, and Listen. They are a third of this package.
 func (o Options) NewWithSource(ctx context.Context, broker string, credentials ...string) (*Set, error) {
 	s, err := o.set(broker, credentials)
 	if err != nil {
@@ -183,9 +187,6 @@ func (o Options) NewWithSource(ctx context.Context, broker string, credentials .
 		s.tell(err)
 	}
 	s.running.Go(s.tend)
-	if o.Listen {
-		s.running.Go(s.listen)
-	}
 	return s, nil
 }
 
