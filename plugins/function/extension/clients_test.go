@@ -14,6 +14,7 @@ import (
 	"github.com/brevet-dev/brevet/plugins/runner/runnertest"
 	"github.com/brevet-dev/brevet/test/cloud"
 	"github.com/brevet-dev/brevet/test/lambda"
+	"github.com/brevet-dev/brevet/test/servers"
 	"github.com/brevet-dev/brevet/test/sts"
 )
 
@@ -102,4 +103,54 @@ func TestAWSSDK(t *testing.T) {
 	if _, live, _ := broker.Counts(); live != 0 {
 		t.Errorf("%d sessions live", live)
 	}
+}
+
+// TestEmulator runs the extension under AWS's Runtime Interface Emulator: the code
+// that runs in Lambda.
+func TestEmulator(t *testing.T) {
+	t.Parallel()
+	program, err := filepath.Abs("../../../.tools/bin/aws-lambda-rie")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, log := newWorld(t), &journal{}
+	f := w.deploy(lambda.Function{Command: []string{filepath.Join(programs, "probe")}}, log, "ASK_AT_INIT", "/credentials/database", "BREVET_FILES", "true")
+	emulator, err := lambda.Emulate(program, servers.FreeAddr(t), servers.FreeAddr(t), f)
+	if err != nil {
+		t.Fatalf("starting the emulator: %v; run: make tools", err)
+	}
+	t.Cleanup(func() {
+		if err := emulator.Close(); err != nil {
+			t.Errorf("Close = %v", err)
+		}
+		if t.Failed() {
+			t.Logf("the emulator's log:\n%s", log)
+		}
+	})
+	s := &sandbox{t: t, log: log}
+	ask := func(payload string) (c credential) {
+		t.Helper()
+		answer, err := emulator.Invoke(t.Context(), []byte(payload))
+		var found find
+		if err == nil {
+			err = json.Unmarshal(answer, &found)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.read(found, &c)
+		return c
+	}
+	first, second := ask(`{"Init": true}`), ask(`{"Path": "/credentials/database"}`)
+	if first.LeaseID != second.LeaseID || w.state(first.LeaseID) != "active" {
+		t.Errorf("the leases are %s and %s", first.LeaseID, second.LeaseID)
+	}
+	emulator.Shutdown()
+	if got := w.state(first.LeaseID); got != "revoked" {
+		t.Errorf("after the shutdown the lease is %s", got)
+	}
+	if entries, err := os.ReadDir(filepath.Join(emulator.Root, "tmp")); err != nil || len(entries) > 0 {
+		t.Errorf("/tmp has %v, %v", entries, err)
+	}
+	w.quiet(s, first.Values["token"])
 }

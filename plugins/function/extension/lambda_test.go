@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -30,20 +31,55 @@ import (
 	"github.com/brevet-dev/brevet/test/sts"
 )
 
-// brevet builds the program as releases are, and returns the folder that has it as
-// brevet-extension: /opt/extensions.
-var brevet = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "extensions-")
-	if err != nil {
-		return "", err
+// programs has brevet as releases have it, as opt/brevet-extension, and the function
+// that the tests invoke, as probe. TestMain makes it.
+var programs string
+
+func TestMain(m *testing.M) { os.Exit(runTests(m)) }
+
+func runTests(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "extension-")
+	if err == nil {
+		programs = dir
+		defer os.RemoveAll(dir)
+		err = errors.Join(build("../../../cmd/brevet", "opt/brevet-extension"), build("./testdata/probe", "probe"))
 	}
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-tags=nethttpomithttp2", "-ldflags=-s -w", "-o", filepath.Join(dir, "brevet-extension"), "../../../cmd/brevet")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+// build builds a static program.
+func build(from, to string) error {
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-tags=nethttpomithttp2", "-ldflags=-s -w", "-o", filepath.Join(programs, to), from)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build: %w\n%s", err, out)
+		return fmt.Errorf("go build %s: %w\n%s", from, err, out)
 	}
-	return dir, nil
-})
+	return nil
+}
+
+// A wish is what the function is invoked with: a request to the extension, or a file
+// to read below the extension's folder.
+type wish struct {
+	Path   string
+	Method string  // "": GET
+	Host   string  // "": as the extension listens
+	Header *string // Authorization; nil: the token
+	File   string
+	Init   bool // what the same gave while the function started
+}
+
+// A find is what the function answers.
+type find struct {
+	Status int
+	Header http.Header
+	Body   string
+	Mode   string // of the file
+	Error  string
+}
 
 // A journal is what a sandbox logs.
 type journal struct {
@@ -126,32 +162,31 @@ type sandbox struct {
 // sandbox makes one with more variables, as pairs.
 func (w *world) sandbox(pairs ...string) *sandbox {
 	w.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		w.Fatal(err)
-	}
-	return w.run(lambda.Function{Command: []string{self}}, pairs...)
+	return w.run(lambda.Function{Command: []string{filepath.Join(programs, "probe")}}, pairs...)
 }
 
-func (w *world) run(f lambda.Function, pairs ...string) *sandbox {
+// deploy adds to a function what makes the extension work, and more variables.
+func (w *world) deploy(f lambda.Function, log io.Writer, pairs ...string) lambda.Function {
 	w.Helper()
-	dir, err := brevet()
-	if err != nil {
-		w.Fatal(err)
-	}
 	_, port, err := net.SplitHostPort(servers.FreeAddr(w))
 	if err != nil {
 		w.Fatal(err)
 	}
-	s := &sandbox{t: w.T, log: &journal{}}
-	f.Extensions, f.Role, f.Timeout, f.Log = dir, w.role, 20*time.Second, s.log
+	f.Extensions, f.Role, f.Timeout, f.Log = filepath.Join(programs, "opt"), w.role, 20*time.Second, log
 	f.Environment = map[string]string{
 		"BREVET_BROKER": w.broker.URL, "BREVET_CREDENTIALS": "database,queue", "BREVET_PORT": port, "AWS_ENDPOINT_URL_STS": w.sts.URL,
 	}
 	for i := 0; i < len(pairs); i += 2 {
 		f.Environment[pairs[i]] = pairs[i+1]
 	}
-	if s.Sandbox, err = lambda.New(f); err != nil {
+	return f
+}
+
+func (w *world) run(f lambda.Function, pairs ...string) *sandbox {
+	w.Helper()
+	s := &sandbox{t: w.T, log: &journal{}}
+	var err error
+	if s.Sandbox, err = lambda.New(w.deploy(f, s.log, pairs...)); err != nil {
 		w.Fatal(err)
 	}
 	w.Cleanup(func() {

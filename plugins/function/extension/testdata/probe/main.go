@@ -1,4 +1,6 @@
-package extension_test
+// Probe is a function of AWS Lambda for the tests of the extension: it asks it for
+// what it is told to.
+package main
 
 import (
 	"bytes"
@@ -8,16 +10,11 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"testing"
 )
 
-// TestMain makes this program the function, where Lambda starts it.
-func TestMain(m *testing.M) {
-	if os.Getenv("AWS_LAMBDA_RUNTIME_API") == "" {
-		os.Exit(m.Run())
-	}
-	if err := runFunction(); err != nil {
-		fmt.Fprintln(os.Stderr, "function:", err)
+func main() {
+	if err := serve(); err != nil {
+		fmt.Fprintln(os.Stderr, "probe:", err)
 		os.Exit(9)
 	}
 }
@@ -86,8 +83,8 @@ func readFile(path string) find {
 	return find{Body: string(body), Mode: info.Mode().String()}
 }
 
-// runFunction is a runtime with a function in it.
-func runFunction() error {
+// serve is a runtime with the function in it.
+func serve() error {
 	var atInit find
 	if path := os.Getenv("ASK_AT_INIT"); path != "" {
 		atInit = grant(wish{Path: path})
