@@ -96,7 +96,7 @@ type extension struct {
 }
 
 // Run is the whole life of an extension: until Lambda ends it, or ctx does. Its
-// errors are Failures, or of Lambda.
+// errors are Failures, where something can be done about them.
 func (o Options) Run(ctx context.Context) error {
 	e := &extension{Options: o, lambda: newRuntime(o.Runtime), started: make(chan struct{})}
 	e.life, e.end = context.WithCancel(context.Background())
@@ -139,12 +139,12 @@ func (e *extension) prepare() (err error) {
 			return exchange.Failf(exchange.Misconfigured, "", "the credential %s cannot be the name of a folder", exchange.Printable(name))
 		}
 	}
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(e.Port))
+	if e.web, err = net.Listen("tcp", address); err != nil { // before the folder: it may be that of who listens
+		return exchange.Failf(exchange.Misconfigured, "another extension may listen there: set BREVET_PORT to another port, and tell the function of it", "listening for the function: %w", err)
+	}
 	if e.folder, err = openFolder(e.Dir, e.Files); err != nil {
 		return err
-	}
-	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(e.Port))
-	if e.web, err = net.Listen("tcp", address); err != nil {
-		return exchange.Failf(exchange.Misconfigured, "another extension may listen there: set BREVET_PORT to another port, and tell the function of it", "listening for the function: %w", err)
 	}
 	e.bearer = newBearer()
 	if err := e.folder.write(e.folder.tokenPath(), e.bearer.Reveal()); err != nil {
@@ -164,7 +164,8 @@ func (e *extension) start(ctx context.Context) error {
 		return err
 	}
 	o := e.Function
-	o.Source, o.OnError, o.Later = identity, e.Tell, e.Getenv(kindVariable) == snapStart
+	kind := e.Getenv(kindVariable)
+	o.Source, o.OnError, o.Later, o.Listen = identity, e.Tell, kind == snapStart, kind == managed
 	ctx, cancel := context.WithTimeout(ctx, initTime)
 	defer cancel()
 	if e.set, e.failed = o.NewWithSource(ctx, e.Broker, e.Credentials...); e.failed != nil {
@@ -192,7 +193,7 @@ func (e *extension) follow(ctx context.Context) error {
 			e.giveBack(next.left(time.Now()))
 			return nil
 		}
-		e.settle(ctx)
+		e.settle(ctx) // an invocation has begun
 	}
 }
 
@@ -200,6 +201,7 @@ func (e *extension) follow(ctx context.Context) error {
 func (e *extension) settle(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
+	e.sync() // without what ended while the sandbox was frozen
 	e.set.Refresh(ctx)
 	e.sync()
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -176,6 +177,102 @@ func TestShutdownInTime(t *testing.T) {
 	}
 	if _, err := os.Lstat(o.Dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the folder is still there: %v", err)
+	}
+}
+
+// get asks an extension in this process.
+func get(t *testing.T, o extension.Options, path string) (status int, body string) {
+	t.Helper()
+	token, err := os.ReadFile(filepath.Join(o.Dir, "token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequest(http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d%s", o.Port, path), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+string(token))
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Error(err)
+		return 0, ""
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Error(err)
+	}
+	return resp.StatusCode, string(text)
+}
+
+// TestManyRequests: a thousand requests while the extension starts, and some that
+// say nothing, or too much.
+func TestManyRequests(t *testing.T) {
+	t.Parallel()
+	w, s := newWorld(t), newStub(t)
+	o := s.options(w, "on-demand")
+	hold := make(chan struct{})
+	o.Function.HTTPClient = &http.Client{Transport: held{hold}}
+	wait := run(w, o)
+	servers.Eventually(t, "the extension has registered", func() error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.registered == nil {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	for _, text := range []string{"", "no HTTP\r\n\r\n", "GET / HTTP/1.1\r\nX: " + strings.Repeat("x", 20<<10) + "\r\n\r\n"} {
+		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", o.Port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		io.WriteString(conn, text) // it may be closed already
+	}
+	var all sync.WaitGroup
+	for range 1000 {
+		all.Go(func() {
+			if status, body := get(t, o, "/credentials/database/token"); status != http.StatusOK || strings.Count(body, ".") != 2 {
+				t.Errorf("%d", status)
+			}
+		})
+	}
+	close(hold)
+	all.Wait()
+	s.events <- `{"eventType":"SHUTDOWN"}`
+	if err := wait(); err != nil {
+		t.Error(err)
+	}
+	if n := len(w.broker.Events("exchange", "granted")); n != 1 {
+		t.Errorf("%d exchanges, want 1", n)
+	}
+}
+
+// held holds requests back until it is closed.
+type held struct{ until chan struct{} }
+
+func (h held) RoundTrip(r *http.Request) (*http.Response, error) {
+	<-h.until
+	return http.DefaultTransport.RoundTrip(r)
+}
+
+// TestTwo: a second extension does not take the folder of the first.
+func TestTwo(t *testing.T) {
+	t.Parallel()
+	w, s := newWorld(t), newStub(t)
+	o := s.options(w, "on-demand")
+	wait := run(w, o)
+	s.asked(t, 1)
+	if err := o.Run(t.Context()); !exchange.IsKind(err, exchange.Misconfigured) || !strings.Contains(err.Error(), "address already in use") {
+		t.Errorf("the second: %v", err)
+	}
+	if status, body := get(t, o, "/ready"); status != http.StatusOK {
+		t.Errorf("the first: %d %s", status, body)
+	}
+	s.events <- `{"eventType":"SHUTDOWN"}`
+	if err := wait(); err != nil {
+		t.Error(err)
 	}
 }
 

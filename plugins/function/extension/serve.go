@@ -33,9 +33,10 @@ const (
 	// Lambda lets it.
 	startTime = 10 * time.Second
 
-	// getTime is how long it then waits for an exchange. Functions have three seconds
-	// for all they do, if nobody sets more.
-	getTime = 2 * time.Second
+	// getTime is how long it then waits for the broker: longer than a question after
+	// revocations takes, without whose answer there is a credential, too. Functions
+	// have three seconds for all they do, if nobody sets more.
+	getTime = 2500 * time.Millisecond
 
 	// retryTime is what an answer asks the function to wait for if the broker did not
 	// say.
