@@ -1,6 +1,7 @@
 // Brevet runs inside a CI job. It shows the job's OIDC token to a broker, gets
 // leased credentials for it, gives them to one command, masks them in its
-// output, and hands them back; "brevet claims" shows what the token says. Anywhere
+// output, and hands them back; "brevet claims" shows what the token says. Beside a
+// function of AWS Lambda it is an extension: "brevet extension". Anywhere
 // else it checks what vouches for a broker: "brevet verify-trust". "brevet help" says how to use it; package runner
 // says how it works.
 package main

@@ -164,8 +164,7 @@ func (e *extension) start(ctx context.Context) error {
 		return err
 	}
 	o := e.Function
-	kind := e.Getenv(kindVariable)
-	o.Source, o.OnError, o.Later, o.Listen = identity, e.Tell, kind == snapStart, kind == managed
+	o.Source, o.OnError, o.Later = identity, e.Tell, e.Getenv(kindVariable) == snapStart
 	ctx, cancel := context.WithTimeout(ctx, initTime)
 	defer cancel()
 	if e.set, e.failed = o.NewWithSource(ctx, e.Broker, e.Credentials...); e.failed != nil {
