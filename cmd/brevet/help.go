@@ -9,7 +9,7 @@ func (p *program) help(args []string) (int, error) {
 		pages := map[string]string{
 			"exec": helpExec, "get": helpGet, "revoke": helpRevoke, "mask": helpMask, "scan": helpScan,
 			"encrypt": helpEncrypt, "decrypt": helpDecrypt,
-			"verify-trust": helpVerifyTrust, "claims": helpClaims, "agent": helpAgent, "helpers": helpHelpers, "exit-codes": helpExitCodes,
+			"verify-trust": helpVerifyTrust, "claims": helpClaims, "agent": helpAgent, "helpers": helpHelpers, extensionCommand: helpExtension, "exit-codes": helpExitCodes,
 		}
 		for name := range p.helperCommands() {
 			pages[name] = helpHelpers
@@ -36,8 +36,9 @@ Usage:
   brevet agent start|stop, brevet agent --credential NAME -- command args...
   brevet claims [NAME[,NAME]]
   brevet verify-trust --root FINGERPRINT FILE
+  brevet extension
   brevet help [exec|get|revoke|mask|scan|encrypt|decrypt|agent|helpers|claims|
-               verify-trust|exit-codes]
+               verify-trust|extension|exit-codes]
   brevet --version
 
 The job's OIDC token is looked for in this order:

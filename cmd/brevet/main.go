@@ -1,6 +1,7 @@
 // Brevet runs inside a CI job. It shows the job's OIDC token to a broker, gets
 // leased credentials for it, gives them to one command, masks them in its
-// output, and hands them back; "brevet claims" shows what the token says. Anywhere
+// output, and hands them back; "brevet claims" shows what the token says. Beside a
+// function of AWS Lambda it is an extension: "brevet extension". Anywhere
 // else it checks what vouches for a broker: "brevet verify-trust". "brevet help" says how to use it; package runner
 // says how it works.
 package main
@@ -32,10 +33,14 @@ func main() {
 }
 
 // arguments returns what brevet was called with. Called by the plugin's name it
-// is the plugin, and by that of a credential helper, the helper.
+// is the plugin, by that of a credential helper, the helper, and by that of the
+// extension of AWS Lambda, that.
 func arguments(argv []string) []string {
 	if len(argv) > 0 && filepath.Base(argv[0]) == pluginName {
 		return append([]string{pluginName}, argv[1:]...)
+	}
+	if len(argv) > 0 && filepath.Base(argv[0]) == extensionName {
+		return append([]string{extensionCommand}, argv[1:]...)
 	}
 	if len(argv) > 0 {
 		if command, ok := helperOf(filepath.Base(argv[0])); ok {
@@ -89,7 +94,7 @@ func (p *program) dispatch(ctx context.Context, args []string) (int, error) {
 	commands := map[string]func(context.Context, []string) (int, error){
 		"exec": p.exec, "get": p.get, "revoke": p.revoke, "mask": p.mask,
 		"encrypt": p.encrypt, "decrypt": p.decrypt, pluginName: p.agePlugin,
-		"verify-trust": p.verifyTrust, "claims": p.claims, "agent": p.agent, "scan": p.scan,
+		"verify-trust": p.verifyTrust, "claims": p.claims, "agent": p.agent, "scan": p.scan, extensionCommand: p.extension,
 	}
 	maps.Copy(commands, p.helperCommands())
 	if command, ok := commands[args[0]]; ok {

@@ -394,7 +394,7 @@ func status(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, topic := range []string{"", "exec", "get", "revoke", "mask", "scan", "encrypt", "decrypt", "verify-trust", "claims", "agent", "helpers", "exit-codes"} {
+	for _, topic := range []string{"", "exec", "get", "revoke", "mask", "scan", "encrypt", "decrypt", "verify-trust", "claims", "agent", "helpers", "extension", "exit-codes"} {
 		var stdout, stderr bytes.Buffer
 		args := strings.Fields("help " + topic)
 		if got := run(context.Background(), args, nil, &stdout, &stderr, nil); got != 0 || stderr.Len() > 0 {

@@ -76,6 +76,10 @@ type Options struct {
 	// reached in time: then Get tries. What is refused still is an error of New.
 	StartWithout bool
 
+	// Later lets New return without any exchange: the first Get makes it, or Refresh.
+	// It is for what is copied after New, such as sandboxes with Lambda's SnapStart.
+	Later bool
+
 	// MaxStale is for how long a credential is used on the broker's word. A Get
 	// after that first asks whether it was revoked; one that cannot ask has it all
 	// the same. While the function is at work this is asked in the background.
@@ -173,7 +177,9 @@ func (o Options) NewWithSource(ctx context.Context, broker string, credentials .
 		defer cancel()
 		ctx = short
 	}
-	err = s.exchange(ctx)
+	if !o.Later {
+		err = s.exchange(ctx)
+	}
 	if err != nil && !errors.Is(err, ErrNoRequest) && !(o.StartWithout && exchange.IsKind(err, exchange.Unavailable)) {
 		s.end()
 		return nil, explain(err)
@@ -239,6 +245,18 @@ func (s *Set) Get(ctx context.Context, credential string) (*Credential, error) {
 	return c, explain(err)
 }
 
+// Peek returns a credential if there is one in force, and asks nobody: for those who
+// keep a copy, such as a file, and must know when it changes. nil says that there
+// is none.
+func (s *Set) Peek(credential string) *Credential {
+	st := s.state.Load()
+	if st == nil {
+		return nil
+	}
+	s.used.Store(true)
+	return st.usable(credential, s.now())
+}
+
 // Close gives everything back, within five seconds or so: it ends the sessions at
 // the broker. What cannot be ended by then ends by its time, and the error says so.
 // A sandbox that is not told of its end needs no Close.
@@ -252,6 +270,7 @@ func (s *Set) Close(ctx context.Context) error {
 	}
 	s.end()
 	s.running.Wait()
+	s.thaw()
 	if st := s.state.Swap(nil); st != nil {
 		s.retired = append(s.retired, st.session)
 	}

@@ -830,3 +830,95 @@ func TestNoSource(t *testing.T) {
 		t.Errorf("NewWithSource = %v, %v", s, err)
 	}
 }
+
+// TestRefresh: what is due is done when the platform says that it will freeze.
+func TestRefresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, box := newFake(), &sandbox{}
+		s := open(t, f, f.options().On(none, box.now, "", ""))
+		wantCounts := func(exchanges, questions int) {
+			t.Helper()
+			if err := s.Refresh(t.Context()); err != nil {
+				t.Errorf("Refresh = %v", err)
+			}
+			if e, _, q := f.counts(); e != exchanges || q != questions {
+				t.Errorf("%d exchanges, %d questions; want %d, %d", e, q, exchanges, questions)
+			}
+		}
+		wantCounts(1, 0) // nothing is due
+		box.freeze(f, 5*time.Minute)
+		wantCounts(1, 1)
+		box.freeze(f, 7*time.Minute)
+		wantCounts(2, 1) // two thirds of the time are over
+		box.freeze(f, time.Hour)
+		wantCounts(3, 1)
+		box.freeze(f, time.Hour)
+		f.set(func() { f.swallow = true })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		start := time.Now()
+		if err := s.Refresh(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != time.Second {
+			t.Errorf("Refresh of a broker that does not answer = %v, after %s", err, time.Since(start))
+		}
+	})
+}
+
+// TestRefreshAfterAFailure does not try at once.
+func TestRefreshAfterAFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, box := newFake(), &sandbox{}
+		s := open(t, f, f.options().On(none, box.now, "", ""))
+		box.freeze(f, time.Hour)
+		f.set(func() { f.refuse = &api.Error{Code: api.CodeInvalidTarget} })
+		if err := s.Refresh(t.Context()); !exchange.IsKind(err, exchange.Denied) {
+			t.Errorf("Refresh = %v", err)
+		}
+		f.set(func() { f.refuse = nil })
+		_, before, _ := f.counts()
+		if err := s.Refresh(t.Context()); !exchange.IsKind(err, exchange.Denied) {
+			t.Errorf("Refresh at once = %v", err)
+		}
+		if _, after, _ := f.counts(); after != before {
+			t.Error("it was tried again at once")
+		}
+	})
+}
+
+// TestPeek asks nobody.
+func TestPeek(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, box := newFake(), &sandbox{}
+		o := f.options().On(none, box.now, "", "")
+		o.Later = true
+		s := open(t, f, o)
+		if c := s.Peek("database"); c != nil {
+			t.Errorf("Peek before an exchange = %v", c)
+		}
+		want(t, s, "1")
+		if c := s.Peek("database"); c == nil || c.LeaseID != "lease-database-1" {
+			t.Errorf("Peek = %v", c)
+		}
+		if c := s.Peek("other"); c != nil {
+			t.Errorf("Peek of another = %v", c)
+		}
+		box.freeze(f, time.Hour)
+		if c := s.Peek("database"); c != nil {
+			t.Errorf("Peek after its end = %v", c)
+		}
+		if exchanges, _, questions := f.counts(); exchanges != 1 || questions != 0 {
+			t.Errorf("%d exchanges, %d questions; want 1, 0", exchanges, questions)
+		}
+	})
+}
+
+// TestCloseAfterAFreeze: connections from before it may be dead.
+func TestCloseAfterAFreeze(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, box := newFake(), &sandbox{}
+		s := open(t, f, f.options().On(none, box.now, "", ""))
+		box.freeze(f, time.Hour)
+		if err := s.Close(t.Context()); err != nil || f.idle == 0 || f.live() != 0 {
+			t.Errorf("Close = %v; connections closed: %d; %d sessions live", err, f.idle, f.live())
+		}
+	})
+}

@@ -79,6 +79,27 @@ func (s *Set) get(ctx context.Context, name string) (*Credential, error) {
 
 var errShort = errors.New("the lives are too short")
 
+// Refresh does what is due: an exchange, or a question after revocations, that a
+// [Set.Get] of this moment would begin or wait for. It waits for that until ctx
+// ends, and what is under way then goes on. Nothing is due after a failure until
+// its pause is over.
+//
+// It is for platforms that say before they freeze the process: what is done by
+// then is not frozen half-way.
+func (s *Set) Refresh(ctx context.Context) error {
+	now, st := s.now(), s.state.Load()
+	if st != nil && !st.due(now) {
+		if !s.stale(st, now) {
+			return nil
+		}
+		return explain(s.wait(ctx, s.fly(ctx, &s.confirming, s.confirm)))
+	}
+	if err := s.recent(now); err != nil {
+		return explain(err)
+	}
+	return explain(s.wait(ctx, s.fly(ctx, &s.refreshing, s.exchange)))
+}
+
 // refreshLater starts a refresh that is due, and does not wait for it.
 func (s *Set) refreshLater(ctx context.Context, st *state, now instant) {
 	if st.due(now) && s.recent(ctx, now) == nil {
