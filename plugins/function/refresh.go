@@ -92,12 +92,12 @@ func (s *Set) Refresh(ctx context.Context) error {
 		if !s.stale(st, now) {
 			return nil
 		}
-		return explain(s.wait(ctx, s.fly(ctx, &s.confirming, s.confirm)))
+		return explain(s.wait(ctx, s.fly(ctx, &s.confirming, st, s.confirm)))
 	}
-	if err := s.recent(now); err != nil {
+	if err := s.recent(ctx, now); err != nil {
 		return explain(err)
 	}
-	return explain(s.wait(ctx, s.fly(ctx, &s.refreshing, s.exchange)))
+	return explain(s.wait(ctx, s.fly(ctx, &s.refreshing, st, s.exchange)))
 }
 
 // refreshLater starts a refresh that is due, and does not wait for it.
