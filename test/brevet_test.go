@@ -20,8 +20,10 @@ const (
 )
 
 // releaseFlags build brevet as a release does: see the Makefile. It speaks with
-// a broker once or twice and needs no HTTP/2.
-var releaseFlags = []string{"-trimpath", "-ldflags=-s -w", "-tags=nethttpomithttp2"}
+// a broker once or twice and needs no HTTP/2. Its functions begin at multiples of
+// 16 bytes instead of 32, which saves 70 kB and makes no difference to the mask
+// (go test -bench . -ldflags -funcalign=16 ./plugins/runner/mask).
+var releaseFlags = []string{"-trimpath", "-ldflags=-s -w -funcalign=16", "-tags=nethttpomithttp2"}
 
 // buildBrevet returns the path of the program.
 func buildBrevet(tb testing.TB) string {
