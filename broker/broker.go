@@ -220,7 +220,8 @@ type LeaseEnder interface {
 	End(ctx context.Context, sessionID string, leaseIDs []string, why string) ([]*Lease, error)
 
 	// ClaimDue does the same to leases whose time has come, and returns leases
-	// whose revocation is to be tried again.
+	// whose revocation is to be tried again: of each shard up to [ClaimBatch], the
+	// longest due first.
 	ClaimDue(ctx context.Context, now time.Time) ([]*Lease, error)
 
 	// EndRun makes the living leases of scope run that sel finds revoking, and due

@@ -12,6 +12,9 @@ const (
 	MaxSessionListeners  = maxSessionListeners
 )
 
+// NewID returns the id of a session ('s') or lease ('l').
+func NewID(kind byte, shard int) string { return newID(kind, shard) }
+
 // An Admission is what decides when an exchange may begin.
 type Admission struct{ *admission }
 

@@ -19,8 +19,12 @@ const (
 	// they share the syncs of the audit log, so more would not be faster.
 	laneWorkers = 16
 
+	// ClaimBatch is how many leases of a shard one claim brings at most, so that no
+	// script blocks Redis for longer than about a millisecond.
+	ClaimBatch = 100
+
 	// laneLength bounds what waits for one target: what one claim can bring.
-	laneLength = 6400
+	laneLength = Shards * ClaimBatch
 
 	// claimHeld is how long a lease may wait for its turn: well within the time
 	// for which the store lets a broker keep what it claimed. What was not begun
@@ -33,23 +37,29 @@ const (
 // report is called with the errors of a round, which the next round mends.
 //
 // A round does not wait for the one before: what hangs at one target holds up
-// nobody else's leases.
+// nobody else's leases. Where more may be due than one claim brings, the next
+// follows as soon as that is done: who has thousands of leases end in one shard
+// does not keep those of others there from being ended.
 func (b *Broker) Sweep(ctx context.Context, report func(error)) {
 	tick := time.NewTicker(sweepInterval)
 	defer tick.Stop()
 	var rounds sync.WaitGroup
 	defer rounds.Wait()
 	for {
-		r := &round{}
-		b.claim(ctx, time.Now(), r)
+		r, done := &round{}, make(chan struct{}, 1)
+		more := b.claim(ctx, time.Now(), r)
 		rounds.Go(func() {
 			if err := r.wait(); err != nil && ctx.Err() == nil {
 				report(err)
+			}
+			if more {
+				done <- struct{}{}
 			}
 		})
 		select {
 		case <-ctx.Done():
 			return
+		case <-done:
 		case <-tick.C:
 		}
 	}
@@ -92,8 +102,9 @@ func (r *round) wait() error {
 	return r.err
 }
 
-// claim gives each lease that is due at now into the lane of its target.
-func (b *Broker) claim(ctx context.Context, now time.Time, r *round) {
+// claim gives each lease that is due at now into the lane of its target, and
+// reports whether there may be more than it could claim.
+func (b *Broker) claim(ctx context.Context, now time.Time, r *round) (more bool) {
 	due, err := b.Leases.ClaimDue(ctx, now)
 	r.note(err)
 	ctx, until := context.WithoutCancel(ctx), time.Now().Add(claimHeld)
@@ -108,6 +119,7 @@ func (b *Broker) claim(ctx context.Context, now time.Time, r *round) {
 			r.leases.Done() // it is due again later
 		}
 	}
+	return len(due) >= ClaimBatch
 }
 
 // sweepOne ends a lease that was claimed, unless its target is down: then it is

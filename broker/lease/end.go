@@ -36,7 +36,7 @@ func (s *Store) ClaimDue(ctx context.Context, now time.Time) ([]*broker.Lease, e
 		k := keysOf(shard)
 		batch[shard] = &call{
 			script: s.scripts.claim, keys: []string{k.due()},
-			args: []any{k.lease(""), ms(now), ms(now.Add(claimFor)), claimBatch},
+			args: []any{k.lease(""), ms(now), ms(now.Add(claimFor)), broker.ClaimBatch},
 		}
 	}
 	s.claim(ctx, batch)

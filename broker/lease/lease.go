@@ -56,10 +56,6 @@ const (
 	// behind is gone an hour after it ended, so this bounds what a stolen one can
 	// fill Redis with: some 4 KiB a use.
 	maxShared = 100_000
-
-	// claimBatch bounds one script on one shard, so that a sweep never blocks
-	// Redis for longer than about a millisecond.
-	claimBatch = 100
 )
 
 // A Sealer encrypts revocation handles at rest. name, of the lease and its
