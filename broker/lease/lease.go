@@ -52,10 +52,13 @@ const (
 	maxUses = 1000
 
 	// maxShared is the same of a token that a whole fleet shows, within an hour:
-	// 2 000 functions that start, and refresh every two minutes. What it leaves
-	// behind is gone an hour after it ended, so this bounds what a stolen one can
-	// fill Redis with: some 4 KiB a use.
-	maxShared = 100_000
+	// 2 000 functions that start, and refresh every two minutes. What a use leaves
+	// behind, some 2 KiB and 1 KiB for each lease, is gone an hour after its
+	// session ended; so one whose session may live for hours counts for each of
+	// them, and one of many leases for each sharedLeases. This bounds what a
+	// stolen token can fill Redis with, by half a GB where there is one lease.
+	maxShared    = 100_000
+	sharedLeases = 8
 )
 
 // A Sealer encrypts revocation handles at rest. name, of the lease and its
@@ -130,6 +133,7 @@ func (s *Store) reserve(ctx context.Context, session *broker.Session, use broker
 		string(use.Mode), session.KeyThumbprint, use.RetryKey, use.ProofID, broker.ProofMemory.Milliseconds(),
 		use.Expires.Add(clockSkew).Sub(now).Milliseconds(), session.ID, session.Expires.Add(keepEnded).Sub(now).Milliseconds(),
 		ms(now.Add(pendingFor)), ms(now), mostUses(string(use.Mode)), k.session(""), k.lease(""), session.Record, leaseIDs(session), session.Epoch,
+		weight(session, string(use.Mode), now),
 	}
 	for _, l := range session.Leases {
 		keys = append(keys, k.lease(l.ID))
@@ -150,6 +154,15 @@ func (s *Store) reserve(ctx context.Context, session *broker.Session, use broker
 	default:
 		return blockedOr(answer, fmt.Errorf("reserve script answered %q", answer))
 	}
+}
+
+// weight is as how many uses of a token one counts.
+func weight(session *broker.Session, mode string, now time.Time) int {
+	if mode != "reuse" {
+		return 1
+	}
+	hours := (session.Expires.Sub(now) + time.Hour - 1) / time.Hour
+	return max(1, int(hours)) * ((len(session.Leases) + sharedLeases - 1) / sharedLeases)
 }
 
 // mostUses is how often a token may be used: in all, or within an hour if it is

@@ -534,22 +534,30 @@ func TestTokenIsNotUsedWithoutEnd(t *testing.T) {
 	})
 }
 
-// A token that a whole fleet shows is counted by the hour.
+// A token that a whole fleet shows is counted by the hour; a use of it by what it
+// leaves behind, and for how long.
 func TestSharedTokenIsNotUsedWithoutEnd(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *lease.Store, r *redis.Client) {
 		u := use(presets.Reuse, "t")
 		mustReserve(t, s, session(u, "key", 1), u)
 		key := r.Keys(t.Context(), "brevet:*:r:*").Val()[0]
 		for _, tt := range []struct {
-			uses int
-			ago  time.Duration
-			want error
-			then string
+			uses   int
+			ago    time.Duration
+			leases int
+			life   time.Duration
+			want   error
+			then   string
 		}{
-			{1000, time.Minute, nil, "1001"}, {100_000, 59 * time.Minute, broker.ErrOverused, "100000"}, {100_000, time.Hour, nil, "1"},
+			{1000, time.Minute, 1, time.Hour, nil, "1001"}, {1000, time.Minute, 8, time.Minute, nil, "1001"},
+			{100_000, 59 * time.Minute, 1, time.Hour, broker.ErrOverused, "100000"}, {100_000, time.Hour, 1, time.Hour, nil, "1"},
+			{1000, time.Minute, 1, 12 * time.Hour, nil, "1012"}, {1000, time.Minute, 9, 12 * time.Hour, nil, "1024"},
+			{99_989, time.Minute, 1, 12 * time.Hour, broker.ErrOverused, "99989"}, {99_988, time.Minute, 1, 12 * time.Hour, nil, "100000"},
 		} {
 			r.HSet(t.Context(), key, "uses", tt.uses, "since", time.Now().Add(-tt.ago).UnixMilli())
-			err := s.Reserve(t.Context(), session(u, "another", 1), u)
+			x := session(u, "another", tt.leases)
+			x.Expires = x.IssuedAt.Add(tt.life)
+			err := s.Reserve(t.Context(), x, u)
 			if uses := r.HGet(t.Context(), key, "uses").Val(); !errors.Is(err, tt.want) || uses != tt.then {
 				t.Errorf("after %d uses since %v: Reserve = %v and %s uses; want %v, %s", tt.uses, tt.ago, err, uses, tt.want, tt.then)
 			}

@@ -12,6 +12,7 @@
 --      12 prefix of session keys    13 prefix of lease keys
 --      14 record of the session     15 ids of its leases, separated by spaces
 --      16 kid of the epoch key that signed the session's token
+--      17 as how many uses of the token this one counts
 --       then for each lease: its marks, number of its fields, then these
 --
 -- What Redis is to forget is given as durations: its clock may be another than
@@ -47,10 +48,11 @@ if used_by and mode == 'once' then
 	if not touched[1] or touched[2] or touched[3] then return 'replayed' end
 end
 if mode == 'reuse' and now - since >= 3600000 then uses, since = 0, now end
-if uses >= tonumber(ARGV[11]) then return 'overused' end
+uses = uses + tonumber(ARGV[17])
+if uses > tonumber(ARGV[11]) then return 'overused' end
 
 local block = blocked(KEYS[5], now, function()
-	local marks, at = {}, 17
+	local marks, at = {}, 18
 	while at < #ARGV do
 		marks[#marks + 1] = ARGV[at]
 		at = at + tonumber(ARGV[at + 1]) + 2
@@ -78,7 +80,7 @@ if leases then
 	end
 end
 
-redis.call('HSET', KEYS[1], 'session', id, 'uses', uses + 1, 'since', since)
+redis.call('HSET', KEYS[1], 'session', id, 'uses', uses, 'since', since)
 if not used_by then redis.call('HSET', KEYS[1], 'jkt', jkt) end
 redis.call('PEXPIRE', KEYS[1], ARGV[6])
 -- A retry has something to replace as long as the session is on record.
@@ -86,7 +88,7 @@ if retry ~= '' then redis.call('SET', KEYS[7], id, 'PX', ARGV[8]) end
 
 redis.call('HSET', KEYS[3], 'record', ARGV[14], 'leases', ARGV[15], 'epoch', ARGV[16])
 redis.call('PEXPIRE', KEYS[3], ARGV[8])
-local at, key = 17, 8
+local at, key = 18, 8
 for lease in string.gmatch(ARGV[15], '%S+') do
 	local n = tonumber(ARGV[at + 1])
 	redis.call('HSET', KEYS[key], unpack(ARGV, at + 2, at + n + 1))
