@@ -221,7 +221,8 @@ func (w *watch) add(l *Listener, workload string) error {
 			ofSession++
 		}
 	}
-	if len(w.listeners) >= maxListeners || ofWorkload >= maxWorkloadListeners || ofSession >= maxSessionListeners {
+	full := ofWorkload >= maxWorkloadListeners || ofSession >= maxSessionListeners
+	if full || len(w.listeners) >= maxListeners && !w.pushOutLocked(ofWorkload) {
 		return fmt.Errorf("%w: %d, %d of the workload, %d of the session", ErrListeners, len(w.listeners), ofWorkload, ofSession)
 	}
 	if w.listeners == nil {
@@ -229,6 +230,24 @@ func (w *watch) add(l *Listener, workload string) error {
 	}
 	w.listeners[l] = workload
 	return nil
+}
+
+// pushOutLocked makes room for one of a workload, of which so many listen, at the
+// cost of the workload of which most do, unless its own would be as many: who has
+// many workloads does not keep others from listening.
+func (w *watch) pushOutLocked(own int) bool {
+	count, most, last := make(map[string]int), 0, (*Listener)(nil)
+	for l, whose := range w.listeners {
+		if count[whose]++; count[whose] > most {
+			most, last = count[whose], l
+		}
+	}
+	if most <= own+1 {
+		return false
+	}
+	delete(w.listeners, last)
+	last.end(fmt.Errorf("%w: others listen in its place", ErrListeners))
+	return true
 }
 
 // all returns those who listen, and keys if they are others than at the last

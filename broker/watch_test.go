@@ -171,7 +171,7 @@ func TestListenersAreNotDeaf(t *testing.T) {
 // takes the place of others; who has gone makes room.
 func TestListenersAreBounded(t *testing.T) {
 	h := newHarness(t)
-	h.watching(t)
+	h.LetListen()
 	session := func(project, id int) *broker.Session {
 		letters := strings.Map(func(digit rune) rune { return 'a' + digit - '0' }, fmt.Sprintf("%032d", id))
 		s := &broker.Session{ID: "s0-" + letters, Who: broker.Who{URL: "u"}}
@@ -202,5 +202,21 @@ func TestListenersAreBounded(t *testing.T) {
 	all[0].Close()
 	all = append(all[1:], h.listen(t, session(0, 0), ""))
 	fill(func(i int) *broker.Session { return session(0, 1+i) }, broker.MaxWorkloadListeners-broker.MaxSessionListeners)
-	fill(func(i int) *broker.Session { return session(1+i/100, 10_000+i) }, broker.MaxListeners-broker.MaxWorkloadListeners)
+	fill(func(i int) *broker.Session { return session(1+i%7, 10_000+i) }, broker.MaxListeners-broker.MaxWorkloadListeners)
+
+	// When there is no room for others, those go of which there are most.
+	for i := range 8 {
+		all = append(all, h.listen(t, session(100, 20_000+i), ""))
+	}
+	ended := 0
+	for _, l := range all[:len(all)-8] {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := l.Next(ctx); errors.Is(err, broker.ErrListeners) {
+			ended++
+		}
+	}
+	if n := h.Listeners(); ended != 8 || n != broker.MaxListeners {
+		t.Errorf("%d listen, and %d made room, want 8", n, ended)
+	}
 }
