@@ -80,6 +80,7 @@ func Refusal(who string, r *Reply, oauth *api.Error) error {
 	if oauth.RequestID != "" {
 		f.Hint = "the whole reason is in the broker's audit log under request " + oauth.RequestID + "; ask its operator"
 	}
+	f.Hint = ReplayHint(oauth) + f.Hint
 	if oauth.Code == api.CodeInvalidDPoPProof {
 		f.Hint = "the broker's URL must be the one in its own configuration, byte for byte: localhost is not 127.0.0.1\n" +
 			"or this machine's clock is wrong\n" + f.Hint

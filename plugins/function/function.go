@@ -87,6 +87,12 @@ type Options struct {
 	// Cloud Run with CPU always allocated. Where it is frozen MaxStale does the work.
 	Listen bool
 
+	// KeyFile keeps the DPoP key, in a file of mode 0600 that is made if it is not
+	// there. A process that starts again under the same token, as in a pod, or beside
+	// others of its user, needs the same key. "": what BREVET_KEY_FILE names; if that
+	// is not set, a key that ends with the process.
+	KeyFile string
+
 	// CAFile names PEM certificates to trust besides the system's. "": none.
 	CAFile string
 
@@ -187,7 +193,7 @@ func (o Options) set(broker string, credentials []string) (*Set, error) {
 			return nil, err
 		}
 	}
-	key, err := exchange.NewKey()
+	key, err := o.key()
 	if err != nil {
 		return nil, err
 	}
@@ -199,6 +205,19 @@ func (o Options) set(broker string, credentials []string) (*Set, error) {
 	s.wire = s.now()
 	s.life, s.end = context.WithCancel(context.Background())
 	return s, nil
+}
+
+// key returns the key that exchanges are made with.
+func (o Options) key() (*exchange.Key, error) {
+	path := cmp.Or(o.KeyFile, o.host.getenv("BREVET_KEY_FILE"))
+	if path == "" {
+		return exchange.NewKey()
+	}
+	key, err := exchange.KeyFile(path)
+	if err != nil {
+		return nil, exchange.Failf(exchange.Misconfigured, exchange.KeyFileHint, "%w", err)
+	}
+	return key, nil
 }
 
 // ErrClosed is the error of a Set that was closed.

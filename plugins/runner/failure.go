@@ -9,6 +9,7 @@ import (
 	"unicode"
 
 	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/plugins/exchange"
 )
 
 // A Kind says who can do something about a [Failure].
@@ -77,6 +78,7 @@ func refusal(who string, status int, oauth *api.Error) error {
 	if oauth.RequestID != "" {
 		hint = "the whole reason is in the broker's audit log under request " + oauth.RequestID + "; ask its operator"
 	}
+	hint = exchange.ReplayHint(oauth) + hint
 	if oauth.Code == api.CodeInsufficientScope {
 		hint = "a policy must grant the data key with allow: [unwrap], or rewrap, for this context, age and number of uses\n" + hint
 	}

@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/brevet-dev/brevet/broker/api"
-	"github.com/brevet-dev/brevet/plugins/exchange"
 )
 
 // revokeTimeout bounds the end of a job: how long an exchange on its way is
@@ -101,13 +100,8 @@ func (c *Client) authorize(ctx context.Context, env Env) (api.Secret, error) {
 	if err != nil {
 		return api.Secret{}, err
 	}
-	if source.KeepsToken {
-		c.key, err = KeptKey(stateDir(env), token)
-	} else {
-		c.key, err = exchange.NewKey()
-	}
-	if err != nil {
-		return api.Secret{}, failf(Misconfigured, "set BREVET_STATE_DIR to a folder of mode 0700 that lasts as long as the job", "%w", err)
+	if c.key, err = keyFor(env, token, source.KeepsToken); err != nil {
+		return api.Secret{}, err
 	}
 	return token, nil
 }
