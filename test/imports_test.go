@@ -33,7 +33,7 @@ var mayImport = map[string][]string{
 	"broker/mint":         {"broker", "broker/api", "broker/keys", "issuers", "policies/strictyaml"},
 	"broker/server":       {"broker", "broker/api"},
 	"plugins/runner/mask": {"broker/api"},
-	"plugins/runner":      {"broker/api", "plugins/exchange", "issuers/strictjson", "plugins/runner/mask"},
+	"plugins/runner":      {"broker/api", "plugins/exchange", "plugins/function", "issuers/strictjson", "plugins/runner/mask"},
 	"cmd/brevet":          {"broker/api", "broker/keys/trust", "plugins/runner", "plugins/runner/agent", "plugins/runner/draft", "plugins/runner/mask"},
 
 	"plugins/runner/draft": {"issuers/presets"},

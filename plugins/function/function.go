@@ -57,8 +57,8 @@ type Options struct {
 	TTL time.Duration
 
 	// Audience is what the platform's token is asked for: the audience of the
-	// issuer in the broker's configuration. "": the broker's URL. Azure needs the
-	// id of an application there.
+	// issuer in the broker's configuration. "": what BREVET_AUDIENCE says, else the
+	// broker's URL. Azure needs the id of an application there.
 	Audience string
 
 	// Platform says where the function runs, one of Platforms, instead of what its
@@ -183,6 +183,7 @@ func (o Options) set(broker string, credentials []string) (*Set, error) {
 		return nil, err
 	}
 	o.host = o.host.orReal()
+	o.Audience = cmp.Or(o.Audience, o.host.getenv(AudienceVariable))
 	source, err := o.find()
 	if err != nil {
 		return nil, err

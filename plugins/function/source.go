@@ -57,6 +57,23 @@ func (o Options) find() (Source, error) {
 	return jwtSource{source}, nil
 }
 
+// AudienceVariable is what the platform's token is asked for where Options.Audience
+// does not say.
+const AudienceVariable = "BREVET_AUDIENCE"
+
+// FindSource returns where a program beside functions, as a sidecar, finds the OIDC
+// token of its container, and the platform that this is; "" and no error on none. On
+// AWS it finds no source.
+func FindSource(getenv func(string) string) (platform string, _ Source, err error) {
+	o := Options{Audience: getenv(AudienceVariable), host: host{getenv: getenv}.orReal()}
+	platform = o.detect()
+	if platform == "" || platform == AWS {
+		return platform, nil, nil
+	}
+	source, err := o.on(platform)
+	return platform, source, err
+}
+
 // detect returns the platform, or "".
 func (o Options) detect() string {
 	has := func(names ...string) bool {

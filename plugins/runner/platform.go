@@ -1,8 +1,10 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -10,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/plugins/exchange"
+	"github.com/brevet-dev/brevet/plugins/function"
 )
 
 // The variables in which a job finds its token, or the means to get one.
@@ -22,7 +26,8 @@ const (
 
 // A Source gives the job's subject token.
 type Source struct {
-	// Platform is "file", "github", "gitlab" or "buildkite".
+	// Platform is "file", "github", "gitlab" or "buildkite", or one of those of
+	// package function.
 	Platform string
 
 	// KeepsToken says that the job has one token for all its time, so that
@@ -33,8 +38,8 @@ type Source struct {
 }
 
 // FindSource looks at env for a token: BREVET_TOKEN_FILE on any platform, then
-// GitHub, then GitLab, then Buildkite. If there is none the error says what to
-// write into the job's definition.
+// GitHub, then GitLab, then Buildkite, then where functions look. If there is none
+// the error says what to write into the job's definition.
 func FindSource(env Env, client *http.Client) (*Source, error) {
 	if path := env.Get(tokenFile); path != "" {
 		return &Source{"file", true, func(context.Context, string) (string, error) { return readToken(tokenFile, path) }}, nil
@@ -49,7 +54,43 @@ func FindSource(env Env, client *http.Client) (*Source, error) {
 	if env.Get("BUILDKITE") == "true" {
 		return buildkiteSource(env)
 	}
+	if source, err := containerSource(env); source != nil || err != nil {
+		return source, err
+	}
 	return nil, noSource(env)
+}
+
+// containerSource returns the source of a container's token, as that of a pod, or
+// nil. A CI job has none: what its machine is for the platform, it is not.
+func containerSource(env Env) (*Source, error) {
+	if env.Get("CI") != "" {
+		return nil, nil
+	}
+	platform, source, err := function.FindSource(env.Get)
+	switch {
+	case err != nil:
+		return nil, asFailure(err)
+	case platform == function.AWS:
+		return nil, failf(Misconfigured, fileHint, "this is a container on AWS, of which brevet does not get the token")
+	case source == nil:
+		return nil, nil
+	}
+	keeps := platform == function.Kubernetes || platform == function.Vercel
+	return &Source{platform, keeps, func(ctx context.Context, broker string) (string, error) {
+		token, err := source.Token(ctx, cmp.Or(env.Get(function.AudienceVariable), broker))
+		if err != nil {
+			return "", asFailure(err)
+		}
+		return token.Reveal(), nil
+	}}, nil
+}
+
+// asFailure returns an error of another package as one of this.
+func asFailure(err error) error {
+	if f, ok := errors.AsType[*exchange.Failure](err); ok {
+		return &Failure{Kind(f.Kind), f.Err, f.Hint}
+	}
+	return err
 }
 
 const (
