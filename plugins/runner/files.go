@@ -2,6 +2,7 @@ package runner
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -37,11 +38,24 @@ type FileWish struct {
 	Template string
 }
 
+// A Volume says how files are kept that other containers, or programs of other
+// users, read.
+type Volume struct {
+	// Mode is what the files get, at most 0644: who else may read them. Their group
+	// is the folder's, if that has the setgid bit, as a volume with fsGroup does.
+	Mode fs.FileMode
+
+	// AnyDisk lets them be in folders that are not in memory.
+	AnyDisk bool
+}
+
 // Files are those that a command reads values from: of mode 0600, written when
 // it starts, replaced in one step when a value is renewed, and wiped and removed
-// when it has ended.
+// when it has ended. Those on a [Volume] outlive who made them if that is killed,
+// and are then replaced by the next.
 type Files struct {
-	folder string // of brevet's own; "": not needed
+	folder string  // of brevet's own; "": not needed
+	volume *Volume // nil: the files are for a command of this process's
 	files  []*file
 
 	mu      sync.Mutex
@@ -92,9 +106,65 @@ func OpenFiles(wishes []FileWish, env Env) (*Files, error) {
 	return f, nil
 }
 
+// OpenVolume reads the templates of files on a volume, and checks that they can be
+// there. What is there already must be an ordinary file of this user's. A wish with
+// a Template needs no Variable. Call Put, and Remove at the end.
+func OpenVolume(wishes []FileWish, v Volume) (*Files, error) {
+	if v.Mode&^0o644 != 0 || v.Mode&0o400 == 0 {
+		return nil, failf(Misconfigured, "such as 0600, 0640 or 0644", "the mode %04o: files with values may be read by others, and nothing else", v.Mode)
+	}
+	f := &Files{volume: &v}
+	for _, w := range wishes {
+		one, err := openFile(w)
+		if err != nil {
+			return nil, err
+		}
+		f.files = append(f.files, one)
+	}
+	if err := f.place(nil); err != nil {
+		return nil, err
+	}
+	for _, one := range f.files {
+		if err := v.Check(one.path); err != nil {
+			return nil, err
+		}
+	}
+	return f, nil
+}
+
+// Check refuses a path at which no file with secrets may be written.
+func (v Volume) Check(path string) error {
+	if err := CheckReplaceable(path); err != nil {
+		return err
+	}
+	if dir := filepath.Dir(path); !v.AnyDisk && !inMemory(dir) {
+		return failf(Misconfigured, "mount a volume in memory there, in Kubernetes emptyDir: {medium: Memory}; or give --allow-disk",
+			"%s is not a folder in memory: values would be written to a disk", dir)
+	}
+	return nil
+}
+
+// CheckReplaceable refuses a path at which something is that is not an ordinary
+// file of this user's: another user's, a link, or a folder is not brevet's to
+// replace.
+func CheckReplaceable(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return failf(Misconfigured, "", "looking at %s: %w", path, err)
+	case !info.Mode().IsRegular() || !isOwn(info):
+		return failf(Misconfigured, "name another path, or remove it", "%s is there, and is not an ordinary file of this user's", path)
+	}
+	return nil
+}
+
 func openFile(w FileWish) (*file, error) {
-	if err := checkName(w.Variable); err != nil {
-		return nil, failf(Misconfigured, "", "%w", err)
+	if w.Variable != "" || w.Template == "" {
+		if err := checkName(w.Variable); err != nil {
+			return nil, failf(Misconfigured, "", "%w", err)
+		}
 	}
 	f := &file{FileWish: w, uses: map[string]bool{}}
 	if w.Template == "" {
@@ -102,7 +172,7 @@ func openFile(w FileWish) (*file, error) {
 	}
 	text, err := readTemplate(w.Template)
 	if err != nil {
-		return nil, failf(Misconfigured, "", "reading the template for %s: %w", w.Variable, err)
+		return nil, failf(Misconfigured, "", "reading the template for %s: %w", cmp.Or(w.Variable, w.Path), err)
 	}
 	f.template = text
 	return f, f.render(func(ref string) (string, error) { f.uses[ref] = true; return "", nil })
@@ -124,7 +194,7 @@ func (f *Files) place(env Env) error {
 	taken := map[string]bool{}
 	for _, one := range f.files {
 		one.path = one.Path
-		if isName(one.Path) {
+		if f.volume == nil && isName(one.Path) {
 			if f.folder == "" {
 				folder, err := os.MkdirTemp(memoryDir(env), "brevet-") // mode 0700
 				if err != nil {
@@ -136,7 +206,7 @@ func (f *Files) place(env Env) error {
 		}
 		path, err := filepath.Abs(one.path)
 		if err != nil {
-			return failf(Misconfigured, "", "the path of %s: %w", one.Variable, err)
+			return failf(Misconfigured, "", "the path of %s: %w", cmp.Or(one.Variable, one.Path), err)
 		}
 		if one.path = path; taken[path] {
 			return failf(Misconfigured, "", "two files have the path %s", path)
@@ -168,6 +238,18 @@ func (f *Files) Uses(credential string) bool {
 		}
 	}
 	return false
+}
+
+// Put makes the files of leases, which are all that there are, or gives those that
+// are there their new content.
+func (f *Files) Put(leases []api.Lease) error {
+	if f == nil {
+		return nil
+	}
+	f.mu.Lock()
+	f.made = true
+	f.mu.Unlock()
+	return f.Fill(leases)
 }
 
 // Fill makes the files' content of leases, which are all that there are. If they
@@ -214,13 +296,19 @@ func (one *file) fill(leases []api.Lease) error {
 // setting returns the lease that sets a variable, and the name of its value.
 func setting(leases []api.Lease, variable string) (api.Lease, string, error) {
 	var names []string
+	var found api.Lease
 	for _, l := range leases {
-		if name, ok := l.Env[variable]; ok {
-			return l, name, nil
+		if _, ok := l.Env[variable]; ok && found.Env != nil {
+			return api.Lease{}, "", clash(variable, found.Credential, l.Credential)
+		} else if ok {
+			found = l
 		}
 		for name := range l.Env {
 			names = append(names, name)
 		}
+	}
+	if found.Env != nil {
+		return found, found.Env[variable], nil
 	}
 	slices.Sort(names)
 	return api.Lease{}, "", failf(Misconfigured, "for a file under another name: --format NAME=TEMPLATE",
@@ -350,15 +438,16 @@ func (f *Files) write() error {
 
 func (f *Files) writeAll() error {
 	for _, one := range f.files {
-		if err := one.write(); err != nil {
-			return failf(Misconfigured, "", "writing the file of %s: %w", one.Variable, err)
+		if err := one.write(f.volume); err != nil {
+			return failf(Misconfigured, "", "writing the file of %s: %w", cmp.Or(one.Variable, one.Path), err)
 		}
 	}
 	return nil
 }
 
-// write puts the content at the path, in one step.
-func (one *file) write() error {
+// write puts the content at the path, in one step. Only on a volume may something
+// be there that this process has not made.
+func (one *file) write(v *Volume) error {
 	if n := len(one.open); n > 0 && one.holds(one.open[n-1].File) {
 		return nil
 	}
@@ -368,7 +457,10 @@ func (one *file) write() error {
 	}
 	_, err = new.Write(one.content)
 	made := written{new, len(one.content)}
-	if err == nil && len(one.open) > 0 {
+	if err == nil && v != nil {
+		err = new.Chmod(v.Mode)
+	}
+	if err == nil && (len(one.open) > 0 || v != nil) {
 		err = os.Rename(new.Name(), one.path)
 	} else if err == nil {
 		err = os.Link(new.Name(), one.path) // fails where something is
