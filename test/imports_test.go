@@ -34,7 +34,7 @@ var mayImport = map[string][]string{
 	"broker/server":       {"broker", "broker/api"},
 	"plugins/runner/mask": {"broker/api"},
 	"plugins/runner":      {"broker/api", "plugins/exchange", "plugins/function", "issuers/strictjson", "plugins/runner/mask"},
-	"cmd/brevet":          {"broker/api", "broker/keys/trust", "plugins/runner", "plugins/runner/agent", "plugins/runner/draft", "plugins/runner/mask"},
+	"cmd/brevet":          {"broker/api", "broker/keys/trust", "plugins/exchange", "plugins/runner", "plugins/runner/agent", "plugins/runner/draft", "plugins/runner/mask"},
 
 	"plugins/runner/draft": {"issuers/presets"},
 	"plugins/runner/agent": {"broker/api", "plugins/runner"},

@@ -91,7 +91,7 @@ func (a *agentFlags) check(name string) error {
 
 // listen makes the agent. Nothing is asked of the broker before a tool needs it.
 func (p *program) listen(a agentFlags, files *runner.Files, learn func(api.Lease) error) (*agent.Agent, error) {
-	if _, err := runner.NewClient(a.o.Broker, nil, nil); err != nil {
+	if err := runner.CheckBroker(a.o.Broker); err != nil {
 		return nil, err
 	}
 	return agent.Listen(agent.Options{

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/brevet-dev/brevet/plugins/exchange"
 	"github.com/brevet-dev/brevet/plugins/runner"
 )
 
@@ -242,7 +243,7 @@ func (p *program) openWithin(ctx context.Context, o runner.Options) (*runner.Ses
 	if session != nil {
 		p.tellRevoked(session.Revoke(ctx))
 	}
-	if errors.Is(err, runner.ErrUnanswered) {
+	if errors.Is(err, exchange.ErrUnanswered) {
 		p.report("warning", err.Error())
 	}
 	return nil, interrupted

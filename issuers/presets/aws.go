@@ -30,7 +30,7 @@ func aws() *Preset {
 			{"the account, by its number", []Gate{{{Claim: "aws_account"}}}},
 			{"one exact role", []Gate{{{Claim: "sub", Exact: true}}}},
 		},
-		Claims: map[string]Claim{
+		Claims: claims(map[string]*Claim{
 			"sub":                        must(String, Mutable, "ARN of the role; the account can make another of that name"),
 			"aws_account":                must(String, Immutable, "the account: twelve digits").at(top, "aws_account"),
 			"org_id":                     maybe(String, Immutable, "the organization").at(top, "org_id"),
@@ -42,7 +42,7 @@ func aws() *Preset {
 			"ec2_source_instance_arn":    maybe(String, Immutable, "the virtual machine").at(top, "ec2_source_instance_arn"),
 			"identity_store_user_id":     maybe(String, Immutable, "the person in Identity Center").at(top, "identity_store_user_id"),
 			"identity_store_arn":         maybe(String, Immutable, "the Identity Center's store").at(top, "identity_store_arn"),
-		},
+		}),
 	}
 }
 

@@ -34,7 +34,7 @@ func azureDevOps() *Preset {
 			Values: []string{"refs/pull/*/merge", "refs/pull/*/head", "refs/pull/*"},
 			Why:    "is the code of a pull request",
 		}},
-		Claims: map[string]Claim{
+		Claims: claims(map[string]*Claim{
 			"org_id":  must(String, Immutable, "the organization; it is in the issuer's url, too"),
 			"prj_id":  must(String, Immutable, "the project"),
 			"def_id":  must(String, Immutable, "the pipeline's definition, within the project: digits"),
@@ -43,7 +43,7 @@ func azureDevOps() *Preset {
 			"rpo_ref": must(String, Attacker, "refs/heads/x, refs/tags/x or refs/pull/N/merge"),
 			"rpo_ver": must(String, Platform, "the commit"),
 			"run_id":  must(String, Immutable, "the run, within the organization"),
-		},
+		}),
 	}
 }
 

@@ -30,7 +30,7 @@ func bitbucket() *Preset {
 			{"the repository, by its UUID", []Gate{{{Claim: "repositoryUuid"}}}},
 			{"a deployment environment, by its UUID", []Gate{{{Claim: "deploymentEnvironmentUuid"}}}},
 		},
-		Claims: map[string]Claim{
+		Claims: claims(map[string]*Claim{
 			"workspaceUuid":             must(String, Immutable, "the workspace, in braces"),
 			"repositoryUuid":            must(String, Immutable, "the repository, in braces"),
 			"pipelineUuid":              must(String, Immutable, "the pipeline, in braces"),
@@ -38,7 +38,7 @@ func bitbucket() *Preset {
 			"stepUuid":                  must(String, Immutable, "the step, in braces"),
 			"deploymentEnvironmentUuid": maybe(String, Immutable, "the environment of a step with `deployment`, in braces"),
 			"branchName":                maybe(String, Attacker, "the branch; of a pull request the source"),
-		},
+		}),
 	}
 }
 

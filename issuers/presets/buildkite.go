@@ -45,7 +45,7 @@ func buildkite() *Preset {
 			Values: []string{"*:**"},
 			Why:    "is how the branch of a fork's pull request is written: owner:branch",
 		}},
-		Claims: map[string]Claim{
+		Claims: claims(map[string]*Claim{
 			"organization_id":    must(String, Immutable, "the organization; the job asks for it with `--claim`"),
 			"organization_slug":  must(String, Mutable, "slug of the organization"),
 			"pipeline_id":        must(String, Immutable, "the pipeline; the job asks for it with `--claim`"),
@@ -64,7 +64,7 @@ func buildkite() *Preset {
 			"queue_id":           maybe(String, Immutable, "the agent's queue, likewise"),
 			"queue_key":          maybe(String, Mutable, "key of the queue, likewise"),
 			"runner_environment": must(String, Platform, "who runs the agent").of("buildkite-hosted", "self-hosted"),
-		},
+		}),
 	}
 }
 

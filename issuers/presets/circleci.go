@@ -52,7 +52,7 @@ func circleci() *Preset {
 			Values: []string{"true"},
 			Why:    "was started again with SSH: a person has a shell in the job",
 		}},
-		Claims: map[string]Claim{
+		Claims: claims(map[string]*Claim{
 			org:                             must(String, Immutable, "the organization"),
 			project:                         must(String, Immutable, "the project"),
 			definition:                      maybe(String, Immutable, "the pipeline definition: configuration, source and triggers"),
@@ -63,7 +63,7 @@ func circleci() *Preset {
 			origin:                          maybe(String, Attacker, "host/owner/name of the code, a fork's for a fork's build; absent for custom webhooks"),
 			ref:                             maybe(String, Attacker, "refs/heads/x or another ref; absent for custom webhooks"),
 			ssh:                             must(Bool, Platform, "whether a person started the job again, with SSH access to it"),
-		},
+		}),
 	}
 }
 

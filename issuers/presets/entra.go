@@ -35,7 +35,7 @@ func entra() *Preset {
 		Pins: []Pin{
 			{"the identity, by its object id", []Gate{{{Claim: "oid"}}}},
 		},
-		Claims: map[string]Claim{
+		Claims: claims(map[string]*Claim{
 			"tid":        must(String, Immutable, "the tenant; it is in the issuer's url, too"),
 			"oid":        must(String, Immutable, "the identity's service principal"),
 			"sub":        must(String, Immutable, "the same"),
@@ -47,7 +47,7 @@ func entra() *Preset {
 			"uti":        maybe(String, Immutable, "the token").unverified(),
 			"ver":        maybe(String, Platform, "version of the token").of("1.0", "2.0").unverified(),
 			"roles":      maybe(StringList, Platform, "roles that the application gave it").unverified(),
-		},
+		}),
 	}
 }
 

@@ -27,7 +27,7 @@ func fly() *Preset {
 		Pins: []Pin{
 			{"the app, by its id", []Gate{{{Claim: "app_id"}}}},
 		},
-		Claims: map[string]Claim{
+		Claims: claims(map[string]*Claim{
 			"org_id":          must(String, Immutable, "the organization"),
 			"org_name":        must(String, Mutable, "slug of the organization; it is in the issuer's url, too"),
 			"app_id":          must(String, Immutable, "the app"),
@@ -38,7 +38,7 @@ func fly() *Preset {
 			"image":           maybe(String, Mutable, "name of the image"),
 			"image_digest":    maybe(String, Platform, "SHA-256 of the image: what runs"),
 			"region":          maybe(String, Platform, "where it runs"),
-		},
+		}),
 	}
 }
 

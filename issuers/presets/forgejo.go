@@ -42,7 +42,7 @@ func forgejo() *Preset {
 			Values: strangersEvents(),
 			Why:    "runs on the merge of code that nobody has reviewed, or with the claims of the default branch on a stranger's input",
 		}},
-		Claims: map[string]Claim{
+		Claims: claims(map[string]*Claim{
 			"repository":          must(String, Mutable, "owner/name; the name can be given to another repository"),
 			"repository_id":       must(String, Immutable, "the repository"),
 			"repository_owner":    must(String, Mutable, "name of the organization or user"),
@@ -61,7 +61,7 @@ func forgejo() *Preset {
 			"run_id":              maybe(String, Immutable, "the run").unverified(),
 			"run_number":          maybe(String, Platform, "count of the workflow's runs").unverified(),
 			"run_attempt":         maybe(String, Platform, "1, then one more for each re-run").unverified(),
-		},
+		}),
 	}
 }
 

@@ -56,7 +56,7 @@ func github() *Preset {
 			Values: strangersEvents(),
 			Why:    "runs on the merge of code that nobody has reviewed, or with the claims of the default branch on a stranger's input",
 		}},
-		Claims: map[string]Claim{
+		Claims: claims(map[string]*Claim{
 			"repository":            must(String, Mutable, "owner/name; the name can be given to another repository"),
 			"repository_id":         must(String, Immutable, "the repository"),
 			"repository_owner":      must(String, Mutable, "login of the organization or user"),
@@ -84,7 +84,7 @@ func github() *Preset {
 			"run_attempt":           must(String, Platform, "1, then one more for each re-run"),
 			"check_run_id":          maybe(String, Immutable, "the job, also within a matrix").unverified(),
 			"runner_environment":    must(String, Platform, "whose runner it is").of("github-hosted", "self-hosted"),
-		},
+		}),
 	}
 }
 

@@ -49,7 +49,7 @@ func gitlab() *Preset {
 			Values: []string{"merge_request_event", "external_pull_request_event", "parent_pipeline"},
 			Why:    "runs the code of a merge request, or of a pipeline that may be one's child",
 		}},
-		Claims: map[string]Claim{
+		Claims: claims(map[string]*Claim{
 			"project_id":            must(String, Immutable, "the project; of a fork's merge request, the fork"),
 			"project_path":          must(String, Mutable, "group/project; can be taken after a delete or rename"),
 			"project_visibility":    must(String, Platform, "who may see it").of("public", "internal", "private"),
@@ -86,7 +86,7 @@ func gitlab() *Preset {
 			"job_source":            maybe(String, Platform, "what defined the job (newer versions)"),
 			"job_policy_ref_uri":    maybe(String, Platform, "policy that added the job (newer versions)"),
 			"job_policy_ref_sha":    maybe(String, Platform, "commit of job_policy_ref_uri (newer versions)"),
-		},
+		}),
 	}
 }
 

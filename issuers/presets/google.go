@@ -32,7 +32,7 @@ func google() *Preset {
 		Pins: []Pin{
 			{"the service account, by its number", []Gate{{{Claim: "sub"}}}},
 		},
-		Claims: map[string]Claim{
+		Claims: claims(map[string]*Claim{
 			"sub":                         must(String, Immutable, "the service account's unique id: digits"),
 			"azp":                         maybe(String, Immutable, "the same").unverified(),
 			"email":                       maybe(String, Mutable, "address of the service account, which can be made again").unverified(),
@@ -45,7 +45,7 @@ func google() *Preset {
 			"instance_creation_timestamp": maybe(Int, Platform, "when it was made, in Unix time").at(top, engine, "instance_creation_timestamp").unverified(),
 			"instance_confidentiality":    maybe(Int, Platform, "1 for a confidential virtual machine").at(top, engine, "instance_confidentiality").unverified(),
 			"license_id":                  maybe(StringList, Platform, "licenses of its images").at(top, engine, "license_id").unverified(),
-		},
+		}),
 	}
 }
 

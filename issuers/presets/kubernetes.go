@@ -33,7 +33,7 @@ func kubernetes() *Preset {
 		Pins: []Pin{
 			{"the service account, by its uid", []Gate{{{Claim: "service_account_uid"}}}},
 		},
-		Claims: map[string]Claim{
+		Claims: claims(map[string]*Claim{
 			"namespace":           must(String, Mutable, "the namespace").at(top, "namespace"),
 			"service_account":     must(String, Mutable, "name of the service account").at(top, "serviceaccount", "name"),
 			"service_account_uid": must(String, Immutable, "the service account").at(top, "serviceaccount", "uid"),
@@ -43,7 +43,7 @@ func kubernetes() *Preset {
 			"node_uid":            maybe(String, Immutable, "the node (newer versions)").at(top, "node", "uid"),
 			"warnafter":           maybe(Int, Platform, "when a token with an extended life should have been renewed, in Unix time").at(top, "warnafter"),
 			"sub":                 must(String, Mutable, "system:serviceaccount:NAMESPACE:NAME"),
-		},
+		}),
 	}
 }
 

@@ -25,9 +25,9 @@ func spiffe() *Preset {
 		Pins: []Pin{
 			{"the SPIFFE ID", []Gate{{{Claim: "sub", Exact: true}}}},
 		},
-		Claims: map[string]Claim{
+		Claims: claims(map[string]*Claim{
 			"sub": must(String, Immutable, "the SPIFFE ID, which the operator of the trust domain gives and should give to nobody else"),
-		},
+		}),
 	}
 }
 

@@ -39,7 +39,7 @@ func terraform() *Preset {
 			Values: []string{"plan"},
 			Why:    "may be a speculative plan, which runs the providers and data sources of a pull request",
 		}},
-		Claims: map[string]Claim{
+		Claims: claims(map[string]*Claim{
 			"terraform_organization_id":   must(String, Immutable, "the organization"),
 			"terraform_organization_name": must(String, Mutable, "name of the organization"),
 			"terraform_project_id":        maybe(String, Immutable, "the project, which is a group of workspaces (newer versions)"),
@@ -49,7 +49,7 @@ func terraform() *Preset {
 			"terraform_full_workspace":    maybe(String, Mutable, "organization:O:project:P:workspace:W"),
 			"terraform_run_id":            must(String, Immutable, "the run"),
 			"terraform_run_phase":         must(String, Platform, "what of the run this is").of("plan", "apply"),
-		},
+		}),
 	}
 }
 

@@ -32,13 +32,13 @@ func vercel() *Preset {
 			Values: []string{"preview", "development"},
 			Why:    "is the code of a pull request, or a token on somebody's laptop",
 		}},
-		Claims: map[string]Claim{
+		Claims: claims(map[string]*Claim{
 			"owner":       must(String, Mutable, "slug of the team; it is in a team's issuer, too"),
 			"owner_id":    must(String, Immutable, "the team: team_…"),
 			"project":     must(String, Mutable, "name of the project"),
 			"project_id":  must(String, Immutable, "the project: prj_…"),
 			"environment": must(String, Platform, "production, preview, development, or one of the project's own"),
-		},
+		}),
 	}
 }
 

@@ -9,6 +9,7 @@
 package exchange
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,17 +38,26 @@ type Client struct {
 }
 
 // NewClient returns a client for the broker at url: https, or http on this
-// machine. key proves that the client is the one who made the exchange.
+// machine. key proves that the client is the one who made the exchange; a client
+// that only revokes needs none.
 func NewClient(broker string, client *http.Client, key *Key) (*Client, error) {
+	if err := CheckBroker(broker); err != nil {
+		return nil, err
+	}
+	return &Client{broker: broker, http: client, key: key}, nil
+}
+
+// CheckBroker refuses what cannot be the URL of a broker.
+func CheckBroker(broker string) error {
 	const hint = "it must be the url in the broker's configuration, byte for byte, without a slash at its end"
-	u, err := checkURL(broker)
+	u, err := CheckURL(broker)
 	if err == nil && u.Scheme+"://"+u.Host != broker {
 		err = errors.New("more than https://host[:port] in it, or a capital letter")
 	}
 	if err != nil {
-		return nil, Failf(Misconfigured, hint, "the broker's URL: %w", err)
+		return Failf(Misconfigured, hint, "the broker's URL: %w", err)
 	}
-	return &Client{broker: broker, http: client, key: key}, nil
+	return nil
 }
 
 // endpoint returns the URL of one of the broker's paths.
@@ -112,11 +122,11 @@ func (c *Client) Exchange(ctx context.Context, r Request) (*Answer, error) {
 		return nil, Failf(Unavailable, "", "%w", err)
 	}
 	form.Set("seal_key", seal.Public())
-	reply, proof, err := c.post(ctx, call{path: api.PathToken, form: form, retryKey: RandomID(), patience: afterTime})
+	reply, err := c.Do(ctx, Call{Path: api.PathToken, Form: form, retryKey: RandomID(), patience: afterTime})
 	if err != nil {
 		return nil, err
 	}
-	answer, err := api.DecodeSealedResponse(reply.Body, seal, c.endpoint(api.PathToken), proof)
+	answer, err := api.DecodeSealedResponse(reply.Body, seal, reply.Seal.URL, reply.Seal.Proof)
 	if answer, err = c.accept(ctx, r, answer, err); err != nil {
 		return nil, err
 	}
@@ -158,8 +168,7 @@ func check(answer *api.TokenResponse, credentials []string) error {
 // Introspect asks what is left of the session of token: RFC 7662. Of one that has
 // ended the answer is that it is not active.
 func (c *Client) Introspect(ctx context.Context, token api.Secret) (*api.Introspection, error) {
-	form := url.Values{"token": {token.Reveal()}}
-	reply, _, err := c.post(ctx, call{path: api.PathIntrospect, form: form, session: token})
+	reply, err := c.Do(ctx, Call{Path: api.PathIntrospect, Session: token, Form: url.Values{"token": {token.Reveal()}}})
 	if oauth, ok := errors.AsType[*api.Error](err); ok && oauth.Code == api.CodeInvalidToken {
 		return &api.Introspection{}, nil // its time is over, or nothing is known of it any more
 	}
@@ -175,7 +184,7 @@ func (c *Client) Introspect(ctx context.Context, token api.Secret) (*api.Introsp
 
 // Heartbeat lets all leases of the session of token live on that need it.
 func (c *Client) Heartbeat(ctx context.Context, token api.Secret) error {
-	_, _, err := c.post(ctx, call{path: api.PathHeartbeat, form: url.Values{}, session: token})
+	_, err := c.Do(ctx, Call{Path: api.PathHeartbeat, Session: token})
 	return err
 }
 
@@ -184,35 +193,51 @@ func (c *Client) Heartbeat(ctx context.Context, token api.Secret) error {
 func (c *Client) Revoke(ctx context.Context, token api.Secret) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterTime)
 	defer cancel()
+	return c.RevokeScope(ctx, token, "")
+}
+
+// RevokeScope ends what of the session of token is of a scope, "" for all, and
+// tries that until ctx ends.
+func (c *Client) RevokeScope(ctx context.Context, token api.Secret, scope string) error {
 	form := url.Values{"token": {token.Reveal()}, "token_type_hint": {"access_token"}}
-	_, _, err := c.post(ctx, call{path: api.PathRevoke, form: form})
+	if scope != "" {
+		form.Set("scope", scope)
+	}
+	_, err := c.Do(ctx, Call{Path: api.PathRevoke, Form: form})
 	return err
 }
 
-// A call is one request to the broker, with its tries.
-type call struct {
-	path     string
-	form     url.Values
-	session  api.Secret // goes into the Authorization header; zero: none
-	retryKey string     // names the logical exchange; "": it is none
+// A Call is one request to the broker, with its tries.
+type Call struct {
+	Method  string // of HTTP; "": POST
+	Path    string
+	Session api.Secret // goes into the Authorization header: RFC 9449, section 7.1; zero: none
+	Form    url.Values // what is posted, unless JSON is
+	JSON    []byte
+
+	retryKey string // names the logical exchange; "": it is none
 	patience time.Duration
 }
 
-// post makes a call and returns the reply of status 200, and the proof that it
-// answers. A proof that is refused for its time is made again, once, by the
-// broker's clock.
-func (c *Client) post(ctx context.Context, k call) (*Reply, string, error) {
-	reply, proof, err := c.try(ctx, k)
+// Do makes a call and returns the reply of status 200. It tries until ctx ends. A
+// proof that is refused for its time is made again, once, by the broker's clock.
+// Its errors are Failures.
+func (c *Client) Do(ctx context.Context, k Call) (*Reply, error) {
+	reply, err := c.try(ctx, k)
 	if oauth, ok := errors.AsType[*api.Error](err); ok && oauth.Code == api.CodeInvalidDPoPProof && c.setClock(reply) {
-		reply, proof, err = c.try(ctx, k)
+		reply, err = c.try(ctx, k)
 	}
-	return reply, proof, err
+	if err != nil {
+		return nil, err
+	}
+	return reply, nil
 }
 
-func (c *Client) try(ctx context.Context, k call) (*Reply, string, error) {
-	proof, body := "", k.form.Encode()
+// try returns the reply also with a refusal.
+func (c *Client) try(ctx context.Context, k Call) (*Reply, error) {
+	proof := "" // of the last try: the one that was answered
 	reply, err := send(ctx, c.http, k.patience, func() (*http.Request, error) {
-		req, err := http.NewRequest(http.MethodPost, c.endpoint(k.path), strings.NewReader(body))
+		req, err := k.request(c.endpoint(k.Path))
 		if err != nil {
 			return nil, err
 		}
@@ -220,33 +245,49 @@ func (c *Client) try(ctx context.Context, k call) (*Reply, string, error) {
 		return req, err
 	})
 	if err != nil {
-		return nil, "", c.unreachable(err)
+		return nil, c.unreachable(err)
 	}
 	if reply.Status == http.StatusOK {
-		return reply, proof, nil
+		reply.Seal = api.SealContext{URL: c.endpoint(k.Path), Proof: proof, SessionToken: k.Session}
+		return reply, nil
 	}
 	var oauth api.Error
 	if err := json.Unmarshal(reply.Body, &oauth); err != nil || oauth.Code == "" {
-		return reply, "", Refusal("the broker", reply, nil)
+		return reply, Refusal("the broker", reply, nil)
 	}
-	return reply, "", Refusal("the broker", reply, &oauth)
+	return reply, Refusal("the broker", reply, &oauth)
 }
 
-// sign sets the headers of one try and returns its proof. A revocation needs
-// none, and has none: ending something early is no gain to a thief.
-func (c *Client) sign(req *http.Request, k call) (proof string, err error) {
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+// request makes one try, which is yet to be signed.
+func (k Call) request(url string) (*http.Request, error) {
+	method, media, body := cmp.Or(k.Method, http.MethodPost), "application/x-www-form-urlencoded", k.Form.Encode()
+	if k.JSON != nil {
+		media, body = "application/json", string(k.JSON)
+	}
+	req, err := http.NewRequest(method, url, strings.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	if method == http.MethodPost {
+		req.Header.Set("Content-Type", media)
+	}
 	req.Header.Set("Accept", "application/json")
 	if k.retryKey != "" {
 		req.Header.Set(api.HeaderRetryKey, k.retryKey)
 	}
-	if k.path == api.PathRevoke {
+	return req, nil
+}
+
+// sign adds the proof to one try and returns it. A revocation by the token alone
+// needs none, and has none: ending something early is no gain to a thief.
+func (c *Client) sign(req *http.Request, k Call) (proof string, err error) {
+	if k.Path == api.PathRevoke && k.Session.IsZero() {
 		return "", nil
 	}
-	if !k.session.IsZero() {
-		req.Header.Set("Authorization", "DPoP "+k.session.Reveal())
+	if !k.Session.IsZero() {
+		req.Header.Set("Authorization", "DPoP "+k.Session.Reveal())
 	}
-	proof, err = c.key.Proof(http.MethodPost, c.endpoint(k.path), k.session, time.Now().Add(time.Duration(c.ahead.Load())))
+	proof, err = c.key.Proof(req.Method, c.endpoint(k.Path), k.Session, time.Now().Add(time.Duration(c.ahead.Load())))
 	req.Header.Set("DPoP", proof)
 	return proof, err
 }

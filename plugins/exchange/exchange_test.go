@@ -174,6 +174,125 @@ func TestRetryAfter(t *testing.T) {
 	})
 }
 
+func TestRetries(t *testing.T) {
+	refused := errors.New("connection refused")
+	for _, tt := range []struct {
+		name        string
+		first       func() (*http.Response, error) // answers all tries but the last
+		failures    int
+		kind        exchange.Kind // 0: success
+		least, most time.Duration
+	}{
+		{"at once", nil, 0, 0, 0, 0},
+		{"connection", func() (*http.Response, error) { return nil, refused }, 2, 0, 375 * time.Millisecond, 750 * time.Millisecond},
+		{"bad gateway", func() (*http.Response, error) { return response(502, "<html>"), nil }, 1, 0, 125 * time.Millisecond, 250 * time.Millisecond},
+		{"retry after", func() (*http.Response, error) { return response(503, "", "Retry-After", "7"), nil }, 1, 0, 7125 * time.Millisecond, 7250 * time.Millisecond},
+		{"slow down", func() (*http.Response, error) { return response(429, "", "Retry-After", "x"), nil }, 1, 0, 125 * time.Millisecond, 250 * time.Millisecond},
+		{"after the time is up", func() (*http.Response, error) { return response(503, "", "Retry-After", "31"), nil }, 99, exchange.Unavailable, 0, 0},
+		{"never there", func() (*http.Response, error) { return nil, refused }, 99, exchange.Unavailable, 20 * time.Second, 30 * time.Second},
+		{"not again", func() (*http.Response, error) { return response(500, ""), nil }, 1, exchange.Unavailable, 0, 0},
+		{"denied", func() (*http.Response, error) {
+			return response(400, `{"error": "invalid_target", "request_id": "a\nb"}`), nil
+		}, 1, exchange.Denied, 0, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tries, keys, proofs := 0, map[string]bool{}, map[string]bool{}
+				hc := &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+					keys[r.Header.Get(api.HeaderRetryKey)], proofs[r.Header.Get("DPoP")] = true, true
+					if tries++; tries <= tt.failures {
+						return tt.first()
+					}
+					return sealed(t, r, "DPoP", deploy), nil
+				})}
+				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+				defer cancel()
+				start := time.Now()
+				_, err := newClient(t, brokerURL, hc).Exchange(ctx, request("deploy"))
+				if tt.kind == 0 && err != nil || tt.kind != 0 && !exchange.IsKind(err, tt.kind) {
+					t.Errorf("Exchange = %v, want kind %d", err, tt.kind)
+				}
+				if d := time.Since(start); d < tt.least || d > tt.most {
+					t.Errorf("took %v, want %v to %v", d, tt.least, tt.most)
+				}
+				if len(keys) != 1 || len(proofs) != tries {
+					t.Errorf("%d tries with %d retry keys and %d proofs", tries, len(keys), len(proofs))
+				}
+				if err != nil && strings.ContainsAny(err.Error(), "\n") {
+					t.Errorf("%q has more than one line", err)
+				}
+			})
+		})
+	}
+}
+
+// TestInterruptedExchange ends the context while the broker works on the
+// exchange: the answer is waited for, since it says what to give back.
+func TestInterruptedExchange(t *testing.T) {
+	b := runnertest.NewBroker(deploy)
+	defer b.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	b.Before(func(*http.Request) { cancel() })
+	answer, err := newClient(t, b.URL, b.Client()).Exchange(ctx, request("deploy"))
+	if err != nil || answer == nil {
+		t.Errorf("Exchange = %v, %v; want the answer", answer, err)
+	}
+}
+
+// TestUnansweredExchange ends the context while the broker works on an exchange
+// that it never answers: the error says that something may have been granted.
+func TestUnansweredExchange(t *testing.T) {
+	b := runnertest.NewBroker(deploy)
+	defer b.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	b.Before(func(r *http.Request) { cancel(); <-r.Context().Done() })
+	start := time.Now()
+	_, err := newClient(t, b.URL, b.Client()).Exchange(ctx, request("deploy"))
+	if !errors.Is(err, exchange.ErrUnanswered) || !exchange.IsKind(err, exchange.Unavailable) {
+		t.Errorf("Exchange = %v, want an ErrUnanswered", err)
+	}
+	if d := time.Since(start); d < 5*time.Second || d > 10*time.Second {
+		t.Errorf("took %v, want 5s", d)
+	}
+	// Without a connection there is nothing to wait for.
+	if _, err := newClient(t, b.URL, b.Client()).Exchange(ctx, request("deploy")); err == nil || errors.Is(err, exchange.ErrUnanswered) {
+		t.Errorf("Exchange after the end = %v", err)
+	}
+}
+
+// TestRetryAfterDate gives the other form of the header, a date.
+func TestRetryAfterDate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start, tries := time.Now(), 0
+		hc := &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+			if tries++; tries == 1 {
+				return response(503, "", "Retry-After", start.Add(9*time.Second).UTC().Format(http.TimeFormat)), nil
+			}
+			return sealed(t, r, "DPoP", deploy), nil
+		})}
+		if _, err := newClient(t, brokerURL, hc).Exchange(t.Context(), request("deploy")); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(start) - 9*time.Second; d < 125*time.Millisecond || d > 250*time.Millisecond {
+			t.Errorf("waited %v beyond the 9s, want a little", d)
+		}
+	})
+}
+
+// TestCommandsInAnswers checks that no answer can give GitHub's runner a command.
+func TestCommandsInAnswers(t *testing.T) {
+	hc := &http.Client{Transport: transport(func(*http.Request) (*http.Response, error) {
+		return response(400, `{"error": "##[x]", "error_description": "##[set-output name=a]b\n::error::c", "request_id": "####[y]##vso[z]"}`), nil
+	})}
+	_, err := newClient(t, brokerURL, hc).Exchange(t.Context(), request("deploy"))
+	failure, ok := errors.AsType[*exchange.Failure](err)
+	if !ok || strings.ContainsAny(err.Error(), "\n") || strings.Contains(err.Error()+failure.Hint, "##[") || strings.Contains(err.Error()+failure.Hint, "##vso[") {
+		t.Errorf("Exchange = %q", err)
+	}
+}
+
 // TestDeadline: the error is of the last try, and says what the broker wants.
 func TestDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -294,6 +413,13 @@ func TestRedirect(t *testing.T) {
 	}
 }
 
+// short returns a context for what would be tried for ever.
+func short(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 // TestTLS: private certificates, and one handshake for many connections.
 func TestTLS(t *testing.T) {
 	var mu sync.Mutex
@@ -320,6 +446,13 @@ func TestTLS(t *testing.T) {
 	}
 	if len(resumed) != 2 || resumed[0] || !resumed[1] {
 		t.Errorf("sessions resumed: %v, want false, true", resumed)
+	}
+	old := httptest.NewUnstartedServer(server.Config.Handler)
+	old.TLS = &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}
+	old.StartTLS()
+	defer old.Close()
+	if err := newClient(t, old.URL, hc).RevokeScope(short(t), api.NewSecret("x"), ""); !exchange.IsKind(err, exchange.Unavailable) {
+		t.Errorf("a revocation with TLS 1.1 = %v", err)
 	}
 	if hc, err = exchange.NewHTTPClient(""); err != nil {
 		t.Fatal(err)
@@ -355,7 +488,8 @@ func TestBrokerURL(t *testing.T) {
 	for url, ok := range map[string]bool{
 		brokerURL: true, "http://localhost:8080": true, "http://127.0.0.1:8080": true, "http://[::1]:8080": true,
 		brokerURL + "/": false, brokerURL + "/path": false, brokerURL + "?": false, brokerURL + "#x": false, "http://broker.example.com": false,
-		"http://127.0.0.1.example.com": false, "https://user@broker.example.com": false, "ftp://broker.example.com": false, "broker.example.com": false, "": false,
+		"http://127.0.0.1.example.com": false, "http://localhost@example.com": false, brokerURL + "?x=y": false, "https:broker.example.com": false,
+		brokerURL + ":8443/path": false, "https://user@broker.example.com": false, "ftp://broker.example.com": false, "broker.example.com": false, "": false,
 	} {
 		if _, err := exchange.NewClient(url, nil, nil); (err == nil) != ok || err != nil && !exchange.IsKind(err, exchange.Misconfigured) {
 			t.Errorf("NewClient(%q) = %v, want ok %v", url, err, ok)

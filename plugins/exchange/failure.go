@@ -24,8 +24,8 @@ const (
 )
 
 // A Failure is an error with what the reader of a log can do about it. Neither
-// Err nor Hint holds a secret, and what they quote of an answer is free of
-// control characters.
+// Err nor Hint holds a secret, and what they quote of an answer is free of control
+// characters and of "##[": a line of a job's log can be a command to the platform.
 type Failure struct {
 	Kind       Kind
 	Err        error
@@ -50,7 +50,15 @@ func IsKind(err error, kind Kind) bool {
 // maxQuote bounds in bytes what is quoted of an answer: a sentence, not a page.
 const maxQuote = 300
 
-// Printable returns s on one line and of bounded length.
+// Defused returns line without what GitHub's runner (actions/runner,
+// ActionCommand.cs) and Azure's agent (azure-pipelines-agent, Command.cs) take for
+// a command wherever in a line it stands. The other form of GitHub's commands
+// begins the line, as nothing does that brevet prints.
+func Defused(line string) string {
+	return strings.ReplaceAll(strings.ReplaceAll(line, "##[", "# #["), "##vso[", "# #vso[")
+}
+
+// Printable returns s on one line, of bounded length, and defused.
 func Printable(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
@@ -61,7 +69,7 @@ func Printable(s string) string {
 	if len(s) > maxQuote {
 		s = strings.ToValidUTF8(s[:maxQuote], "") + "…"
 	}
-	return s
+	return Defused(s)
 }
 
 // Refusal turns an answer that is no success into a Failure. who answered, as in
@@ -76,16 +84,46 @@ func Refusal(who string, r *Reply, oauth *api.Error) error {
 		Code: Printable(oauth.Code), Description: Printable(oauth.Description), RequestID: Printable(oauth.RequestID),
 	}
 	f.Err = fmt.Errorf("%s refused (%d): %w", who, r.Status, oauth)
-	f.Hint = "the whole reason is in the broker's audit log; ask its operator"
-	if oauth.RequestID != "" {
-		f.Hint = "the whole reason is in the broker's audit log under request " + oauth.RequestID + "; ask its operator"
-	}
-	f.Hint = ReplayHint(oauth) + f.Hint
-	if oauth.Code == api.CodeInvalidDPoPProof {
-		f.Hint = "the broker's URL must be the one in its own configuration, byte for byte: localhost is not 127.0.0.1\n" +
-			"or this machine's clock is wrong\n" + f.Hint
-	}
+	f.Hint = clockHint(f.Kind, r.Date(), time.Now()) + codeHint(oauth.Code) + replayHint(oauth) + auditHint(oauth.RequestID)
 	return f
+}
+
+// codeHint says what an OAuth code is about that has its reason here, in whole
+// lines, or nothing.
+func codeHint(code string) string {
+	switch code {
+	case api.CodeInsufficientScope:
+		return "a policy must grant the data key with allow: [unwrap], or rewrap, for this context, age and number of uses\n"
+	case api.CodeInvalidDPoPProof:
+		return "the broker's URL must be the one in its own configuration, byte for byte: localhost is not 127.0.0.1\n" +
+			"or this machine's clock is wrong\n"
+	}
+	return ""
+}
+
+func auditHint(requestID string) string {
+	if requestID == "" {
+		return "the whole reason is in the broker's audit log; ask its operator"
+	}
+	return "the whole reason is in the broker's audit log under request " + requestID + "; ask its operator"
+}
+
+// maxSkew is more than a request takes on its way, and less than brokers bear.
+const maxSkew = 30 * time.Second
+
+// clockHint says how wrong this machine's clock is, if it is and the broker denied:
+// that makes tokens and proofs look as if their time were over, or had not come.
+// date is the broker's clock; zero: not known. It is one line, or nothing.
+func clockHint(kind Kind, date, now time.Time) string {
+	skew := now.Sub(date).Round(time.Second)
+	if kind != Denied || date.IsZero() || skew.Abs() < maxSkew {
+		return ""
+	}
+	way := "ahead of"
+	if skew < 0 {
+		way = "behind"
+	}
+	return fmt.Sprintf("this machine's clock is %s %s the broker's: set one of them right\n", skew.Abs(), way)
 }
 
 func kindOf(status int) Kind {
@@ -114,7 +152,7 @@ func (c *Client) unreachable(err error) error {
 // trust more helps in one case only, and may hurt in the others.
 func certificateHint(err error) string {
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
-		return "for a private CA give a file with its certificate, or set BREVET_CA_FILE"
+		return "for a private CA set BREVET_CA_FILE to a file with its certificate"
 	}
 	if _, ok := errors.AsType[x509.HostnameError](err); ok {
 		return "the certificate is for another host; check the URL, and who answers there"

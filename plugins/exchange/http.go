@@ -10,12 +10,13 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/url"
 	"os"
 	"strconv"
 	"sync/atomic"
 	"time"
+
+	"github.com/brevet-dev/brevet/broker/api"
 )
 
 const (
@@ -78,9 +79,9 @@ func NewHTTPClient(caFile string) (*http.Client, error) {
 
 func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// checkURL refuses a URL that would carry a token in clear beyond this machine,
+// CheckURL refuses a URL that would carry a token in clear beyond this machine,
 // or that has more than scheme, host and path.
-func checkURL(raw string) (*url.URL, error) {
+func CheckURL(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
 	switch {
 	case err != nil, u.Host == "", u.Opaque != "":
@@ -105,7 +106,8 @@ type Reply struct {
 	Header     http.Header
 	Body       []byte
 	RetryAfter time.Duration
-	Sent       time.Time // when the request was, with the monotonic clock
+	Sent       time.Time       // when the request was, with the monotonic clock
+	Seal       api.SealContext // of a [Call]: what a sealed answer is bound to
 }
 
 // Date returns when the other side answered by its own clock, to the second; zero
@@ -153,7 +155,7 @@ func send(ctx context.Context, client *http.Client, patience time.Duration, buil
 		if err == nil {
 			wait += r.RetryAfter // and not the longer of both: those who are told the same must not return together
 		}
-		if !pause(ctx, wait) {
+		if !Pause(ctx, wait) {
 			return r, err
 		}
 		last = err
@@ -168,7 +170,11 @@ func sendOnce(ctx context.Context, client *http.Client, patience time.Duration, 
 	// net/http repeats a request with an Idempotency-Key by itself where a
 	// connection breaks; the proof in it would be used twice.
 	req.GetBody = nil
-	longer, sent, stop := outlast(ctx, patience)
+	body := &noted{ReadCloser: req.Body}
+	if patience > 0 {
+		req.Body = body
+	}
+	longer, stop := outlast(ctx, patience, &body.read)
 	defer stop()
 	r, err := roundTrip(client, req.WithContext(longer))
 	if err == nil {
@@ -177,22 +183,30 @@ func sendOnce(ctx context.Context, client *http.Client, patience time.Duration, 
 	if ctx.Err() != nil {
 		err = ctx.Err() // not that of longer, which tells nothing
 	}
-	if patience > 0 && sent() && !errors.Is(err, errTooLarge) {
+	if body.read.Load() && !errors.Is(err, errTooLarge) {
 		err = fmt.Errorf("%w; %w", err, ErrUnanswered)
 	}
 	return nil, err
 }
 
+// A noted body tells whether anything of it was read: then its request has a
+// connection. (Package httptrace tells that, too, and is 30 KB of a program.)
+type noted struct {
+	io.ReadCloser
+	read atomic.Bool
+}
+
+func (n *noted) Read(p []byte) (int, error) {
+	n.read.Store(true)
+	return n.ReadCloser.Read(p)
+}
+
 // outlast returns the context of one request. It ends with ctx or, if the
-// request has a connection by then, patience later.
-func outlast(ctx context.Context, patience time.Duration) (longer context.Context, sent func() bool, stop func()) {
-	var connected atomic.Bool
+// request is sent by then, patience later.
+func outlast(ctx context.Context, patience time.Duration, sent *atomic.Bool) (longer context.Context, stop func()) {
 	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	longer = httptrace.WithClientTrace(longer, &httptrace.ClientTrace{
-		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
-	})
 	release := context.AfterFunc(ctx, func() {
-		if connected.Load() {
+		if sent.Load() {
 			timer := time.NewTimer(patience)
 			defer timer.Stop()
 			select {
@@ -202,7 +216,7 @@ func outlast(ctx context.Context, patience time.Duration) (longer context.Contex
 		}
 		cancel()
 	})
-	return longer, connected.Load, func() { release(); cancel() }
+	return longer, func() { release(); cancel() }
 }
 
 func roundTrip(client *http.Client, req *http.Request) (*Reply, error) {
@@ -219,7 +233,10 @@ func roundTrip(client *http.Client, req *http.Request) (*Reply, error) {
 	if len(body) > maxAnswer {
 		return nil, errTooLarge
 	}
-	return &Reply{resp.StatusCode, resp.Header, body, retryAfter(resp.Header.Get("Retry-After"), time.Now()), sent}, nil
+	return &Reply{
+		Status: resp.StatusCode, Header: resp.Header, Body: body, Sent: sent,
+		RetryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now()),
+	}, nil
 }
 
 // withoutURL returns err without the URL of the request: a platform's may hold more
@@ -269,8 +286,8 @@ func backoff(try int) time.Duration {
 	return d - rand.N(d/2)
 }
 
-// pause waits for d. It reports false, at once, if ctx ends before that.
-func pause(ctx context.Context, d time.Duration) bool {
+// Pause waits for d. It reports false, at once, if ctx ends before that.
+func Pause(ctx context.Context, d time.Duration) bool {
 	if end, ok := ctx.Deadline(); ok && time.Until(end) <= d {
 		return false
 	}

@@ -20,8 +20,9 @@ const KeyFileHint = "BREVET_KEY_FILE must be in a folder that this user may writ
 // replayed is how the broker begins to say that a token was used with another key.
 const replayed = "subject token already used"
 
-// ReplayHint returns what to do about a refusal if it is for that, else "".
-func ReplayHint(oauth *api.Error) string {
+// replayHint says what to do about a refusal that is for that, in whole lines, or
+// nothing.
+func replayHint(oauth *api.Error) string {
 	if !strings.HasPrefix(oauth.Description, replayed) {
 		return ""
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/brevet-dev/brevet/broker/api"
 	"github.com/brevet-dev/brevet/issuers/strictjson"
+	"github.com/brevet-dev/brevet/plugins/exchange"
 )
 
 // PlaceholderAudience is what a token is asked for that is only to be looked at:
@@ -60,12 +61,12 @@ func (w *ClaimsWish) source(env Env) (*Source, error) {
 			return nil, err
 		}
 	}
-	client, err := NewHTTPClient(w.CAFile)
+	client, err := exchange.NewHTTPClient(w.CAFile)
 	if err != nil {
 		return nil, err
 	}
 	if w.Broker != "" {
-		if _, err := NewClient(w.Broker, client, nil); err != nil {
+		if err := CheckBroker(w.Broker); err != nil {
 			return nil, err
 		}
 	}

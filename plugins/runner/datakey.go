@@ -6,12 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
-	"net/http"
 	"net/url"
 	"strings"
 	"time"
 
 	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/plugins/exchange"
 )
 
 // A KeyWish says what an exchange wants of the data keys among its credentials.
@@ -36,11 +36,11 @@ func (c *Client) Unwrap(ctx context.Context, token api.Secret, wrapped string, k
 	}
 	form := keyForm(wrapped, keyContext)
 	form.Set("seal_key", seal.Public())
-	body, proof, err := c.postWithToken(ctx, api.PathUnwrap, token, form)
+	reply, err := c.Do(ctx, exchange.Call{Path: api.PathUnwrap, Session: token, Form: form})
 	if err != nil {
 		return nil, err
 	}
-	key, err := api.DecodeSealedDataKey(body, seal, api.SealContext{URL: c.endpoint(api.PathUnwrap), Proof: proof, SessionToken: token})
+	key, err := api.DecodeSealedDataKey(reply.Body, seal, reply.Seal)
 	if err != nil {
 		return nil, failf(Protocol, "", "%w", err)
 	}
@@ -57,11 +57,11 @@ func (c *Client) Unwrap(ctx context.Context, token api.Secret, wrapped string, k
 // ctx ends, and done twice it gives another form of the same. Its errors are
 // Failures.
 func (c *Client) Rewrap(ctx context.Context, token api.Secret, wrapped string, keyContext api.Context) (*api.DataKey, error) {
-	body, _, err := c.postWithToken(ctx, api.PathRewrap, token, keyForm(wrapped, keyContext))
+	reply, err := c.Do(ctx, exchange.Call{Path: api.PathRewrap, Session: token, Form: keyForm(wrapped, keyContext)})
 	if err != nil {
 		return nil, err
 	}
-	key, err := api.DecodeDataKey(body)
+	key, err := api.DecodeDataKey(reply.Body)
 	if err != nil {
 		return nil, failf(Protocol, "", "%w", err)
 	}
@@ -73,24 +73,6 @@ func (c *Client) Rewrap(ctx context.Context, token api.Secret, wrapped string, k
 
 func keyForm(wrapped string, c api.Context) url.Values {
 	return url.Values{"wrapped": {wrapped}, "context": {c.Canonical()}}
-}
-
-// postWithToken sends form for a session: RFC 9449, section 7.1. proof is that
-// of the try that was answered.
-func (c *Client) postWithToken(ctx context.Context, path string, token api.Secret, form url.Values) (body []byte, proof string, err error) {
-	body, err = c.post(ctx, path, 0, form, c.asOwner(path, token, &proof))
-	return body, proof, err
-}
-
-// asOwner returns what sets the headers of a request for the session of token, and
-// notes the proof among them.
-func (c *Client) asOwner(path string, token api.Secret, proof *string) func(http.Header) error {
-	return func(h http.Header) (err error) {
-		*proof, err = c.key.Proof(http.MethodPost, c.endpoint(path), token, time.Now())
-		h.Set("DPoP", *proof)
-		h.Set("Authorization", "DPoP "+token.Reveal())
-		return err
-	}
 }
 
 // keyBytes returns a data key's bytes, for the caller to wipe.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/plugins/exchange"
 )
 
 // OfRun returns the names of the credentials whose leases end with the run, and
@@ -53,7 +54,8 @@ func (s *Session) End(ctx context.Context) error {
 // RevokeRun ends the leases of scope run of the run that the session's job is
 // part of: its own, and those of the run's other jobs.
 func (s *Session) RevokeRun(ctx context.Context) error {
-	_, _, err := s.client.postWithToken(ctx, api.PathRevoke, s.Answer.AccessToken, url.Values{"scope": {api.ScopeRun}})
+	form := url.Values{"scope": {api.ScopeRun}}
+	_, err := s.client.Do(ctx, exchange.Call{Path: api.PathRevoke, Session: s.Answer.AccessToken, Form: form})
 	return err
 }
 
@@ -67,7 +69,7 @@ func (s *Session) KeepAlive(ctx context.Context, tell func(error)) {
 		return
 	}
 	step, told := after/3, false
-	for wait := spread(step); pause(ctx, wait); {
+	for wait := spread(step); exchange.Pause(ctx, wait); {
 		err := s.beat(ctx, step/2)
 		wait = spread(step)
 		switch {
@@ -98,8 +100,7 @@ func spread(d time.Duration) time.Duration { return d - rand.N(d/4+1) }
 func (s *Session) beat(ctx context.Context, within time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	_, _, err := s.client.postWithToken(ctx, api.PathHeartbeat, s.Answer.AccessToken, nil)
-	return err
+	return s.client.Heartbeat(ctx, s.Answer.AccessToken)
 }
 
 // isOver reports whether the broker refused because there is no such session any

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/plugins/exchange"
 	"github.com/brevet-dev/brevet/plugins/runner/mask"
 )
 
@@ -258,13 +259,12 @@ func (c *Client) reportLeaks(ctx context.Context, token api.Secret, leaks []api.
 	if err != nil {
 		return false, err
 	}
-	var proof string
-	answered, err := c.postBody(ctx, api.PathLeaks, 0, "application/json", string(body), c.asOwner(api.PathLeaks, token, &proof))
+	reply, err := c.Do(ctx, exchange.Call{Path: api.PathLeaks, Session: token, JSON: body})
 	if err != nil {
 		return false, err
 	}
 	var out api.LeakAnswer
-	if err := json.Unmarshal(answered, &out); err != nil {
+	if err := json.Unmarshal(reply.Body, &out); err != nil {
 		return false, failf(Protocol, "", "the broker's answer is not that to a report")
 	}
 	return out.Revoked, nil

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -69,7 +68,7 @@ func containerSource(env Env) (*Source, error) {
 	platform, source, err := function.FindSource(env.Get)
 	switch {
 	case err != nil:
-		return nil, asFailure(err)
+		return nil, err
 	case platform == function.AWS:
 		return nil, failf(Misconfigured, fileHint, "this is a container on AWS, of which brevet does not get the token")
 	case source == nil:
@@ -79,18 +78,10 @@ func containerSource(env Env) (*Source, error) {
 	return &Source{platform, keeps, func(ctx context.Context, broker string) (string, error) {
 		token, err := source.Token(ctx, cmp.Or(env.Get(function.AudienceVariable), broker))
 		if err != nil {
-			return "", asFailure(err)
+			return "", err
 		}
 		return token.Reveal(), nil
 	}}, nil
-}
-
-// asFailure returns an error of another package as one of this.
-func asFailure(err error) error {
-	if f, ok := errors.AsType[*exchange.Failure](err); ok {
-		return &Failure{Kind(f.Kind), f.Err, f.Hint}
-	}
-	return err
 }
 
 const (
@@ -163,12 +154,12 @@ type github struct {
 
 // fetch gets a token as actions/toolkit does (packages/core, oidc-utils.ts).
 func (g github) fetch(ctx context.Context, audience string) (string, error) {
-	u, err := checkURL(g.url)
+	u, err := exchange.CheckURL(g.url)
 	if err != nil {
 		return "", failf(Misconfigured, "", "%s: %w", githubURL, err)
 	}
 	u.RawQuery = strings.TrimPrefix(u.RawQuery+"&audience="+url.QueryEscape(audience), "&")
-	a, err := send(ctx, g.client, 0, func() (*http.Request, error) {
+	reply, err := exchange.Send(ctx, g.client, func() (*http.Request, error) {
 		req, err := http.NewRequest(http.MethodGet, u.String(), nil)
 		if err == nil {
 			req.Header.Set("Authorization", "bearer "+g.bearer.Reveal())
@@ -179,14 +170,14 @@ func (g github) fetch(ctx context.Context, audience string) (string, error) {
 	if err != nil {
 		return "", failf(Unavailable, "", "asking GitHub for a token: %w", err)
 	}
-	if a.status != http.StatusOK {
-		err := refusal("GitHub's token service", a.status, nil)
+	if reply.Status != http.StatusOK {
+		err := exchange.Refusal("GitHub's token service", reply, nil)
 		if IsKind(err, Denied) {
 			return "", failf(Misconfigured, githubHint, "%w", err)
 		}
 		return "", err
 	}
-	return githubValue(a.body)
+	return githubValue(reply.Body)
 }
 
 func githubValue(body []byte) (string, error) {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/plugins/exchange"
 )
 
 const (
@@ -116,7 +117,7 @@ func (k *keeper) prolong(ctx context.Context, s *Session, l api.Lease) (owner *S
 			k.failed(l, err, false)
 			told = true
 		}
-		if !pause(ctx, spread(min(max(leastLeft, left/10), wakeTime))) {
+		if !exchange.Pause(ctx, spread(min(max(leastLeft, left/10), wakeTime))) {
 			return nil, nil, err
 		}
 	}
@@ -235,12 +236,12 @@ func (s *Session) renew(ctx context.Context, l api.Lease) (*api.Lease, error) {
 	if err != nil {
 		return nil, failf(Unavailable, "", "%w", err)
 	}
-	path := leasePath(l) + "/renew"
-	body, proof, err := s.client.postWithToken(ctx, path, s.Answer.AccessToken, url.Values{"seal_key": {seal.Public()}})
+	form := url.Values{"seal_key": {seal.Public()}}
+	reply, err := s.client.Do(ctx, exchange.Call{Path: leasePath(l) + "/renew", Session: s.Answer.AccessToken, Form: form})
 	if err != nil {
 		return nil, err
 	}
-	next, err := api.DecodeSealedLease(body, seal, api.SealContext{URL: s.client.endpoint(path), Proof: proof, SessionToken: s.Answer.AccessToken})
+	next, err := api.DecodeSealedLease(reply.Body, seal, reply.Seal)
 	if err == nil && (next.LeaseID != l.LeaseID || next.Credential != l.Credential) {
 		err = errors.New("not the lease asked for")
 	}
@@ -250,7 +251,7 @@ func (s *Session) renew(ctx context.Context, l api.Lease) (*api.Lease, error) {
 		err = checkLease(*next)
 	}
 	if err != nil {
-		return nil, failf(Protocol, "", "the broker's answer: %w", errors.New(Printable(err.Error())))
+		return nil, unlike(err)
 	}
 	return next, nil
 }
@@ -289,25 +290,12 @@ func (s *Session) whyRefused(ctx context.Context, l api.Lease, refused error) er
 
 // state asks the broker for the state of a lease.
 func (s *Session) state(ctx context.Context, l api.Lease) (string, error) {
-	c, token := s.client, s.Answer.AccessToken
-	a, err := send(ctx, c.http, 0, func() (*http.Request, error) {
-		req, err := http.NewRequest(http.MethodGet, c.endpoint(leasePath(l)), nil)
-		if err != nil {
-			return nil, err
-		}
-		proof, err := c.key.Proof(http.MethodGet, c.endpoint(leasePath(l)), token, time.Now())
-		req.Header.Set("DPoP", proof)
-		req.Header.Set("Authorization", "DPoP "+token.Reveal())
-		return req, err
-	})
+	reply, err := s.client.Do(ctx, exchange.Call{Method: http.MethodGet, Path: leasePath(l), Session: s.Answer.AccessToken})
 	if err != nil {
-		return "", c.unreachable(err)
+		return "", err
 	}
 	var status api.LeaseStatus
-	if a.status != http.StatusOK {
-		return "", refusal("the broker", a.status, nil)
-	}
-	if err := json.Unmarshal(a.body, &status); err != nil {
+	if err := json.Unmarshal(reply.Body, &status); err != nil {
 		return "", failf(Protocol, "", "the broker's answer is not the state of a lease")
 	}
 	return status.State, nil

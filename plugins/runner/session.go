@@ -14,15 +14,15 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/plugins/exchange"
 )
 
-// revokeTimeout bounds the end of a job: how long an exchange on its way is
-// waited for, and a revocation. What cannot be revoked by then expires.
+// revokeTimeout bounds the revocations at the end of a job. What cannot be revoked
+// by then expires.
 const revokeTimeout = 5 * time.Second
 
 // Options say what a job wants, and from whom.
@@ -67,15 +67,7 @@ func Open(ctx context.Context, o Options, env Env) (*Session, error) {
 	if err := o.Context.Validate(); err != nil {
 		return nil, failf(Misconfigured, "", "%w", err)
 	}
-	hc, err := NewHTTPClient(o.CAFile)
-	if err != nil {
-		return nil, err
-	}
-	client, err := NewClient(o.Broker, hc, nil)
-	if err != nil {
-		return nil, err
-	}
-	token, err := client.authorize(ctx, env)
+	client, token, err := authorized(ctx, o, env)
 	if err != nil {
 		return nil, err
 	}
@@ -90,35 +82,35 @@ func Open(ctx context.Context, o Options, env Env) (*Session, error) {
 	}}, nil
 }
 
-// authorize gives c the job's key and returns the job's token.
-func (c *Client) authorize(ctx context.Context, env Env) (api.Secret, error) {
-	source, err := FindSource(env, c.http)
+// authorized returns a client with the job's key, and the job's token.
+func authorized(ctx context.Context, o Options, env Env) (*Client, api.Secret, error) {
+	hc, err := exchange.NewHTTPClient(o.CAFile)
 	if err != nil {
-		return api.Secret{}, err
+		return nil, api.Secret{}, err
 	}
-	token, err := source.Token(ctx, c.broker)
+	if err := CheckBroker(o.Broker); err != nil { // before a token leaves the platform
+		return nil, api.Secret{}, err
+	}
+	source, err := FindSource(env, hc)
 	if err != nil {
-		return api.Secret{}, err
+		return nil, api.Secret{}, err
 	}
-	if c.key, err = keyFor(env, token, source.KeepsToken); err != nil {
-		return api.Secret{}, err
+	token, err := source.Token(ctx, o.Broker)
+	if err != nil {
+		return nil, api.Secret{}, err
 	}
-	return token, nil
+	key, err := keyFor(env, token, source.KeepsToken)
+	if err != nil {
+		return nil, api.Secret{}, err
+	}
+	client, err := NewClient(o.Broker, hc, key)
+	return client, token, err
 }
 
 // CheckNames refuses names of credentials that cannot be asked for in one exchange.
 func CheckNames(credentials []string) error {
-	const hint = "brevet exec --credential NAME[,NAME], brevet get NAME[,NAME], or set BREVET_CREDENTIALS"
-	sorted := slices.Sorted(slices.Values(credentials))
-	switch {
-	case len(credentials) == 0:
-		return failf(Misconfigured, hint, "no credential asked for")
-	case len(credentials) > api.MaxCredentials:
-		return failf(Misconfigured, "", "%d credentials asked for; the most is %d", len(credentials), api.MaxCredentials)
-	case len(slices.Compact(sorted)) < len(credentials):
-		return failf(Misconfigured, "", "a credential is asked for twice")
-	case sorted[0] == "" || strings.ContainsFunc(strings.Join(credentials, ""), func(r rune) bool { return r <= ' ' }):
-		return failf(Misconfigured, hint, "an empty credential name, or one with white space")
+	if err := exchange.CheckNames(credentials); err != nil {
+		return failf(Misconfigured, "brevet exec --credential NAME[,NAME], brevet get NAME[,NAME], or set BREVET_CREDENTIALS", "%w", err)
 	}
 	return nil
 }
@@ -137,7 +129,7 @@ func (s *Session) endAll(ctx context.Context, scope func(*Session) string) error
 	problems := make([]error, len(all))
 	var running sync.WaitGroup
 	for i, one := range all {
-		running.Go(func() { problems[i] = one.client.revoke(ctx, one.Answer.AccessToken, scope(one)) })
+		running.Go(func() { problems[i] = one.client.RevokeScope(ctx, one.Answer.AccessToken, scope(one)) })
 	}
 	running.Wait()
 	return errors.Join(problems...)
@@ -209,7 +201,7 @@ func afterwards(ctx context.Context) (context.Context, context.CancelFunc) {
 func Revoke(ctx context.Context, o Options, token api.Secret, scope string) error {
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
-	hc, err := NewHTTPClient(o.CAFile)
+	hc, err := exchange.NewHTTPClient(o.CAFile)
 	if err != nil {
 		return err
 	}
@@ -217,5 +209,5 @@ func Revoke(ctx context.Context, o Options, token api.Secret, scope string) erro
 	if err != nil {
 		return err
 	}
-	return client.revoke(ctx, token, scope)
+	return client.RevokeScope(ctx, token, scope)
 }

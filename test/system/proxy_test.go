@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/plugins/exchange"
 	"github.com/brevet-dev/brevet/plugins/runner"
 	"github.com/brevet-dev/brevet/plugins/runner/mask"
 	"github.com/brevet-dev/brevet/test/servers"
@@ -126,7 +127,7 @@ func TestProxySeesNoValue(t *testing.T) {
 		t.Fatal(err)
 	}
 	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	hc, err := runner.NewHTTPClient(p.ca)
+	hc, err := exchange.NewHTTPClient(p.ca)
 	if err != nil {
 		t.Fatal(err)
 	}

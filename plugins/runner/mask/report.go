@@ -28,10 +28,10 @@ func (m *Masker) Find(r io.Reader, hit func(Hit)) error {
 
 // A report collects hits until it is certain what they are part of.
 type report struct {
-	base    int64 // where in the output the Writer's held bytes begin
-	line    int   // and in which line
-	told    int64 // what ends there or before it was told
-	pending []pending
+	base    int64      // where in the output the Writer's held bytes begin
+	line    int        // and in which line
+	told    int64      // what ends there or before it was told
+	pending []*pending // pointers: they are sorted, and Go makes the sort of a struct anew
 }
 
 // A pending hit may still grow. Its places count as report's do.
@@ -49,8 +49,8 @@ func (r *report) add(b []byte, h hit) {
 		return
 	}
 	line := r.line + bytes.Count(b[:h.start], []byte("\n"))
-	all := pending{Hit{h.secret, h.name(b), r.base + int64(h.start), line}, end, end}
-	r.pending = slices.DeleteFunc(r.pending, func(p pending) bool {
+	all := &pending{Hit{h.secret, h.name(b), r.base + int64(h.start), line}, end, end}
+	r.pending = slices.DeleteFunc(r.pending, func(p *pending) bool {
 		if p.Secret != all.Secret || p.to < all.Offset || all.to < p.Offset {
 			return false
 		}
@@ -67,10 +67,10 @@ func (r *report) add(b []byte, h hit) {
 // tell calls hit, in order, for what ends at or before end in the held bytes.
 func (r *report) tell(hit func(Hit), end int) {
 	r.told = r.base + int64(end)
-	slices.SortFunc(r.pending, func(p, q pending) int {
+	slices.SortFunc(r.pending, func(p, q *pending) int {
 		return cmp.Or(cmp.Compare(p.Offset, q.Offset), cmp.Compare(p.Secret, q.Secret))
 	})
-	r.pending = slices.DeleteFunc(r.pending, func(p pending) bool {
+	r.pending = slices.DeleteFunc(r.pending, func(p *pending) bool {
 		if p.to <= r.told {
 			hit(p.Hit)
 		}
