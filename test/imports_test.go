@@ -44,6 +44,8 @@ var mayImport = map[string][]string{
 	"plugins/function/awsidentity": {"broker/api", "plugins/exchange", "plugins/function"},
 	"plugins/function/awscreds":    {"plugins/exchange", "plugins/function"},
 
+	"examples/functions/kubernetes/app": {},
+
 	"broker/keys/pkcs11/wire": {},
 	"cmd/brevetd-pkcs11":      {"broker/keys/pkcs11/wire"},
 
