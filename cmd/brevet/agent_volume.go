@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -75,9 +76,14 @@ func (v *volume) check(a *agentFlags) error {
 func (v *volume) open() (*runner.Files, error) {
 	kept := runner.Volume{Mode: v.mode, AnyDisk: v.anyDisk}
 	if v.tokenFile != "" {
-		if err := kept.Check(v.tokenFile); err != nil {
+		path, err := filepath.Abs(v.tokenFile)
+		if err == nil {
+			err = kept.Check(path)
+		}
+		if err != nil {
 			return nil, err
 		}
+		v.tokenFile = path
 	}
 	if len(v.wishes) == 0 {
 		return nil, nil
