@@ -77,7 +77,7 @@ func TestVolumeReplaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	volume := runner.Volume{Mode: 0o600, AnyDisk: true}
-	for _, path := range []string{folder, link} {
+	for _, path := range []string{folder, link, ofAnother(t, dir)} {
 		if files, err := runner.OpenVolume(onVolume(path), volume); files != nil || !runner.IsKind(err, runner.Misconfigured) {
 			t.Errorf("OpenVolume(%s) = %v, %v", path, files, err)
 		}
@@ -101,6 +101,19 @@ func TestVolumeReplaces(t *testing.T) {
 	if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("after Remove: %v", err)
 	}
+}
+
+// ofAnother returns a file of another user's.
+func ofAnother(t *testing.T, dir string) string {
+	t.Helper()
+	if os.Getuid() != 0 {
+		return "/etc/passwd"
+	}
+	path := filepath.Join(dir, "another's")
+	if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Chown(path, 65534, 65534)); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 func TestVolumeRefuses(t *testing.T) {

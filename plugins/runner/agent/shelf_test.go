@@ -16,6 +16,7 @@ import (
 	"github.com/brevet-dev/brevet/plugins/runner"
 	"github.com/brevet-dev/brevet/plugins/runner/agent"
 	"github.com/brevet-dev/brevet/plugins/runner/runnertest"
+	"github.com/brevet-dev/brevet/test/servers"
 )
 
 // A sidecar has an agent with one file, and a ready file.
@@ -212,6 +213,68 @@ func TestShelfKeepsOld(t *testing.T) {
 		_, _, values := m.counts()
 		s.has(t, values)
 	})
+}
+
+// TestStaleReady: what an agent that was killed has said is not true of the next; what
+// is no such file is left alone.
+func TestStaleReady(t *testing.T) {
+	dir := t.TempDir()
+	ready, link := filepath.Join(dir, "ready"), filepath.Join(dir, "link")
+	if err := errors.Join(agent.WriteReady(ready, time.Now().Add(time.Hour)), os.Symlink(ready, link)); err != nil {
+		t.Fatal(err)
+	}
+	if a, err := agent.Listen(agent.Options{Dir: filepath.Join(dir, "a"), Ready: link}); a != nil || !runner.IsKind(err, runner.Misconfigured) {
+		t.Errorf("with a link: %v", err)
+	}
+	if err := agent.CheckReady(ready, time.Now()); err != nil {
+		t.Error(err)
+	}
+	a, err := agent.Listen(agent.Options{Dir: filepath.Join(dir, "a"), Ready: ready})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if err := agent.CheckReady(ready, time.Now()); !runner.IsKind(err, runner.Unavailable) {
+		t.Errorf("the agent is ready before it is served: %v", err)
+	}
+}
+
+// A lastOne notes what is still there when its session ends.
+type lastOne struct {
+	session
+	paths []string
+	there []string
+}
+
+func (s *lastOne) End(ctx context.Context) error {
+	for _, path := range s.paths {
+		if _, err := os.Lstat(path); err == nil {
+			s.there = append(s.there, path)
+		}
+	}
+	return s.session.End(ctx)
+}
+
+// TestFilesGoFirst: nothing says that credentials are there, or has them, when they
+// are revoked.
+func TestFilesGoFirst(t *testing.T) {
+	dir := t.TempDir()
+	token, ready := filepath.Join(dir, "token"), filepath.Join(dir, "ready")
+	files, err := runner.OpenVolume([]runner.FileWish{{Variable: "TOKEN", Path: token}}, runner.Volume{Mode: 0o600, AnyDisk: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &maker{ttl: time.Hour}
+	last := &lastOne{paths: []string{token, ready}}
+	s := serve(t, agent.Options{Files: files, Ready: ready, Open: func(ctx context.Context, name string) (*api.Lease, agent.Session, error) {
+		l, _, err := m.open(ctx, name)
+		last.session = session{m, *l}
+		return l, last, err
+	}})
+	servers.Eventually(t, "it is ready", func() error { return agent.CheckReady(ready, time.Now()) })
+	if _, err := agent.Stop(t.Context(), s.socket); err != nil || m.ended != 1 || len(last.there) > 0 || s.Failed() != nil {
+		t.Errorf("Stop = %v; %d sessions ended, and %v was there still", err, m.ended, last.there)
+	}
 }
 
 // set changes what exchanges and renewals end in.
