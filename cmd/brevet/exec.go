@@ -71,17 +71,23 @@ func (p *program) exec(ctx context.Context, args []string) (status int, err erro
 	signals.Stop() // whoever reads stderr may have stopped: a signal then ends brevet
 	rest(patience) // an exchange that was on its way has to be given back
 	p.summarize(session.Answer.Leases, since, revoke())
-	for _, line := range k.leaks.Describe() {
-		p.report("warning", line)
-	}
-	if len(kept) > 0 {
-		p.report("note", "the leases of "+strings.Join(kept, ", ")+" are of scope run: they end by their TTL, or by brevet revoke --run")
-	}
-	if command.LeftBehind() {
-		p.report("note", "processes that the command left behind were ended, as their credentials are")
-	}
+	k.tellEnd(kept)
 	p.died = command.Died()
 	return k.judge(p.judge(status, err))
+}
+
+// tellEnd tells what a command did that has ended, and of the credentials whose
+// leases were kept.
+func (k *keeper) tellEnd(kept []string) {
+	for _, line := range k.leaks.Describe() {
+		k.p.report("warning", line)
+	}
+	if len(kept) > 0 {
+		k.p.report("note", "the leases of "+strings.Join(kept, ", ")+" are of scope run: they end by their TTL, or by brevet revoke --run")
+	}
+	if k.command.LeftBehind() {
+		k.p.report("note", "processes that the command left behind were ended, as their credentials are")
+	}
 }
 
 // dying returns the exit status for an error, and lets brevet die of a signal if

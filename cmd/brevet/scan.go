@@ -101,7 +101,7 @@ func (p *program) tellScan(r *runner.ScanReport, asJSON bool) error {
 	text := table(r.Findings)
 	switch {
 	case asJSON:
-		r.Findings, r.Gaps, r.Skipped = append([]runner.Finding{}, r.Findings...), append([]runner.Gap{}, r.Gaps...), append([]runner.Gap{}, r.Skipped...)
+		r.Findings, r.Gaps, r.Skipped = append([]*runner.Finding{}, r.Findings...), append([]*runner.Gap{}, r.Gaps...), append([]*runner.Gap{}, r.Skipped...)
 		raw, err := json.MarshalIndent(r, "", "  ")
 		if err != nil {
 			return err
@@ -115,7 +115,7 @@ func (p *program) tellScan(r *runner.ScanReport, asJSON bool) error {
 }
 
 // table lists findings in columns.
-func table(findings []runner.Finding) string {
+func table(findings []*runner.Finding) string {
 	rows := [][]string{{"PATH", "AT", "ENCODING", "VALUE", "TIMES"}}
 	for _, f := range findings {
 		rows = append(rows, []string{f.Path, place(f), f.Encoding, runner.Printable(f.Value), strconv.Itoa(f.Count)})
@@ -136,7 +136,7 @@ func table(findings []runner.Finding) string {
 	return out.String()
 }
 
-func place(f runner.Finding) string {
+func place(f *runner.Finding) string {
 	switch {
 	case f.Line == 0:
 		return "its name"

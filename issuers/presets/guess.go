@@ -42,15 +42,15 @@ const (
 // Guesses returns the presets that a token with these members may be of, the best
 // first, and how sure that is. The members are as package strictjson reads them.
 // If no preset fits, the only one is generic.
-func Guesses(token map[string]any) ([]Guess, Certainty) {
-	var guesses []Guess
+func Guesses(token map[string]any) ([]*Guess, Certainty) {
+	var guesses []*Guess
 	known := Known()
 	for _, name := range slices.Sorted(maps.Keys(known)) {
 		g := known[name].guess(token)
 		if !g.likely() {
 			continue
 		}
-		better := slices.IndexFunc(guesses, func(other Guess) bool { return g.compare(other) > 0 })
+		better := slices.IndexFunc(guesses, func(other *Guess) bool { return g.compare(other) > 0 })
 		if better < 0 {
 			better = len(guesses)
 		}
@@ -58,7 +58,7 @@ func Guesses(token map[string]any) ([]Guess, Certainty) {
 	}
 	switch {
 	case len(guesses) == 0:
-		return []Guess{generic().guess(token)}, Unknown
+		return []*Guess{generic().guess(token)}, Unknown
 	case len(guesses) > 1 && guesses[0].compare(guesses[1]) == 0:
 		return guesses, Ambiguous
 	case guesses[0].place == public:
@@ -76,8 +76,8 @@ const (
 	public                 // the pattern names the platform's host
 )
 
-func (p *Preset) guess(token map[string]any) Guess {
-	g := Guess{Preset: p}
+func (p *Preset) guess(token map[string]any) *Guess {
+	g := &Guess{Preset: p}
 	g.Claims, g.Wrong = p.Read(token)
 	if sub, _ := token["sub"].(string); !p.fitSubject(sub) {
 		g.Wrong = append(g.Wrong, "sub is not of a form that the platform has")
@@ -148,7 +148,7 @@ func (g *Guess) likely() bool {
 }
 
 // compare orders by how well presets fit.
-func (g *Guess) compare(other Guess) int {
+func (g *Guess) compare(other *Guess) int {
 	return cmp.Or(
 		cmp.Compare(g.place, other.place),
 		cmp.Compare(len(other.Wrong), len(g.Wrong)),

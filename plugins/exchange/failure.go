@@ -139,8 +139,8 @@ func kindOf(status int) Kind {
 // unreachable says what to look at when there was no answer.
 func (c *Client) unreachable(err error) error {
 	kind, hint := Unavailable, "check that the URL is right and that this machine may reach it"
-	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		kind, hint = Misconfigured, certificateHint(err)
+	if bad, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		kind, hint = Misconfigured, certificateHint(bad.Err)
 	}
 	if errors.Is(err, errTooLarge) {
 		kind, hint = Protocol, ""
@@ -150,15 +150,16 @@ func (c *Client) unreachable(err error) error {
 
 // certificateHint says what to do about a certificate that is not accepted. To
 // trust more helps in one case only, and may hurt in the others.
-func certificateHint(err error) string {
-	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+func certificateHint(why error) string {
+	switch why := why.(type) {
+	case x509.UnknownAuthorityError:
 		return "for a private CA set BREVET_CA_FILE to a file with its certificate"
-	}
-	if _, ok := errors.AsType[x509.HostnameError](err); ok {
+	case x509.HostnameError:
 		return "the certificate is for another host; check the URL, and who answers there"
-	}
-	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
-		return "the certificate's time is over or has not come, or this machine's clock is wrong"
+	case x509.CertificateInvalidError:
+		if why.Reason == x509.Expired {
+			return "the certificate's time is over or has not come, or this machine's clock is wrong"
+		}
 	}
 	return "the broker's operator must mend its certificate"
 }

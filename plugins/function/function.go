@@ -153,6 +153,22 @@ func New(ctx context.Context, broker string, credentials ...string) (*Set, error
 
 // New is [New] with options.
 func (o Options) New(ctx context.Context, broker string, credentials ...string) (*Set, error) {
+	if o.Source == nil {
+		var err error
+		if o.Source, err = o.find(); err != nil {
+			return nil, explain(err)
+		}
+	}
+	s, err := o.NewWithSource(ctx, broker, credentials...)
+	if err == nil && o.Listen {
+		s.running.Go(s.listen)
+	}
+	return s, err
+}
+
+// NewWithSource is New without what a program need not link that has a Source and
+// is frozen: the platforms, and Listen. They are a third of this package.
+func (o Options) NewWithSource(ctx context.Context, broker string, credentials ...string) (*Set, error) {
 	s, err := o.set(broker, credentials)
 	if err != nil {
 		return nil, explain(err)
@@ -171,9 +187,6 @@ func (o Options) New(ctx context.Context, broker string, credentials ...string) 
 		s.tell(err)
 	}
 	s.running.Go(s.tend)
-	if o.Listen {
-		s.running.Go(s.listen)
-	}
 	return s, nil
 }
 
@@ -182,14 +195,13 @@ func (o Options) set(broker string, credentials []string) (*Set, error) {
 	if err := exchange.CheckNames(credentials); err != nil {
 		return nil, err
 	}
-	o.host = o.host.orReal()
-	o.Audience = cmp.Or(o.Audience, o.host.getenv(AudienceVariable))
-	source, err := o.find()
-	if err != nil {
-		return nil, err
+	if o.Source == nil {
+		return nil, exchange.Failf(exchange.Misconfigured, "", "no source of the function's token")
 	}
-	o.Audience, o.MaxStale = cmp.Or(o.Audience, broker), cmp.Or(o.MaxStale, defaultStale)
+	o.host = o.host.orReal()
+	o.Audience, o.MaxStale = cmp.Or(o.Audience, o.host.getenv(AudienceVariable), broker), cmp.Or(o.MaxStale, defaultStale)
 	if o.HTTPClient == nil {
+		var err error
 		if o.HTTPClient, err = exchange.NewHTTPClient(cmp.Or(o.CAFile, o.host.getenv("BREVET_CA_FILE"))); err != nil {
 			return nil, err
 		}
@@ -202,7 +214,7 @@ func (o Options) set(broker string, credentials []string) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Set{options: o, credentials: slices.Clone(credentials), client: client, http: o.HTTPClient, source: source, now: o.host.now, news: make(chan struct{}, 1)}
+	s := &Set{options: o, credentials: slices.Clone(credentials), client: client, http: o.HTTPClient, source: jwtSource{o.Source}, now: o.host.now, news: make(chan struct{}, 1)}
 	s.wire = s.now()
 	s.life, s.end = context.WithCancel(context.Background())
 	return s, nil

@@ -600,3 +600,12 @@ func env(pairs ...string) func(string) string {
 		return ""
 	}
 }
+
+// TestNoSource: without a source there is nothing to look for one.
+func TestNoSource(t *testing.T) {
+	o := newFake().options()
+	o.Source = nil
+	if s, err := o.NewWithSource(t.Context(), brokerURL, "database"); s != nil || !exchange.IsKind(err, exchange.Misconfigured) {
+		t.Errorf("NewWithSource = %v, %v", s, err)
+	}
+}

@@ -1,6 +1,7 @@
 package function
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -43,18 +44,12 @@ const tokenFile = "BREVET_TOKEN_FILE"
 // find returns where the token comes from. It looks at the environment only, and
 // asks nobody: a cold start has no time for a server that is not there.
 func (o Options) find() (Source, error) {
-	if o.Source != nil {
-		return jwtSource{o.Source}, nil
+	o.host = o.host.orReal()
+	o.Audience = cmp.Or(o.Audience, o.host.getenv(AudienceVariable))
+	if o.Platform != "" {
+		return o.on(o.Platform)
 	}
-	platform := o.Platform
-	if platform == "" {
-		platform = o.detect()
-	}
-	source, err := o.on(platform)
-	if err != nil {
-		return nil, err
-	}
-	return jwtSource{source}, nil
+	return o.on(o.detect())
 }
 
 // AudienceVariable is what the platform's token is asked for where Options.Audience

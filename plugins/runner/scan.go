@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"sort"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,12 +40,12 @@ type Scan struct {
 
 // A ScanReport is what a [Scan] found. It holds nothing of a value.
 type ScanReport struct {
-	Findings []Finding `json:"findings"`
-	Gaps     []Gap     `json:"gaps"`    // what could not be looked through whole
-	Skipped  []Gap     `json:"skipped"` // what has no content to look through
-	More     int       `json:"more"`    // of all of these, that are not listed for their number
-	Files    int64     `json:"files"`
-	Bytes    int64     `json:"bytes"` // with what was unpacked
+	Findings []*Finding `json:"findings"`
+	Gaps     []*Gap     `json:"gaps"`    // what could not be looked through whole
+	Skipped  []*Gap     `json:"skipped"` // what has no content to look through
+	More     int        `json:"more"`    // of all of these, that are not listed for their number
+	Files    int64      `json:"files"`
+	Bytes    int64      `json:"bytes"` // with what was unpacked
 }
 
 // A Finding says where a value is.
@@ -103,15 +102,18 @@ func (s *Scan) finish(ctx context.Context) *ScanReport {
 	}
 	r := &s.report
 	r.Files, r.Bytes = s.Progress()
-	sort.Slice(r.Findings, func(i, j int) bool { return r.Findings[i].sortsBefore(&r.Findings[j]) })
-	for _, gaps := range [][]Gap{r.Gaps, r.Skipped} {
-		sort.Slice(gaps, func(i, j int) bool { return gaps[i].Path+"\x00"+gaps[i].Reason < gaps[j].Path+"\x00"+gaps[j].Reason })
-	}
+	slices.SortFunc(r.Findings, (*Finding).compare)
+	slices.SortFunc(r.Gaps, (*Gap).compare)
+	slices.SortFunc(r.Skipped, (*Gap).compare)
 	return r
 }
 
-func (f *Finding) sortsBefore(other *Finding) bool {
-	return cmp.Or(cmp.Compare(f.Path, other.Path), cmp.Compare(f.Offset, other.Offset), cmp.Compare(f.Value+"\x00"+f.Encoding, other.Value+"\x00"+other.Encoding)) < 0
+func (f *Finding) compare(other *Finding) int {
+	return cmp.Or(cmp.Compare(f.Path, other.Path), cmp.Compare(f.Offset, other.Offset), cmp.Compare(f.Value, other.Value), cmp.Compare(f.Encoding, other.Encoding))
+}
+
+func (g *Gap) compare(other *Gap) int {
+	return cmp.Or(cmp.Compare(g.Path, other.Path), cmp.Compare(g.Reason, other.Reason))
 }
 
 // because says why not everything was looked through.
@@ -175,7 +177,7 @@ func (s *Scan) link(at, shown string) {
 	}
 	switch {
 	case err != nil:
-		p.skipped = append(p.skipped, Gap{shown, "a link to nothing"})
+		p.skipped = append(p.skipped, &Gap{shown, "a link to nothing"})
 	case !slices.ContainsFunc(s.roots, func(root string) bool { return isWithin(root, target) }):
 		p.gap(shown, "a link out of what is looked through; name what it leads to, too, or remove it")
 	}
@@ -222,9 +224,9 @@ func reason(err error) string {
 	return Printable(err.Error())
 }
 
-func (s *Scan) gap(path, why string) { s.add(&pass{gaps: []Gap{{path, why}}}) }
+func (s *Scan) gap(path, why string) { s.add(&pass{gaps: []*Gap{{path, why}}}) }
 
-func (s *Scan) skip(path, why string) { s.add(&pass{skipped: []Gap{{path, why}}}) }
+func (s *Scan) skip(path, why string) { s.add(&pass{skipped: []*Gap{{path, why}}}) }
 
 // named looks at a path that has no content of its own.
 func (s *Scan) named(path string) {
@@ -240,13 +242,13 @@ func (s *Scan) add(p *pass) {
 	s.report.More += p.more
 	for _, f := range p.found {
 		f.Path = s.shown(f.Path)
-		s.report.More += appended(&s.report.Findings, *f)
+		s.report.More += appended(&s.report.Findings, f)
 	}
 	for _, g := range p.gaps {
-		s.report.More += appended(&s.report.Gaps, Gap{s.shown(g.Path), g.Reason})
+		s.report.More += appended(&s.report.Gaps, &Gap{s.shown(g.Path), g.Reason})
 	}
 	for _, g := range p.skipped {
-		s.report.More += appended(&s.report.Skipped, Gap{s.shown(g.Path), g.Reason})
+		s.report.More += appended(&s.report.Skipped, &Gap{s.shown(g.Path), g.Reason})
 	}
 }
 

@@ -57,8 +57,8 @@ type pass struct {
 	naming  tally
 
 	found   []*Finding
-	gaps    []Gap
-	skipped []Gap
+	gaps    []*Gap
+	skipped []*Gap
 	more    int // that there was no room for
 }
 
@@ -66,7 +66,7 @@ func (s *Scan) pass(ctx context.Context, size int64) *pass {
 	return &pass{scan: s, over: ctx.Err, left: max(cmp.Or(s.free, freeUnpacked), size*maxRatio), held: maxHeld}
 }
 
-func (p *pass) gap(path, why string) { p.more += appended(&p.gaps, Gap{p.short(path), why}) }
+func (p *pass) gap(path, why string) { p.more += appended(&p.gaps, &Gap{p.short(path), why}) }
 
 // short returns path, or what is shown of it where that is less: names in archives
 // may be long, and many.

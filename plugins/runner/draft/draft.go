@@ -88,7 +88,7 @@ func (d *Draft) warn(format string, args ...any) {
 	d.Warnings = append(d.Warnings, fmt.Sprintf(format, args...))
 }
 
-func (d *Draft) warnings(best presets.Guess) {
+func (d *Draft) warnings(best *presets.Guess) {
 	switch d.Certainty {
 	case presets.Unknown:
 		d.warn("no preset fits: the claims are declared below with the kind attacker, which is the safe guess; write who decides about each")

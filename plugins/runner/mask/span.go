@@ -1,9 +1,6 @@
 package mask
 
-import (
-	"slices"
-	"sort"
-)
+import "sort"
 
 // A span is a range of bytes, end excluded.
 type span struct{ start, end int }
@@ -18,7 +15,8 @@ func (s *spans) add(start, end int) {
 	for ; last < len(*s) && (*s)[last].start <= end; last++ {
 		start, end = min(start, (*s)[last].start), max(end, (*s)[last].end)
 	}
-	*s = slices.Replace(*s, first, last, span{start, end})
+	rest := append(spans(nil), (*s)[last:]...) // a copy: the new one may stand where it begins
+	*s = append(append((*s)[:first], span{start, end}), rest...)
 }
 
 // after drops the first n bytes, in place.
