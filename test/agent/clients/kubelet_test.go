@@ -58,10 +58,10 @@ func (l *log) String() string {
 func newPod(t *testing.T, spec corev1.PodSpec, bin string, instead map[string]string) *pod {
 	t.Helper()
 	p := &pod{t: t, spec: spec, bin: bin, volumes: map[string]string{}, instead: instead}
-	t.Cleanup(p.kill)
 	for _, v := range spec.Volumes {
 		p.volumes[v.Name] = p.mount(v)
 	}
+	t.Cleanup(p.kill)
 	return p
 }
 

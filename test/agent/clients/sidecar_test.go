@@ -110,23 +110,24 @@ func startShop(t *testing.T) *shopPod {
 	return s
 }
 
-// works fails the test unless the app has its database, and AWS's SDK would get its
+// works waits until the app has its database, and AWS's SDK would get its
 // credentials.
 func (s *shopPod) works() {
 	s.t.Helper()
 	s.eventually("the app", func() error {
 		return s.get("http://"+s.app, "", "connecting to db.example.com as brevet_1\n")
 	})
-	token, err := os.ReadFile(s.awsTokenFile)
-	if err == nil {
-		err = s.get("http://"+s.aws+"/aws/cloud", string(token), `"AccessKeyId":"access_key_id-`)
-	}
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	if out, err := s.probe(s.sidecar, s.sidecar.ReadinessProbe); err != nil {
-		s.t.Fatalf("the readiness probe: %v\n%s", err, out)
-	}
+	s.eventually("the endpoint for AWS", func() error {
+		token, err := os.ReadFile(s.awsTokenFile)
+		if err != nil {
+			return err
+		}
+		return s.get("http://"+s.aws+"/aws/cloud", string(token), `"AccessKeyId":"access_key_id-`)
+	})
+	s.eventually("the readiness probe", func() error {
+		_, err := s.probe(s.sidecar, s.sidecar.ReadinessProbe)
+		return err
+	})
 }
 
 func (s *shopPod) get(url, token, want string) error {
