@@ -4,8 +4,8 @@
 // asks after, keeps alive and ends the session that this gives. It tries again
 // where that helps, with the same logical exchange.
 //
-// It knows nothing of platforms, jobs or functions, and links the standard
-// library and broker/api.
+// It knows nothing of platforms, jobs or functions, but for what in a line of a
+// job's log is a command, and links the standard library and broker/api.
 package exchange
 
 import (

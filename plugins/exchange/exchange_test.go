@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -339,6 +340,68 @@ func TestBrokersClock(t *testing.T) {
 				t.Errorf("%v ahead: %d tries", tt.ahead, tries)
 			}
 		})
+	}
+}
+
+// TestClockHint says how wrong the clock is where that may be why the broker
+// refused, and not where it cannot be.
+func TestClockHint(t *testing.T) {
+	for _, tt := range []struct {
+		status int
+		ahead  time.Duration
+		want   string // "": nothing
+	}{
+		{400, 3 * time.Hour, "is 3h0m0s behind the broker's"}, {401, -3 * time.Hour, "is 3h0m0s ahead of the broker's"},
+		{400, 20 * time.Second, ""}, {500, 3 * time.Hour, ""},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newClient(t, brokerURL, &http.Client{Transport: transport(func(*http.Request) (*http.Response, error) {
+				return response(tt.status, `{"error": "invalid_request"}`, "Date", time.Now().Add(tt.ahead).UTC().Format(http.TimeFormat)), nil
+			})})
+			err := c.Heartbeat(t.Context(), api.NewSecret("session"))
+			f, ok := errors.AsType[*exchange.Failure](err)
+			if !ok || !strings.Contains(f.Hint, tt.want) || tt.want == "" && strings.Contains(f.Hint, "clock") {
+				t.Errorf("%d, %v ahead: Heartbeat = %v, with the hint %q", tt.status, tt.ahead, err, f.Hint)
+			}
+		})
+	}
+}
+
+// TestDo makes each form of call: what it sends, and what a sealed answer to it is
+// bound to.
+func TestDo(t *testing.T) {
+	session := api.NewSecret("session")
+	for _, tt := range []struct {
+		call                exchange.Call
+		method, media, sent string
+		proof               bool
+	}{
+		{exchange.Call{Path: "/form", Session: session, Form: url.Values{"a": {"b"}}}, "POST", "application/x-www-form-urlencoded", "a=b", true},
+		{exchange.Call{Path: "/empty", Session: session}, "POST", "application/x-www-form-urlencoded", "", true},
+		{exchange.Call{Path: "/json", Session: session, JSON: []byte(`{}`)}, "POST", "application/json", "{}", true},
+		{exchange.Call{Method: "GET", Path: "/state", Session: session}, "GET", "", "", true},
+		{exchange.Call{Path: api.PathRevoke, Form: url.Values{"token": {"x"}}}, "POST", "application/x-www-form-urlencoded", "token=x", false},
+		{exchange.Call{Path: api.PathRevoke, Session: session, Form: url.Values{"scope": {"run"}}}, "POST", "application/x-www-form-urlencoded", "scope=run", true},
+	} {
+		var proof string
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			proof = r.Header.Get("DPoP")
+			body, err := io.ReadAll(r.Body)
+			if err != nil || r.Method != tt.method || r.URL.Path != tt.call.Path || r.Header.Get("Content-Type") != tt.media || string(body) != tt.sent {
+				t.Errorf("%s: got %s %s %q %q, %v", tt.call.Path, r.Method, r.URL, r.Header.Get("Content-Type"), body, err)
+			}
+			if want := map[bool]string{true: "DPoP session"}[tt.proof]; r.Header.Get("Authorization") != want || (proof != "") != tt.proof {
+				t.Errorf("%s: Authorization %q, proof %t", tt.call.Path, r.Header.Get("Authorization"), proof != "")
+			}
+		}))
+		defer server.Close()
+		reply, err := newClient(t, server.URL, server.Client()).Do(t.Context(), tt.call)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if reply.Seal.URL != server.URL+tt.call.Path || reply.Seal.Proof != proof || reply.Seal.SessionToken.Reveal() != tt.call.Session.Reveal() {
+			t.Errorf("%s: the answer is bound to another request: %+v", tt.call.Path, reply.Seal)
+		}
 	}
 }
 
