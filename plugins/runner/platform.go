@@ -74,8 +74,7 @@ func containerSource(env Env) (*Source, error) {
 	case source == nil:
 		return nil, nil
 	}
-	keeps := platform == function.Kubernetes || platform == function.Vercel
-	return &Source{platform, keeps, func(ctx context.Context, broker string) (string, error) {
+	return &Source{platform, platform == function.Kubernetes, func(ctx context.Context, broker string) (string, error) {
 		token, err := source.Token(ctx, cmp.Or(env.Get(function.AudienceVariable), broker))
 		if err != nil {
 			return "", err
