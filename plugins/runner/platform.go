@@ -110,8 +110,8 @@ func noSource(env Env) error {
 }
 
 // Token returns the job's token for audience, which is the broker's URL, byte
-// for byte. Only GitHub and Buildkite are asked for an audience; elsewhere the
-// job's definition has fixed it, and the broker checks.
+// for byte. Only GitHub, Buildkite and the clouds are asked for an audience;
+// elsewhere the job's definition has fixed it, and the broker checks.
 func (s *Source) Token(ctx context.Context, audience string) (api.Secret, error) {
 	token, err := s.fetch(ctx, audience)
 	if err != nil {
