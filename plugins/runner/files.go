@@ -55,7 +55,8 @@ type Files struct {
 type file struct {
 	FileWish
 	path     string
-	template []byte // nil: the value of lease and name
+	folder   fs.FileInfo // of path, on a volume: as it was when it was checked
+	template []byte      // nil: the value of lease and name
 	content  []byte
 	uses     map[string]bool // credential.value
 
@@ -371,10 +372,13 @@ func (f *Files) writeAll() error {
 // write puts the content at the path, in one step. Only on a volume may something
 // be there that this process has not made.
 func (one *file) write(v *Volume) error {
+	if err := one.inFolder(); err != nil {
+		return err
+	}
 	if n := len(one.open); n > 0 && one.holds(one.open[n-1].File) {
 		return nil
 	}
-	new, err := os.CreateTemp(filepath.Dir(one.path), ".brevet-*") // mode 0600
+	new, err := os.CreateTemp(filepath.Dir(one.path), one.tempPrefix()+"*") // mode 0600
 	if err != nil {
 		return err
 	}
@@ -400,8 +404,15 @@ func (one *file) write(v *Volume) error {
 	return nil
 }
 
-// holds reports whether f has the content already.
+// tempPrefix begins the names of what becomes the file.
+func (one *file) tempPrefix() string { return ".brevet-" + filepath.Base(one.path) + "-" }
+
+// holds reports whether f has the content already and, on a volume, is what is
+// there.
 func (one *file) holds(f *os.File) bool {
+	if one.folder != nil && !one.isAt(f) {
+		return false
+	}
 	old := make([]byte, len(one.content)+1)
 	n, err := f.ReadAt(old, 0)
 	return err != nil && n == len(one.content) && bytes.Equal(old[:n], one.content)
@@ -418,8 +429,9 @@ func (w written) wipe() error {
 	return errors.Join(err, w.Truncate(0), w.Close())
 }
 
-// Remove wipes the files and removes them with their folder. What has another
-// content by now, as where the command replaced it, is removed as well.
+// Remove removes the files with their folder, and wipes them: in this order, so that
+// nobody reads zeros who opens one late. What has another content by now, as where
+// the command replaced it, is removed as well.
 func (f *Files) Remove() error {
 	if f == nil {
 		return nil
@@ -428,13 +440,11 @@ func (f *Files) Remove() error {
 	defer f.mu.Unlock()
 	problems := []error{f.problem} // of an earlier call
 	for _, one := range f.files {
+		if len(one.open) > 0 {
+			problems = append(problems, one.remove())
+		}
 		for _, open := range one.open {
 			problems = append(problems, open.wipe())
-		}
-		if len(one.open) > 0 {
-			if err := os.Remove(one.path); !errors.Is(err, fs.ErrNotExist) {
-				problems = append(problems, err)
-			}
 		}
 		one.open = nil
 		clear(one.content)
@@ -444,4 +454,16 @@ func (f *Files) Remove() error {
 	}
 	f.made, f.problem = false, errors.Join(problems...)
 	return f.problem
+}
+
+// remove takes away what is at the path.
+func (one *file) remove() error {
+	err := one.inFolder()
+	if err == nil {
+		err = os.Remove(one.path)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }

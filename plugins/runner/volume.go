@@ -2,9 +2,11 @@ package runner
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/brevet-dev/brevet/broker/api"
 )
@@ -42,8 +44,58 @@ func OpenVolume(wishes []FileWish, v Volume) (*Files, error) {
 		if err := v.Check(one.path); err != nil {
 			return nil, err
 		}
+		if err := one.claim(); err != nil {
+			return nil, failf(Misconfigured, "", "looking at the folder of %s: %w", one.path, err)
+		}
 	}
 	return f, nil
+}
+
+// claim remembers the folder, and removes from it what an agent has left that was
+// killed while it wrote this file.
+func (one *file) claim() error {
+	dir := filepath.Dir(one.path)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), one.tempPrefix()) {
+			continue
+		}
+		left := filepath.Join(dir, e.Name())
+		if info, err := os.Lstat(left); err == nil && info.Mode().IsRegular() && isOwn(info) {
+			os.Remove(left) // else it is as it was
+		}
+	}
+	one.folder, err = os.Stat(dir)
+	return err
+}
+
+// inFolder refuses a folder in the place of the one that was checked: who may write
+// around it could lead values out of memory, and brevet to files of its own. Nothing
+// is to be done about who does so while a file is being written; so others mount a
+// volume read-only.
+func (one *file) inFolder() error {
+	if one.folder == nil {
+		return nil
+	}
+	dir := filepath.Dir(one.path)
+	info, err := os.Stat(dir)
+	if err == nil && !os.SameFile(info, one.folder) {
+		err = fmt.Errorf("%s is another folder than it was", dir)
+	}
+	return err
+}
+
+// isAt reports whether f is what is at the path.
+func (one *file) isAt(f *os.File) bool {
+	there, err := os.Lstat(one.path)
+	if err != nil {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && os.SameFile(there, info)
 }
 
 // Check refuses a path at which no file with secrets may be written.

@@ -2,11 +2,14 @@ package runner_test
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/brevet-dev/brevet/broker/api"
@@ -137,6 +140,110 @@ func TestVolumeRefuses(t *testing.T) {
 	both := []api.Lease{runnertest.Lease("a", "TOKEN", canary), runnertest.Lease("b", "TOKEN", canary)}
 	if err := files.Put(both); err == nil || !strings.Contains(err.Error(), "credentials a and b both set TOKEN") {
 		t.Errorf("of two credentials: %v", err)
+	}
+	if err := files.Remove(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestVolumeShared has another container, which may write to the volume, do its
+// worst between two values.
+func TestVolumeShared(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		do   func(dir, path string) error
+		want string // error; "": the new value is there
+	}{
+		{"a link", func(dir, path string) error {
+			return errors.Join(os.Remove(path), os.Symlink(filepath.Join(dir, "..", "private", "key"), path))
+		}, ""},
+		{"a pipe", func(_, path string) error { return errors.Join(os.Remove(path), syscall.Mkfifo(path, 0o666)) }, ""},
+		{"nothing", func(_, path string) error { return os.Remove(path) }, ""},
+		{"a file of its own", func(_, path string) error {
+			return errors.Join(os.Remove(path), os.WriteFile(path, []byte("x"), 0o666))
+		}, ""},
+		{"a second name", func(dir, path string) error { return os.Link(path, filepath.Join(dir, "second")) }, ""},
+		{"a folder", func(_, path string) error {
+			return errors.Join(os.Remove(path), os.MkdirAll(filepath.Join(path, "full"), 0o777))
+		}, "file exists"},
+		{"another folder around it", func(dir, _ string) error {
+			return errors.Join(os.Rename(dir, dir+"-away"), os.Mkdir(dir, 0o777))
+		}, "is another folder than it was"},
+		{"a link to another folder", func(dir, _ string) error {
+			return errors.Join(os.Rename(dir, dir+"-away"), os.Symlink("private", dir))
+		}, "is another folder than it was"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			root := t.TempDir()
+			dir, private := filepath.Join(root, "shared"), filepath.Join(root, "private")
+			path, other := filepath.Join(dir, "token"), filepath.Join(private, "token")
+			if err := errors.Join(os.Mkdir(dir, 0o777), os.Mkdir(private, 0o700), os.WriteFile(other, []byte("mine"), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			files, err := runner.OpenVolume(onVolume(path), runner.Volume{Mode: 0o640, AnyDisk: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			put := func(value string) error { return files.Put([]api.Lease{runnertest.Lease("deploy", "TOKEN", value)}) }
+			if err := errors.Join(put(canary+"1"), tt.do(dir, path)); err != nil {
+				t.Fatal(err)
+			}
+			for _, value := range []string{canary + "1", canary + "2", canary + "2"} { // also one that did not change
+				if err := put(value); fmt.Sprint(err) != "<nil>" && (tt.want == "" || !strings.Contains(err.Error(), tt.want)) || err == nil && tt.want != "" {
+					t.Errorf("Put = %v, want %q", err, tt.want)
+				}
+				if info, err := os.Lstat(path); tt.want == "" && (err != nil || !info.Mode().IsRegular() || info.Mode().Perm() != 0o640) {
+					t.Fatalf("there is %v, %v", info, err)
+				}
+				if text, err := os.ReadFile(path); tt.want == "" && (err != nil || string(text) != value) {
+					t.Errorf("it has %q, %v; want %s", text, err, value)
+				}
+			}
+			if err := files.Remove(); (err == nil) != (tt.want == "") {
+				t.Errorf("Remove = %v", err)
+			}
+			if text, err := os.ReadFile(other); err != nil || string(text) != "mine" {
+				t.Errorf("brevet's own file has %q, %v", text, err)
+			}
+			err = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+				if err == nil && e.Type().IsRegular() {
+					if text, err := os.ReadFile(path); err != nil || strings.Contains(string(text), canary) {
+						t.Errorf("%s has %q, %v after Remove", path, text, err)
+					}
+				}
+				return err
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestVolumeLeftovers: what an agent leaves that is killed while it writes has a
+// value in it, and goes when the next one starts.
+func TestVolumeLeftovers(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "token")
+	stays := []string{".brevet-other-1", ".brevet-token-folder", ".brevet-token-link", "token-1"}
+	err := errors.Join(
+		os.WriteFile(filepath.Join(dir, ".brevet-token-123"), []byte(canary), 0o600), os.WriteFile(filepath.Join(dir, stays[0]), nil, 0o600),
+		os.Mkdir(filepath.Join(dir, stays[1]), 0o700), os.Symlink("/nowhere", filepath.Join(dir, stays[2])), os.WriteFile(filepath.Join(dir, stays[3]), nil, 0o600),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := runner.OpenVolume(onVolume(path), runner.Volume{Mode: 0o600, AnyDisk: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	left, err := os.ReadDir(dir)
+	var names []string
+	for _, e := range left {
+		names = append(names, e.Name())
+	}
+	if err != nil || !slices.Equal(names, stays) {
+		t.Errorf("left: %v, %v; want %v", names, err, stays)
 	}
 	if err := files.Remove(); err != nil {
 		t.Error(err)
