@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/brevet-dev/brevet/broker/api"
@@ -54,10 +55,12 @@ func Until(leases []api.Lease) (first time.Time) {
 // maxReady bounds the ready file in bytes: a time.
 const maxReady = 64
 
+const readyHint = "name the one of brevet agent serve --ready-file"
+
 // CheckReady returns nil if the file at path says that all credentials are there at
 // the time now. One that an agent left behind that was killed says so until then.
 func CheckReady(path string, now time.Time) error {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe that somebody put there is not waited for
 	if errors.Is(err, fs.ErrNotExist) {
 		return failf(runner.Unavailable, "", "the credentials are not there: %s does not exist", path)
 	}
@@ -65,13 +68,17 @@ func CheckReady(path string, now time.Time) error {
 		return failf(runner.Misconfigured, "", "reading the ready file: %w", err)
 	}
 	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return failf(runner.Misconfigured, readyHint, "%s is not a ready file", path)
+	}
 	text, err := io.ReadAll(io.LimitReader(f, maxReady))
 	if err != nil {
 		return failf(runner.Misconfigured, "", "reading the ready file: %w", err)
 	}
 	until, err := time.Parse(time.RFC3339Nano, strings.TrimSpace(string(text)))
 	if err != nil {
-		return failf(runner.Misconfigured, "name the one of brevet agent serve --ready-file", "%s is not a ready file", path)
+		return failf(runner.Misconfigured, readyHint, "%s is not a ready file", path)
 	}
 	if !now.Before(until) {
 		return failf(runner.Unavailable, "", "the credentials ended at %s", until.Format(time.RFC3339))

@@ -119,20 +119,20 @@ func (s *slot) ask(ctx context.Context, now time.Time) (*api.Lease, error) {
 	return lease, nil
 }
 
-// put writes the files, if they are of other leases. Once they are there, trouble
-// is told, and the old ones stay.
+// put writes the files, if they are of other leases, or not as they were left. Once
+// they are there, trouble is told, and the old ones stay.
 func (s *shelf) put(leases []api.Lease) error {
 	same := true
 	for i, one := range s.slots {
 		same = same && one.lease != nil && one.lease.LeaseID == leases[i].LeaseID && one.lease.ExpiresAt.Equal(leases[i].ExpiresAt)
 	}
-	if same {
-		return nil
-	}
 	if err := s.agent.o.Files.Put(leases); err != nil && s.slots[0].lease == nil {
 		return err
 	} else if err != nil {
 		s.agent.tell(err)
+		return nil
+	}
+	if same {
 		return nil
 	}
 	for i, one := range s.slots {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -213,6 +214,34 @@ func TestShelfKeepsOld(t *testing.T) {
 		_, _, values := m.counts()
 		s.has(t, values)
 	})
+}
+
+// TestShelfPutsBack what another container has taken away.
+func TestShelfPutsBack(t *testing.T) {
+	m := &maker{ttl: time.Hour}
+	besides(t, m, func(t *testing.T, s *sidecar) {
+		s.has(t, 1)
+		if err := os.Remove(s.token); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		s.has(t, 1)
+	})
+}
+
+// TestForgedReady: what is no ready file is not waited for, nor shown.
+func TestForgedReady(t *testing.T) {
+	dir := t.TempDir()
+	text, pipe := filepath.Join(dir, "text"), filepath.Join(dir, "pipe")
+	if err := errors.Join(os.WriteFile(text, []byte(runnertest.Canary), 0o600), syscall.Mkfifo(pipe, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{text, pipe, dir, "/dev/zero"} {
+		if err := agent.CheckReady(path, time.Now()); !runner.IsKind(err, runner.Misconfigured) || strings.Contains(err.Error(), runnertest.Canary) {
+			t.Errorf("CheckReady(%s) = %v", path, err)
+		}
+	}
 }
 
 // TestStaleReady: what an agent that was killed has said is not true of the next; what
