@@ -153,18 +153,24 @@ func (a *Agent) open() (err error) {
 	if a.socket, err = listenUnix(a.socketPath()); err != nil {
 		return err
 	}
-	if a.o.Ready != "" {
+	if a.o.AWS != "" {
+		err = a.openWeb()
+	}
+	if err == nil && a.o.Ready != "" {
 		err = ClearReady(a.o.Ready)
 	}
-	if err != nil || a.o.AWS == "" {
-		return err
+	return err
+}
+
+// openWeb listens for AWS SDKs, and only then says what they must send: where
+// another agent has the port, they go on sending what that one wants.
+func (a *Agent) openWeb() (err error) {
+	if a.web, err = net.Listen("tcp", cmp.Or(a.o.Listen, "127.0.0.1:0")); err != nil {
+		return failf(runner.Misconfigured, "", "listening for AWS SDKs: %w", err)
 	}
 	a.bearer = newBearer()
 	if err := writeWhole(a.bearerPath(), a.bearer.Reveal(), cmp.Or(a.o.TokenMode, 0o600)); err != nil {
 		return fmt.Errorf("writing what AWS SDKs must send: %w", err)
-	}
-	if a.web, err = net.Listen("tcp", cmp.Or(a.o.Listen, "127.0.0.1:0")); err != nil {
-		return failf(runner.Misconfigured, "", "listening for AWS SDKs: %w", err)
 	}
 	return nil
 }

@@ -15,6 +15,9 @@ func (a *Agent) Lease(ctx context.Context, credential string) (*api.Lease, error
 // GiveBack ends what the agent has, as Serve does at its end.
 func (a *Agent) GiveBack(ctx context.Context) error { return a.giveBack(ctx) }
 
+// Web returns the address for AWS SDKs.
+func (a *Agent) Web() string { return a.web.Addr().String() }
+
 // MaxSilent is that constant.
 const MaxSilent = maxSilent
 

@@ -268,6 +268,33 @@ func TestStaleReady(t *testing.T) {
 	}
 }
 
+// TestSecondAgent: one that finds the port taken leaves what the first one says.
+func TestSecondAgent(t *testing.T) {
+	dir := t.TempDir()
+	o := agent.Options{
+		Credentials: []string{"deploy"}, AWS: "deploy", Env: runner.Env{"TMPDIR=" + dir}, TokenFile: filepath.Join(dir, "token"), Ready: filepath.Join(dir, "ready"),
+	}
+	first, err := agent.Listen(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	token, err := os.ReadFile(o.TokenFile)
+	if err := errors.Join(err, agent.WriteReady(o.Ready, time.Now().Add(time.Hour))); err != nil {
+		t.Fatal(err)
+	}
+	o.Listen = first.Web()
+	if second, err := agent.Listen(o); second != nil || !runner.IsKind(err, runner.Misconfigured) || !strings.Contains(err.Error(), "address already in use") {
+		t.Errorf("Listen = %v", err)
+	}
+	if now, err := os.ReadFile(o.TokenFile); err != nil || string(now) != string(token) {
+		t.Errorf("the first one's token file: %v", err)
+	}
+	if err := agent.CheckReady(o.Ready, time.Now()); err != nil {
+		t.Error(err)
+	}
+}
+
 // A lastOne notes what is still there when its session ends.
 type lastOne struct {
 	session
