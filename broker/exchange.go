@@ -96,7 +96,7 @@ func (b *Broker) Exchange(ctx context.Context, req *Request, ev *Event) (*Issued
 func (b *Broker) enter(ctx context.Context, id *issuers.Identity, req *Request, ev *Event, s *Session) (*Session, error) {
 	ctx, cancel := context.WithDeadline(ctx, id.Expires)
 	defer cancel()
-	waited, err := b.admission.enter(ctx, id.URL+"\x00"+s.Who.counted())
+	waited, err := b.admission.enter(ctx, s.Who.line())
 	if err != nil || !waited {
 		return s, err
 	}

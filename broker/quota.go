@@ -48,6 +48,16 @@ func (s *Session) count(l *Lease, g policies.Grant) {
 // project, or what is next to it.
 func (w *Who) counted() string { return cmp.Or(w.Workload.ProjectID, w.Workload.OwnerID, w.Subject) }
 
+// line is the workload that w waits and listens as. Where an issuer has no ids of
+// projects each sub is one: all roles of an AWS account have its owner, and one
+// that floods must not take the place of the others.
+func (w *Who) line() string {
+	if w.Workload.ProjectID != "" {
+		return w.URL + "\x00" + w.Workload.ProjectID
+	}
+	return w.URL + "\x00" + w.Workload.OwnerID + "\x00" + w.Subject
+}
+
 func (s *Session) quota(name, of string, limits policies.Limits, l *Lease) {
 	if limits == (policies.Limits{}) {
 		return

@@ -135,7 +135,7 @@ func (b *Broker) Listeners() int {
 func (b *Broker) Listen(s *Session, knows string) (*Listener, error) {
 	w := &b.watch
 	l := &Listener{watch: w, session: s, wake: make(chan struct{}, 1), told: make([]bool, len(s.Leases))}
-	if err := w.add(l, s.Who.URL+"\x00"+s.Who.counted()); err != nil {
+	if err := w.add(l, s.Who.line()); err != nil {
 		return nil, err
 	}
 	l.hear(stateOf(s))

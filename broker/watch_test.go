@@ -220,3 +220,30 @@ func TestListenersAreBounded(t *testing.T) {
 		t.Errorf("%d listen, and %d made room, want 8", n, ended)
 	}
 }
+
+// The roles of one AWS account are workloads of their own, and the refs of one
+// repository are not.
+func TestListenersOfOneOwner(t *testing.T) {
+	h := newHarness(t)
+	h.LetListen()
+	session := func(project, sub string) *broker.Session {
+		s := &broker.Session{ID: broker.NewID('s', 0), Who: broker.Who{URL: "u", Subject: sub}}
+		s.Who.Workload.OwnerID, s.Who.Workload.ProjectID = "111122223333", project
+		return s
+	}
+	for _, tt := range []struct {
+		project string
+		room    bool
+	}{{"", true}, {"456", false}} {
+		for range broker.MaxWorkloadListeners {
+			h.listen(t, session(tt.project, "one"), "")
+		}
+		l, err := h.Listen(session(tt.project, "other"), "")
+		if (err == nil) != tt.room {
+			t.Errorf("project %q, another sub: %v", tt.project, err)
+		}
+		if err == nil {
+			l.Close()
+		}
+	}
+}
