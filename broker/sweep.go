@@ -38,8 +38,8 @@ const (
 //
 // A round does not wait for the one before: what hangs at one target holds up
 // nobody else's leases. Where more may be due than one claim brings, the next
-// follows as soon as that is done: who has thousands of leases end in one shard
-// does not keep those of others there from being ended.
+// follows as soon as that is done, unless nothing of it could be: who has thousands
+// of leases end in one shard does not keep those of others there from being ended.
 func (b *Broker) Sweep(ctx context.Context, report func(error)) {
 	tick := time.NewTicker(sweepInterval)
 	defer tick.Stop()
@@ -47,12 +47,12 @@ func (b *Broker) Sweep(ctx context.Context, report func(error)) {
 	defer rounds.Wait()
 	for {
 		r, done := &round{}, make(chan struct{}, 1)
-		more := b.claim(ctx, time.Now(), r)
+		claimed := b.claim(ctx, time.Now(), r)
 		rounds.Go(func() {
 			if err := r.wait(); err != nil && ctx.Err() == nil {
 				report(err)
 			}
-			if more {
+			if claimed >= ClaimBatch && r.failed < claimed {
 				done <- struct{}{}
 			}
 		})
@@ -103,8 +103,8 @@ func (r *round) wait() error {
 }
 
 // claim gives each lease that is due at now into the lane of its target, and
-// reports whether there may be more than it could claim.
-func (b *Broker) claim(ctx context.Context, now time.Time, r *round) (more bool) {
+// returns how many these are.
+func (b *Broker) claim(ctx context.Context, now time.Time, r *round) int {
 	due, err := b.Leases.ClaimDue(ctx, now)
 	r.note(err)
 	ctx, until := context.WithoutCancel(ctx), time.Now().Add(claimHeld)
@@ -119,7 +119,7 @@ func (b *Broker) claim(ctx context.Context, now time.Time, r *round) (more bool)
 			r.leases.Done() // it is due again later
 		}
 	}
-	return len(due) >= ClaimBatch
+	return len(due)
 }
 
 // sweepOne ends a lease that was claimed, unless its target is down: then it is

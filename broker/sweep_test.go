@@ -61,3 +61,18 @@ func TestSweepOfOneShard(t *testing.T) {
 		t.Errorf("1001 leases of one shard ended after %s, want well below the 10 s of a hundred a second", took)
 	}
 }
+
+// A log that cannot be written ends no lease, and does not make the broker spin.
+func TestSweepThatFails(t *testing.T) {
+	h := newHarness(t)
+	u := broker.TokenUse{Issuer: "lab", ReplayID: "jti:shared", Mode: presets.Reuse, Expires: time.Now().Add(time.Hour)}
+	h.flood(t, u, 20, 50)
+	h.faults.at = "record expire"
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	rounds := 0
+	h.Sweep(ctx, func(error) { rounds++ })
+	if n := len(h.live(t)); rounds > 1 || n != 1000 {
+		t.Errorf("%d rounds within half a second, and %d leases live", rounds, n)
+	}
+}
