@@ -13,7 +13,6 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"time"
 )
 
 // A transport is net/http's with connections that can be begun before there is
@@ -75,9 +74,7 @@ func newDialer(caFile string, base *tls.Config) (*dialer, error) {
 // dial returns the connection that was begun, or another.
 func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	if early := d.take(addr); early != nil {
-		if conn, err := early.wait(ctx); conn != nil || err != nil {
-			return conn, err
-		}
+		return early.wait(ctx)
 	}
 	return d.connect(ctx, network, addr)
 }
@@ -111,14 +108,9 @@ type earlyConn struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 
-	conn net.Conn // valid when done is closed, as the others
+	conn net.Conn // valid when done is closed, as err
 	err  error
-	made time.Time
 }
-
-// earlyTime is how long a connection is good without a request: brokers wait for
-// one for five seconds.
-const earlyTime = 3 * time.Second
 
 // begin opens a connection to addr, which the next call of dial returns. One at a
 // time will do.
@@ -136,7 +128,6 @@ func (d *dialer) begin(ctx context.Context, addr string) (end func()) {
 	running.Go(func() {
 		defer close(early.done)
 		early.conn, early.err = d.connect(ctx, "tcp", addr)
-		early.made = time.Now()
 	})
 	return func() {
 		if d.next.CompareAndSwap(early, nil) {
@@ -156,27 +147,23 @@ func (d *dialer) take(addr string) *earlyConn {
 	return early
 }
 
-// wait returns the connection when it is made, or why it was not; neither if it is
-// too old.
+// wait returns the connection when it is made, or why it was not. One that the
+// broker has given up meanwhile fails its request, which is tried again.
 func (e *earlyConn) wait(ctx context.Context) (net.Conn, error) {
 	select {
 	case <-e.done:
+		return e.conn, e.err
 	case <-ctx.Done():
 		e.close()
 		return nil, ctx.Err()
 	}
-	if e.err == nil && time.Since(e.made) > earlyTime {
-		return nil, e.close()
-	}
-	return e.conn, e.err
 }
 
 // close gives the connection up.
-func (e *earlyConn) close() error {
+func (e *earlyConn) close() {
 	e.cancel()
 	<-e.done
-	if e.conn == nil {
-		return nil
+	if e.conn != nil {
+		e.conn.Close() // nothing was sent
 	}
-	return e.conn.Close()
 }

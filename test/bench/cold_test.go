@@ -15,12 +15,11 @@ import (
 	"time"
 )
 
-// exampleFunctions has three starts at each of two distances; the later ones are of
-// a function that waits for three round trips, and for two when it is thawed.
+// exampleFunctions has three starts of each variant at each distance; those with brevet
+// wait for three round trips, and for two when they are thawed.
 func exampleFunctions() *functionResult {
 	f := &functionResult{Bare: 6 << 20, With: 7 << 20}
-	for _, trip := range roundTrips[1:] {
-		trip -= roundTrips[1]
+	for _, trip := range roundTrips {
 		var all []start
 		for i := range time.Duration(3) {
 			wobble := i * time.Millisecond
@@ -39,7 +38,7 @@ func exampleFunctions() *functionResult {
 
 func TestFunctionResult(t *testing.T) {
 	f := exampleFunctions()
-	near, far := f.of(0, withFile), f.of(45*time.Millisecond, withFile)
+	near, far := f.of(0, withFile), f.of(50*time.Millisecond, withFile)
 	if near == nil || far == nil || f.of(time.Second, withFile) != nil || f.of(0, "another") != nil {
 		t.Fatalf("the results are of other functions: %+v", f.Cells)
 	}
@@ -49,7 +48,7 @@ func TestFunctionResult(t *testing.T) {
 	}{
 		{"p50", near.P50, 7}, {"p99", near.P99, 9},
 		{"added p50", near.Added50, 4}, {"added p99", near.Added99, 5}, {"added CPU", near.AddedCPU, 2},
-		{"added p50, far", far.Added50, 4 + 3*45}, {"round trips, near", near.Trips, 0}, {"round trips", far.Trips, 3},
+		{"added p50, far", far.Added50, 4 + 3*50}, {"round trips, near", near.Trips, 0}, {"round trips", far.Trips, 3},
 		{"handshakes", far.Full, 1}, {"resumed", far.Resumed, 0}, {"warm p50", far.Warm50, 0.2},
 		{"thaw p50", near.Thaw50, 4}, {"round trips of a thaw", far.ThawTrips, 2}, {"its handshakes", far.ThawFull, 0}, {"resumed", far.ThawResumed, 1},
 		{"added without brevet", f.of(0, bare).Added50, 0},
