@@ -40,8 +40,8 @@ const (
 // roundTrips are the distances to the broker that are measured.
 var roundTrips = [...]time.Duration{0, 5 * time.Millisecond, 50 * time.Millisecond}
 
-// warmRequests are sent to each function after its first, and thaws follow those.
-const warmRequests, thaws = 50, 1
+// warmRequests are sent to each function after its first.
+const warmRequests = 50
 
 // A cold is what is needed to start functions.
 type cold struct {
@@ -138,8 +138,9 @@ func (c *cold) stop() error {
 
 // token answers as Google's metadata server does.
 func (c *cold) token(w http.ResponseWriter, _ *http.Request) {
-	sleepUntil(time.Now().Add(slowToken))
+	due := time.Now().Add(slowToken)
 	token, err := c.mint()
+	sleepUntil(due)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return

@@ -5,6 +5,9 @@
 // server that does nothing: the floor. Numbers that depend on the machine
 // become ratios that do not.
 //
+// At the end it starts functions: real processes, with brevet and without, at several
+// distances to a broker; see cold.go.
+//
 // Everything runs on this machine, so broker, Redis and the clients share its
 // processors. Subject tokens and DPoP proofs are made before the clock starts:
 // signing one token costs more than the whole exchange.
