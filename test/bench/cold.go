@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -29,13 +30,14 @@ type variant struct {
 // The names of the variants. They differ in where the CA of the broker's certificate
 // is found, and the platform's token.
 const (
-	bare        = "without"
-	withFile    = "CA file"      // of BREVET_CA_FILE; the token is in a file, too
-	withSystem  = "system's CAs" // as where a public CA certifies the broker
-	withSlow    = "slow token"   // the platform takes 20 ms for it; CA file
-	slowToken   = 20 * time.Millisecond
-	coldProgram = "test/bench/testdata/cold/"
+	bare       = "without"
+	withFile   = "CA file"      // of BREVET_CA_FILE; the token is in a file, too
+	withSystem = "system's CAs" // as where a public CA certifies the broker
+	withSlow   = "slow token"   // the platform takes slowToken for it; CA file
 )
+
+// slowToken is how long a platform may take that signs tokens far away.
+const slowToken = 20 * time.Millisecond
 
 // roundTrips are the distances to the broker that are measured.
 var roundTrips = [...]time.Duration{0, 5 * time.Millisecond, 50 * time.Millisecond}
@@ -62,25 +64,10 @@ func (s *system) startCold(ctx context.Context) (_ *cold, err error) {
 			err = errors.Join(err, c.stop())
 		}
 	}()
-	for i, program := range []string{"bare", "with"} {
-		if err := s.build(ctx, program, coldProgram+program); err != nil {
-			return nil, err
-		}
-		info, err := os.Stat(filepath.Join(s.dir, program))
-		if err != nil {
-			return nil, fmt.Errorf("looking at the size of a function: %w", err)
-		}
-		c.bytes[i] = info.Size()
-	}
-	addr, err := freeAddr()
-	if err != nil {
+	if err := c.build(ctx); err != nil {
 		return nil, err
 	}
-	if c.line, err = newLine(addr); err != nil {
-		return nil, err
-	}
-	c.broker = &brevetd{dir: filepath.Join(s.dir, "cold"), url: "https://" + c.line.addr, addr: addr, database: 1}
-	if err := s.serve(ctx, c.broker); err != nil {
+	if err := c.serve(ctx); err != nil {
 		return nil, err
 	}
 	c.platform = httptest.NewServer(http.HandlerFunc(c.token))
@@ -90,6 +77,34 @@ func (s *system) startCold(ctx context.Context) (_ *cold, err error) {
 	}
 	c.variants = variants(s.dir, c.broker.url, c.platform.Listener.Addr().String(), bundle)
 	return c, nil
+}
+
+// build builds the functions.
+func (c *cold) build(ctx context.Context) error {
+	for i, program := range []string{"bare", "with"} {
+		if err := c.sys.build(ctx, program, "test/bench/testdata/cold/"+program); err != nil {
+			return err
+		}
+		info, err := os.Stat(filepath.Join(c.sys.dir, program))
+		if err != nil {
+			return fmt.Errorf("looking at the size of a function: %w", err)
+		}
+		c.bytes[i] = info.Size()
+	}
+	return nil
+}
+
+// serve starts a broker at the end of a line: its URL is where the line begins.
+func (c *cold) serve(ctx context.Context) error {
+	addr, err := freeAddr()
+	if err != nil {
+		return err
+	}
+	if c.line, err = newLine(addr); err != nil {
+		return err
+	}
+	c.broker = &brevetd{dir: filepath.Join(c.sys.dir, "cold"), url: "https://" + c.line.addr, addr: addr, database: 1}
+	return c.sys.serve(ctx, c.broker)
 }
 
 func variants(dir, broker, platform, bundle string) []variant {
@@ -273,21 +288,18 @@ type started struct {
 // start starts a function as platforms do, with a request that waits for it: its
 // socket is open before it runs. out gets what that was like.
 func (c *cold) start(ctx context.Context, v variant, out *start) (*started, error) {
-	listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	socket, url, err := openSocket()
 	if err != nil {
-		return nil, fmt.Errorf("listening: %w", err)
+		return nil, err
 	}
-	socket, err := listener.File()
-	if err = errors.Join(err, listener.Close()); err != nil {
-		return nil, fmt.Errorf("listening: %w", err)
-	}
-	f := &started{url: "http://" + listener.Addr().String(), client: &http.Client{Transport: &http.Transport{}, Timeout: startTimeout}}
+	var stderr bytes.Buffer
+	f := &started{url: url, client: &http.Client{Transport: &http.Transport{}, Timeout: startTimeout}}
 	f.cmd = exec.CommandContext(ctx, filepath.Join(c.sys.dir, v.program))
-	f.cmd.Env, f.cmd.ExtraFiles, f.cmd.Stderr = append([]string{}, v.env...), []*os.File{socket}, os.Stderr
+	f.cmd.Env, f.cmd.ExtraFiles, f.cmd.Stderr = append([]string{}, v.env...), []*os.File{socket}, &stderr
 	out.variant = v.name
 	begin := time.Now()
 	err = f.cmd.Start()
-	socket.Close() // the function has its own, and what it leaves is refused
+	socket.Close() // the function has its own, and what that leaves is refused
 	if err != nil {
 		return nil, fmt.Errorf("starting a function: %w", err)
 	}
@@ -295,9 +307,22 @@ func (c *cold) start(ctx context.Context, v variant, out *start) (*started, erro
 	out.ready = time.Since(begin)
 	if err != nil {
 		f.stop()
-		return nil, err
+		return nil, fmt.Errorf("%w; the function wrote: %s", err, stderr.Bytes())
 	}
 	return f, nil
+}
+
+// openSocket returns a listening socket for another process.
+func openSocket() (_ *os.File, url string, err error) {
+	listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		return nil, "", fmt.Errorf("listening: %w", err)
+	}
+	socket, err := listener.File()
+	if err = errors.Join(err, listener.Close()); err != nil {
+		return nil, "", fmt.Errorf("listening: %w", err)
+	}
+	return socket, "http://" + listener.Addr().String(), nil
 }
 
 // stop ends the function; nil is none.

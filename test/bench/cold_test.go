@@ -252,3 +252,30 @@ func TestVariants(t *testing.T) {
 		}
 	}
 }
+
+// A function is started, serves, and ends; one that ends early says why.
+func TestStart(t *testing.T) {
+	c := &cold{sys: &system{dir: t.TempDir()}}
+	if err := c.build(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if c.bytes[0] == 0 || c.bytes[1] <= c.bytes[0] {
+		t.Errorf("the functions have %d bytes", c.bytes)
+	}
+	var out start
+	f, err := c.start(t.Context(), variant{bare, "bare", nil}, &out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.stop()
+	if out.variant != bare || out.ready <= 0 || out.cpu <= 0 {
+		t.Errorf("the start was %+v", out)
+	}
+	if took, cpu, err := f.request(t.Context(), "/"); took <= 0 || cpu < out.cpu || err != nil {
+		t.Errorf("a request took %s, and %s of processor time by then, %v", took, cpu, err)
+	}
+	v := variant{withFile, "with", []string{"BREVET_BROKER=https://127.0.0.1:1", "BREVET_TOKEN_FILE=absent"}}
+	if _, err := c.start(t.Context(), v, &out); err == nil || !strings.Contains(err.Error(), "BREVET_TOKEN_FILE") {
+		t.Errorf("without a token: %v", err)
+	}
+}
