@@ -61,11 +61,13 @@ func newDialer(caFile string, base *tls.Config) (*dialer, error) {
 		return nil, Failf(Misconfigured, "", "%s has no certificate in PEM", caFile)
 	}
 	d.all = sync.OnceValues(func() (*tls.Config, error) {
-		config := base.Clone()
-		if config.RootCAs, err = x509.SystemCertPool(); err != nil {
+		roots, err := x509.SystemCertPool()
+		if err != nil {
 			return nil, fmt.Errorf("reading the system's certificates: %w", err)
 		}
-		config.RootCAs.AppendCertsFromPEM(pem)
+		roots.AppendCertsFromPEM(pem)
+		config := base.Clone()
+		config.RootCAs = roots
 		return config, nil
 	})
 	return d, nil
