@@ -61,7 +61,7 @@ fuzz: ## every fuzz target for FUZZTIME each
 	  done; done
 
 .PHONY: bench
-bench: tools ## micro-benchmarks, then exchanges per second of the whole broker
+bench: tools ## micro-benchmarks, then exchanges per second of the whole broker, and the cold start of functions
 	go test -run '^$$' -bench . -benchmem ./broker/... ./issuers/... ./policies/... ./plugins/...
 	go run ./test/bench
 
