@@ -142,7 +142,7 @@ type Set struct {
 	confirming *flight      // nil: no question under way
 	retired    []api.Secret // sessions that were replaced, and may live
 	trouble    trouble
-	wire       instant // when the broker was last spoken to
+	wire       instant // when the broker was last spoken to; zero: never
 	closed     bool
 }
 
@@ -222,7 +222,6 @@ func (o Options) set(broker string, credentials []string) (*Set, error) {
 		return nil, err
 	}
 	s := &Set{options: o, credentials: slices.Clone(credentials), client: client, http: o.HTTPClient, source: jwtSource{o.Source}, now: o.host.now, news: make(chan struct{}, 1)}
-	s.wire = s.now()
 	s.life, s.end = context.WithCancel(context.Background())
 	return s, nil
 }
