@@ -104,14 +104,15 @@ func (st *state) confirm(now instant, maxStale time.Duration) {
 // lifeOf returns how long l works from got on. Both ends of that time are the
 // broker's: its own clock's, if it tells it, so that this machine's may be wrong.
 func lifeOf(l api.Lease, a *exchange.Answer, got instant) time.Duration {
-	life := l.ExpiresAt.Sub(got.time()) - dateError
-	if !a.Date.IsZero() {
-		life = l.ExpiresAt.Sub(a.Date) - dateError
+	from := a.Date
+	if from.IsZero() {
+		from = got.time()
 	}
-	if a.ExpiresIn > 0 {
-		life = min(life, time.Duration(min(a.ExpiresIn, int64(maxLife/time.Second)))*time.Second)
+	life := max(-maxLife, min(l.ExpiresAt.Sub(from), maxLife)) - dateError // without the bounds, what ended long ago would be far ahead
+	if a.ExpiresIn != 0 {
+		life = min(life, time.Duration(max(0, min(a.ExpiresIn, int64(maxLife/time.Second))))*time.Second)
 	}
-	return min(life, maxLife)
+	return life
 }
 
 // maxLife is far beyond what any lease has; it keeps sums of times in range.

@@ -35,22 +35,23 @@ type fake struct {
 	heartbeat time.Duration // that they need; 0: none
 	down      bool
 	refuse    *api.Error
-	swallow   bool           // answers nothing
-	hold      chan struct{}  // not nil: exchanges wait until it is closed
-	raw       []byte         // the answer to exchanges, if not nil
-	exchanges int            // that were answered
-	tries     int            // exchanges that came
-	questions int            // introspections that came
-	beats     int            // heartbeats that were accepted
-	sessions  []*fakeSession // all there were
-	tokens    []string       // subject tokens seen
-	idle      int            // calls of CloseIdleConnections
-	streams   int            // that were opened
-	stream    io.Writer      // the last one
-	deaf      bool           // has no events
-	ponder    chan struct{}  // not nil: questions wait until it is closed
-	late      chan struct{}  // not nil: answers to questions are made, and come when it is closed
-	slow      time.Duration  // more than 15 seconds between signs of life
+	swallow   bool                     // answers nothing
+	hold      chan struct{}            // not nil: exchanges wait until it is closed
+	raw       []byte                   // the answer to exchanges, if not nil
+	exchanges int                      // that were answered
+	tries     int                      // exchanges that came
+	questions int                      // introspections that came
+	beats     int                      // heartbeats that were accepted
+	sessions  []*fakeSession           // all there were
+	tokens    []string                 // subject tokens seen
+	idle      int                      // calls of CloseIdleConnections
+	streams   int                      // that were opened
+	stream    io.Writer                // the last one
+	deaf      bool                     // has no events
+	ponder    chan struct{}            // not nil: questions wait until it is closed
+	late      chan struct{}            // not nil: answers to questions are made, and come when it is closed
+	slow      time.Duration            // more than 15 seconds between signs of life
+	lie       func(*api.TokenResponse) // not nil: what it makes of its answers
 }
 
 type fakeSession struct {
@@ -233,6 +234,9 @@ func (f *fake) exchange(r *http.Request) (int, []byte) {
 			LeaseID: fmt.Sprint("lease-", name, "-", f.exchanges), Credential: name, Kind: "jwt", ExpiresAt: f.now().Add(f.life), Heartbeat: f.heartbeat,
 			Values: map[string]api.Secret{"token": api.NewSecret(fmt.Sprint(canary, "-", name, "-", f.exchanges))},
 		})
+	}
+	if f.lie != nil {
+		f.lie(&out)
 	}
 	to, err := api.ParseSealKey(r.PostForm.Get("seal_key"))
 	if err != nil {

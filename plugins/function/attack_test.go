@@ -1,0 +1,77 @@
+package function_test
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/plugins/exchange"
+)
+
+// TestLies: a broker whose answer is not as asked for, or of another time, is not
+// believed, and what it granted is given back.
+func TestLies(t *testing.T) {
+	at := func(when time.Time) func(*api.TokenResponse) {
+		return func(r *api.TokenResponse) { r.Leases[0].ExpiresAt, r.ExpiresIn = when, 0 }
+	}
+	for name, lie := range map[string]func(*api.TokenResponse){
+		"no end":                 at(time.Time{}),
+		"a distant past":         at(time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC)),
+		"before 1970":            at(time.Unix(-1, 0)),
+		"now":                    func(r *api.TokenResponse) { r.Leases[0].ExpiresAt = time.Now() },
+		"no end, but life":       func(r *api.TokenResponse) { r.Leases[0].ExpiresAt = time.Time{} },
+		"a session that is over": func(r *api.TokenResponse) { r.ExpiresIn = -1 },
+		"another":                func(r *api.TokenResponse) { r.Leases[0].Credential = "another" },
+		"twice":                  func(r *api.TokenResponse) { r.Leases[1] = r.Leases[0] },
+		"one more":               func(r *api.TokenResponse) { r.Leases = append(r.Leases, r.Leases[0]) },
+		"one less":               func(r *api.TokenResponse) { r.Leases = r.Leases[:1] },
+		"no id":                  func(r *api.TokenResponse) { r.Leases[0].LeaseID = "" },
+		"a bearer session":       func(r *api.TokenResponse) { r.TokenType = "Bearer" },
+		"a heartbeat back":       func(r *api.TokenResponse) { r.Leases[0].Heartbeat = -time.Minute },
+		"a value that is not there": func(r *api.TokenResponse) {
+			r.Leases[0].Env = map[string]string{"PASSWORD": "password"}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFake()
+				f.lie = lie
+				s, err := f.options().New(t.Context(), brokerURL, "database", "queue")
+				if err == nil {
+					defer s.Close(context.Background())
+				}
+				if !exchange.IsKind(err, exchange.Protocol) || f.live() != 0 {
+					t.Errorf("New = %v, and %d sessions live", err, f.live())
+				}
+			})
+		})
+	}
+}
+
+// TestDistantEnd: a lease that is said to last for ever lasts as its session, and the
+// sums of times stay in range.
+func TestDistantEnd(t *testing.T) {
+	for _, expires := range []int64{0, 900, 1 << 62} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFake()
+			f.lie = func(r *api.TokenResponse) {
+				r.ExpiresIn = expires
+				for i := range r.Leases {
+					r.Leases[i].ExpiresAt = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
+				}
+			}
+			s := open(t, f, f.options())
+			want(t, s, "1")
+			c, err := s.Get(t.Context(), "database")
+			if err != nil || c.ExpiresAt.Before(time.Now()) || expires == 900 && time.Until(c.ExpiresAt) > 15*time.Minute {
+				t.Errorf("with expires_in %d: it ends %v, %v", expires, c.ExpiresAt, err)
+			}
+			if names := c.Names(); !slices.Equal(names, []string{"token"}) {
+				t.Errorf("it has %v", names)
+			}
+		})
+	}
+}
