@@ -2,6 +2,7 @@ package function_test
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/brevet-dev/brevet/broker/api"
 	"github.com/brevet-dev/brevet/plugins/exchange"
+	"github.com/brevet-dev/brevet/plugins/function"
 )
 
 // TestLies: a broker whose answer is not as asked for, or of another time, is not
@@ -74,4 +76,91 @@ func TestDistantEnd(t *testing.T) {
 			}
 		})
 	}
+}
+
+// refreshing returns when an exchange after the first is on its way.
+func refreshing(f *fake) {
+	for {
+		if _, tries, _ := f.counts(); tries > 1 {
+			return
+		}
+		time.Sleep(time.Second)
+	}
+}
+
+// TestCloseDoesNotWait: what is known to live is given back while an exchange on its
+// way is still waited for: a sandbox has two seconds at its end.
+func TestCloseDoesNotWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		s := open(t, f, f.options())
+		hold := make(chan struct{})
+		f.set(func() { f.hold = hold })
+		refreshing(f)
+		closed := make(chan error, 1)
+		go func() { closed <- s.Close(context.Background()) }()
+		synctest.Wait()
+		if n := f.live(); n != 0 {
+			t.Errorf("%d sessions live while an exchange is waited for", n)
+		}
+		close(hold)
+		if err := <-closed; err != nil || f.live() != 0 {
+			t.Errorf("Close = %v, and %d sessions live", err, f.live())
+		}
+		if exchanges, _, _ := f.counts(); exchanges != 2 {
+			t.Errorf("%d exchanges, want 2", exchanges)
+		}
+		if got, err := value(s); !errors.Is(err, function.ErrClosed) {
+			t.Errorf("Get after Close = %q, %v", got, err)
+		}
+	})
+}
+
+// TestCloseAfterAFreezeInAnExchange: neither connection is of use any more, that of the
+// exchange and the idle ones.
+func TestCloseAfterAFreezeInAnExchange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, box := newFake(), &sandbox{}
+		s := open(t, f, f.options().On(none, box.now, "", ""))
+		f.set(func() { f.swallow = true })
+		refreshing(f)
+		f.set(func() { f.swallow = false })
+		box.freeze(f, time.Hour)
+		closed := make(chan error, 1)
+		go func() { closed <- s.Close(context.Background()) }()
+		time.Sleep(time.Second)
+		live := f.live()
+		f.set(func() {
+			if f.idle == 0 || live != 0 {
+				t.Errorf("a second into Close: idle connections closed %d times, %d sessions live", f.idle, live)
+			}
+		})
+		if err := <-closed; err != nil {
+			t.Errorf("Close = %v", err)
+		}
+	})
+}
+
+// TestNothingAfterClose: what an exchange brings after Close began is not handed out.
+func TestNothingAfterClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		s := open(t, f, f.options())
+		hold := make(chan struct{})
+		f.set(func() { f.hold = hold })
+		refreshing(f)
+		closed := make(chan error, 1)
+		go func() { closed <- s.Close(context.Background()) }()
+		synctest.Wait()
+		for range 1000 {
+			if got, err := value(s); err == nil {
+				t.Errorf("Get during Close = %q", got)
+				break
+			}
+		}
+		close(hold)
+		if err := <-closed; err != nil {
+			t.Errorf("Close = %v", err)
+		}
+	})
 }

@@ -287,18 +287,32 @@ func (s *Set) Close(ctx context.Context) error {
 		return nil
 	}
 	s.end()
-	s.running.Wait()
 	s.thaw()
-	if st := s.state.Swap(nil); st != nil {
-		s.retired = append(s.retired, st.session)
-	}
-	errs := make([]error, len(s.retired))
+	var known error
 	var revoking sync.WaitGroup
-	for i, session := range s.retired {
+	revoking.Go(func() { known = s.giveBack(ctx) })
+	s.running.Wait() // an exchange on its way may bring another session
+	late := s.giveBack(ctx)
+	revoking.Wait()
+	return explain(errors.Join(known, late))
+}
+
+// giveBack ends all sessions that there are now.
+func (s *Set) giveBack(ctx context.Context) error {
+	s.mu.Lock()
+	if st := s.state.Swap(nil); st != nil {
+		s.retire(st.session)
+	}
+	sessions := s.retired
+	s.retired = nil
+	s.mu.Unlock()
+	errs := make([]error, len(sessions))
+	var revoking sync.WaitGroup
+	for i, session := range sessions {
 		revoking.Go(func() { errs[i] = s.client.Revoke(ctx, session) })
 	}
 	revoking.Wait()
-	return explain(errors.Join(errs...))
+	return errors.Join(errs...)
 }
 
 // Format implements [fmt.Formatter]: a Set does not print.

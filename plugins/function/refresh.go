@@ -238,13 +238,13 @@ func (s *Set) sent(t time.Time, began instant) instant {
 	return now.add(-ago)
 }
 
-// replace makes st what is handed out, unless something newer is. The session of
-// the older one is kept, to be ended when all is given back.
+// replace makes st what is handed out, unless something newer is, or Close has begun.
+// The session of the other one is kept, to be ended when all is given back.
 func (s *Set) replace(st *state) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.trouble = trouble{}
-	if old := s.state.Load(); old != nil && old.got.steady > st.got.steady {
+	if old := s.state.Load(); s.closed || old != nil && old.got.steady > st.got.steady {
 		s.retire(st.session)
 		return
 	}
