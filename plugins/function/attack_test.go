@@ -164,3 +164,24 @@ func TestNothingAfterClose(t *testing.T) {
 		}
 	})
 }
+
+// TestCopiesShareNoKey: what is copied before its first exchange has no key in it that
+// the sessions of all copies would be bound to.
+func TestCopiesShareNoKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		o := f.options()
+		o.Later = true
+		s := open(t, f, o)
+		if s.HasKey() {
+			t.Error("there is a key before the first exchange")
+		}
+		want(t, s, "1")
+		if !s.HasKey() {
+			t.Error("there is no key after it")
+		}
+		if _, err := o.New(t.Context(), brokerURL+"/", "database"); !exchange.IsKind(err, exchange.Misconfigured) {
+			t.Errorf("New with a slash, later = %v", err)
+		}
+	})
+}

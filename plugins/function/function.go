@@ -76,8 +76,9 @@ type Options struct {
 	// reached in time: then Get tries. What is refused still is an error of New.
 	StartWithout bool
 
-	// Later lets New return without any exchange: the first Get makes it, or Refresh.
-	// It is for what is copied after New, such as sandboxes with Lambda's SnapStart.
+	// Later lets New return without any exchange: the first Get makes it, or Refresh,
+	// and the key of the sessions. It is for what is copied after New, such as sandboxes
+	// with Lambda's SnapStart.
 	Later bool
 
 	// MaxStale is for how long a credential is used on the broker's word. A Get
@@ -124,7 +125,8 @@ type host struct {
 type Set struct {
 	options     Options
 	credentials []string
-	client      *exchange.Client
+	client      *exchange.Client // from the first exchange on
+	connect     func() error     // makes it, once: a copy that is made before has another key
 	http        *http.Client
 	source      Source
 	now         func() instant
@@ -213,17 +215,22 @@ func (o Options) set(broker string, credentials []string) (*Set, error) {
 			return nil, err
 		}
 	}
-	key, err := o.key()
-	if err != nil {
+	if err := exchange.CheckBroker(broker); err != nil {
 		return nil, err
 	}
-	client, err := exchange.NewClient(broker, o.HTTPClient, key)
-	if err != nil {
-		return nil, err
-	}
-	s := &Set{options: o, credentials: slices.Clone(credentials), client: client, http: o.HTTPClient, source: jwtSource{o.Source}, now: o.host.now, news: make(chan struct{}, 1)}
+	s := &Set{options: o, credentials: slices.Clone(credentials), http: o.HTTPClient, source: jwtSource{o.Source}, now: o.host.now, news: make(chan struct{}, 1)}
+	s.connect = sync.OnceValue(func() error { return s.makeClient(broker) })
 	s.life, s.end = context.WithCancel(context.Background())
 	return s, nil
+}
+
+// makeClient makes the client with its key.
+func (s *Set) makeClient(broker string) error {
+	key, err := s.options.key()
+	if err == nil {
+		s.client, err = exchange.NewClient(broker, s.http, key)
+	}
+	return err
 }
 
 // key returns the key that exchanges are made with.

@@ -207,6 +207,9 @@ func (s *Set) late(err error) error {
 // exchange gets a token of the platform and exchanges it for all credentials. Where
 // there is no connection to the broker it is made meanwhile.
 func (s *Set) exchange(ctx context.Context) error {
+	if err := s.connect(); err != nil {
+		return err
+	}
 	began, alone := s.thaw()
 	if alone {
 		end := s.client.Connect(ctx)
