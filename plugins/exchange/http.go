@@ -127,16 +127,16 @@ var ErrUnanswered = errors.New("no answer came; leases that were granted all the
 // Send makes the request that build returns until it is answered, other than by
 // "try later", or ctx ends. The error is of the last try that was not cut short.
 func Send(ctx context.Context, client *http.Client, build func() (*http.Request, error)) (*Reply, error) {
-	return send(ctx, client, 0, build)
+	return send(ctx, client, 0, func(*Reply, error) {}, build)
 }
 
 // send is Send, with patience. Each try is built anew, because a DPoP proof is
-// good for one request.
+// good for one request. failed hears of each that another may follow.
 //
 // The answer to a request that is on its way when ctx ends is waited for,
 // patience longer: it may tell what must be given back. With patience an error
 // is an ErrUnanswered if the last try was sent.
-func send(ctx context.Context, client *http.Client, patience time.Duration, build func() (*http.Request, error)) (*Reply, error) {
+func send(ctx context.Context, client *http.Client, patience time.Duration, failed func(*Reply, error), build func() (*http.Request, error)) (*Reply, error) {
 	var last error
 	for try := 0; ; try++ {
 		r, err := sendOnce(ctx, client, patience, build)
@@ -146,6 +146,7 @@ func send(ctx context.Context, client *http.Client, patience time.Duration, buil
 		if err == nil && !isBusy(r.Status) || err != nil && isPermanent(err) {
 			return r, err
 		}
+		failed(r, err)
 		wait := backoff(try)
 		if err == nil {
 			wait += r.RetryAfter // and not the longer of both: those who are told the same must not return together

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -184,4 +185,38 @@ func TestCopiesShareNoKey(t *testing.T) {
 			t.Errorf("New with a slash, later = %v", err)
 		}
 	})
+}
+
+// A silent platform does not answer.
+type silent struct{}
+
+func (silent) Token(ctx context.Context, _ string) (function.Secret, error) {
+	<-ctx.Done()
+	return function.Secret{}, ctx.Err()
+}
+
+// TestGetSaysWhy: a caller whose time is over, as that of an invocation, is told what
+// kept it waiting.
+func TestGetSaysWhy(t *testing.T) {
+	for want, change := range map[string]func(*fake, *function.Options){
+		"waiting for the broker: context deadline exceeded; before that: reaching the broker https://broker.example.com: connection refused": func(f *fake, _ *function.Options) { f.down = true },
+		"; before that: the broker refused (503): temporarily_unavailable: too much at once":                                                 func(f *fake, _ *function.Options) { f.busy = true },
+		"waiting for the broker: context deadline exceeded":                                                                                  func(f *fake, _ *function.Options) { f.swallow = true },
+		"waiting for the platform's token: context deadline exceeded":                                                                        func(_ *fake, o *function.Options) { o.Source = silent{} },
+	} {
+		t.Run(want, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFake()
+				o := f.options()
+				o.Later = true
+				change(f, &o)
+				s := open(t, f, o)
+				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+				defer cancel()
+				if _, err := s.Get(ctx, "database"); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), want) {
+					t.Errorf("Get = %v", err)
+				}
+			})
+		})
+	}
 }

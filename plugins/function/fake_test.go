@@ -35,6 +35,7 @@ type fake struct {
 	heartbeat time.Duration // that they need; 0: none
 	down      bool
 	refuse    *api.Error
+	busy      bool                     // asks for patience
 	swallow   bool                     // answers nothing
 	hold      chan struct{}            // not nil: exchanges wait until it is closed
 	raw       []byte                   // the answer to exchanges, if not nil
@@ -220,6 +221,9 @@ func (f *fake) exchange(r *http.Request) (int, []byte) {
 	}
 	if f.refuse != nil {
 		return refused(400, f.refuse)
+	}
+	if f.busy {
+		return refused(503, &api.Error{Code: api.CodeTemporarily, Description: "too much at once"})
 	}
 	f.exchanges++
 	f.tokens = append(f.tokens, r.PostForm.Get("subject_token"))

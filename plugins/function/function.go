@@ -144,6 +144,8 @@ type Set struct {
 	confirming *flight      // nil: no question under way
 	retired    []api.Secret // sessions that were replaced, and may live
 	trouble    trouble
+	other      string  // who is to answer
+	failed     error   // why its last try of the exchange under way had no answer; nil: none had failed
 	wire       instant // when the broker was last spoken to; zero: never
 	closed     bool
 }
@@ -218,7 +220,7 @@ func (o Options) set(broker string, credentials []string) (*Set, error) {
 	if err := exchange.CheckBroker(broker); err != nil {
 		return nil, err
 	}
-	s := &Set{options: o, credentials: slices.Clone(credentials), http: o.HTTPClient, source: jwtSource{o.Source}, now: o.host.now, news: make(chan struct{}, 1)}
+	s := &Set{options: o, credentials: slices.Clone(credentials), http: o.HTTPClient, source: jwtSource{o.Source}, now: o.host.now, news: make(chan struct{}, 1), other: "the broker"}
 	s.connect = sync.OnceValue(func() error { return s.makeClient(broker) })
 	s.life, s.end = context.WithCancel(context.Background())
 	return s, nil

@@ -198,10 +198,28 @@ func (s *Set) waitBriefly(ctx context.Context, f *flight) error {
 func (s *Set) late(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.trouble.err == nil {
-		return fmt.Errorf("waiting for the broker: %w", err)
+	why := s.failed
+	if why == nil {
+		why = s.trouble.err
 	}
-	return fmt.Errorf("waiting for the broker: %w; before that: %w", err, s.trouble.err)
+	if why == nil {
+		return fmt.Errorf("waiting for %s: %w", s.other, err)
+	}
+	return fmt.Errorf("waiting for %s: %w; before that: %w", s.other, err, why)
+}
+
+// waitFor notes who is to answer next.
+func (s *Set) waitFor(who string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.other, s.failed = who, nil
+}
+
+// fail notes why the broker has not answered yet.
+func (s *Set) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failed = err
 }
 
 // exchange gets a token of the platform and exchanges it for all credentials. Where
@@ -215,11 +233,13 @@ func (s *Set) exchange(ctx context.Context) error {
 		end := s.client.Connect(ctx)
 		defer end()
 	}
+	s.waitFor("the platform's token")
 	token, err := s.source.Token(ctx, s.options.Audience)
+	s.waitFor("the broker")
 	if err != nil {
 		return err
 	}
-	answer, err := s.client.Exchange(ctx, exchange.Request{SubjectToken: token, Credentials: s.credentials, TTL: s.options.TTL})
+	answer, err := s.client.Exchange(ctx, exchange.Request{SubjectToken: token, Credentials: s.credentials, TTL: s.options.TTL, Failed: s.fail})
 	if err != nil {
 		return err
 	}
@@ -246,7 +266,7 @@ func (s *Set) sent(t time.Time, began instant) instant {
 func (s *Set) replace(st *state) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.trouble = trouble{}
+	s.trouble, s.failed = trouble{}, nil
 	if old := s.state.Load(); s.closed || old != nil && old.got.steady > st.got.steady {
 		s.retire(st.session)
 		return
