@@ -1,6 +1,7 @@
 package function_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -219,4 +220,21 @@ func TestGetSaysWhy(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestHungAtInit: New without a deadline ends before Lambda ends the process, which
+// leaves ten seconds, although an answer on its way is waited for.
+func TestHungAtInit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, o := range []function.Options{{}, {Source: silent{}}} {
+			f := newFake()
+			f.swallow = true
+			o.HTTPClient, o.Source = f.options().HTTPClient, cmp.Or[function.Source](o.Source, platform{})
+			began := time.Now()
+			s, err := o.New(context.Background(), brokerURL, "database")
+			if took := time.Since(began); err == nil || took > 9600*time.Millisecond {
+				t.Errorf("New = %v, %v after %v", s, err, took)
+			}
+		}
+	})
 }

@@ -43,9 +43,9 @@ import (
 type Secret = api.Secret
 
 const (
-	// initTime bounds New where its context does not: AWS Lambda gives a function
-	// ten seconds to start.
-	initTime = 8 * time.Second
+	// initTime bounds New where its context does not. An answer on its way is waited
+	// for five seconds more, and AWS Lambda gives a function ten to start.
+	initTime = 4500 * time.Millisecond
 
 	// defaultStale is the MaxStale of those who give none.
 	defaultStale = time.Minute
@@ -153,9 +153,10 @@ type Set struct {
 // New exchanges the function's identity for credentials, the names of at least
 // one in the broker's configuration. broker is its url, byte for byte as there.
 //
-// It tries until ctx ends; where ctx has no deadline, for eight seconds. On
-// Vercel, where the identity comes with each request, there is nothing to exchange
-// yet: then the first [Set.Get] does. Close the Set.
+// It tries until ctx ends; where ctx has no deadline, for four and a half seconds. An
+// answer that is on its way then is waited for, five seconds more. On Vercel, where
+// the identity comes with each request, there is nothing to exchange yet: then the
+// first [Set.Get] does. Close the Set.
 func New(ctx context.Context, broker string, credentials ...string) (*Set, error) {
 	return Options{}.New(ctx, broker, credentials...)
 }
