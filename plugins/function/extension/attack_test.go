@@ -1,16 +1,25 @@
 package extension_test
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/brevet-dev/brevet/broker"
+	"github.com/brevet-dev/brevet/broker/api"
 	"github.com/brevet-dev/brevet/plugins/exchange"
 	"github.com/brevet-dev/brevet/plugins/function/extension"
+	"github.com/brevet-dev/brevet/test/servers"
 )
 
 // live is how many leases of the broker live.
@@ -105,4 +114,151 @@ func TestLargeXML(t *testing.T) {
 	if got, err := extension.TextAt(doc, "GetWebIdentityTokenResponse", "GetWebIdentityTokenResult", "WebIdentityToken"); got != "" {
 		t.Errorf("a token with an element in it: %q, %v", got, err)
 	}
+}
+
+// files are options of an extension that writes files, and asks often. told returns
+// what it told.
+func (s *stub) files(w *world) (o extension.Options, told func() []string) {
+	var mu sync.Mutex
+	var all []string
+	o = s.options(w, "on-demand")
+	o.Files, o.Function.MaxStale = true, 50*time.Millisecond
+	o.Tell = func(err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		all = append(all, err.Error())
+	}
+	return o, func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(all)
+	}
+}
+
+// TestFilesObstructed: whatever is in the way of a new value, the old one does not
+// stay, and the way is cleared where it can be.
+func TestFilesObstructed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for name, test := range map[string]struct {
+		obstacle string // a folder, below the extension's, with something in it
+		cleared  bool
+	}{
+		"at the file":  {"credentials/database/token", true},
+		"at the draft": {".new", false},
+	} {
+		s := newStub(t)
+		o, told := s.files(w)
+		wait := run(w, o)
+		s.asked(t, 1)
+		file := filepath.Join(o.Dir, "credentials", "database", "token")
+		first, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		obstacle := filepath.Join(o.Dir, test.obstacle)
+		if err := errors.Join(os.RemoveAll(obstacle), os.MkdirAll(filepath.Join(obstacle, "x"), 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		w.broker.Revoke("database", 0)
+		servers.Eventually(t, name, func() error {
+			second, err := os.ReadFile(file)
+			switch {
+			case test.cleared && (err != nil || string(second) == string(first)):
+				return fmt.Errorf("the file has the first value, or %v", err)
+			case !test.cleared && (!errors.Is(err, os.ErrNotExist) || len(told()) == 0):
+				return fmt.Errorf("the file is there, or %v; told: %v", err, told())
+			}
+			return nil
+		})
+		for range 3 {
+			s.events <- `{"eventType":"INVOKE"}` // each looks after the files
+		}
+		s.events <- `{"eventType":"SHUTDOWN"}`
+		if err := wait(); err != nil {
+			t.Error(err)
+		}
+		if all := told(); len(all) > 2 {
+			t.Errorf("%s: it told %d times: %q", name, len(all), all)
+		}
+	}
+}
+
+// TestRevokesFirst: what keeps the extension from closing its own does not keep it from
+// revoking, for which there are two seconds.
+func TestRevokesFirst(t *testing.T) {
+	t.Parallel()
+	w, s := newWorld(t), newStub(t)
+	o := s.options(w, "on-demand")
+	stuck, free := make(chan struct{}), make(chan struct{})
+	o.AWS = func(api.Lease) ([]byte, error) {
+		close(stuck)
+		<-free
+		return nil, errors.New("it was stuck")
+	}
+	wait := run(w, o)
+	s.asked(t, 1)
+	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", o.Port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	token, err := os.ReadFile(filepath.Join(o.Dir, "token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Fprintf(conn, "GET /aws/database HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAuthorization: %s\r\n\r\n", o.Port, token); err != nil {
+		t.Fatal(err)
+	}
+	<-stuck
+	s.events <- `{"eventType":"SHUTDOWN"}`
+	servers.Eventually(t, "the lease is revoked", func() error {
+		if n := w.live(); n > 0 {
+			return fmt.Errorf("%d live", n)
+		}
+		return nil
+	})
+	close(free)
+	if err := wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestWipesTheRest: a file that cannot be overwritten does not spare the others.
+func TestWipesTheRest(t *testing.T) {
+	base := t.TempDir()
+	dir, kept := filepath.Join(base, "brevet"), filepath.Join(base, "other name")
+	program, err := os.ReadFile("/bin/sleep")
+	if err == nil {
+		err = errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, "a"), program, 0o700), os.WriteFile(filepath.Join(dir, "b"), []byte(canary), 0o600),
+			os.Link(filepath.Join(dir, "b"), kept))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	busy := exec.Command(filepath.Join(dir, "a"), "60") // a program that runs cannot be written to
+	if err := busy.Start(); err != nil {
+		t.Fatal(err)
+	}
+	wiped := extension.Wipe(dir)
+	if err := errors.Join(busy.Process.Kill(), ignoreExit(busy.Wait())); err != nil {
+		t.Error(err)
+	}
+	if wiped == nil || !strings.Contains(wiped.Error(), "text file busy") {
+		t.Errorf("Wipe = %v", wiped)
+	}
+	if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the folder is still there: %v", err)
+	}
+	if got, err := os.ReadFile(kept); err != nil || strings.Trim(string(got), "\x00") != "" {
+		t.Errorf("the other file holds %q, %v", got, err)
+	}
+}
+
+// ignoreExit returns err unless it is how a program ended.
+func ignoreExit(err error) error {
+	if _, ok := errors.AsType[*exec.ExitError](err); ok {
+		return nil
+	}
+	return err
 }

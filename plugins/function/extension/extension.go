@@ -90,6 +90,7 @@ type extension struct {
 	failed  error // why there is no set
 
 	mu      sync.Mutex // of the files
+	problem string     // with them; "": none
 	life    context.Context
 	end     context.CancelFunc
 	running sync.WaitGroup
@@ -214,13 +215,19 @@ func (e *event) left(now time.Time) time.Duration {
 	return left
 }
 
-// sync makes the files hold what is in force.
+// sync makes the files hold what is in force. What is in its way is told once, as
+// long as it stays.
 func (e *extension) sync() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	problem := ""
 	if err := e.folder.sync(e.Credentials, e.set.Peek); err != nil {
-		e.Tell(errors.New(explain(err)))
+		problem = explain(err)
 	}
+	if problem != "" && problem != e.problem {
+		e.Tell(errors.New(problem))
+	}
+	e.problem = problem
 }
 
 // keepFiles does so as long as the extension lives.
@@ -239,11 +246,11 @@ func (e *extension) keepFiles() {
 
 // giveBack revokes what there is. What is not revoked in time ends by its ttl.
 func (e *extension) giveBack(within time.Duration) {
-	e.close() // nobody gets anything any more
-	done := make(chan error, 1)
-	go func() { done <- e.set.Close(context.Background()) }() // ends with the process, if not before
 	timer := time.NewTimer(within)
 	defer timer.Stop()
+	done := make(chan error, 1)
+	go func() { done <- e.set.Close(context.Background()) }() // ends with the process, if not before
+	e.close()                                                 // meanwhile: a disk can be slow
 	select {
 	case err := <-done:
 		if err != nil {
