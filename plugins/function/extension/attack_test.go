@@ -1,8 +1,10 @@
 package extension_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -12,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -261,4 +264,152 @@ func ignoreExit(err error) error {
 		return nil
 	}
 	return err
+}
+
+// raw sends text to the extension as it is, and returns all that comes back.
+func raw(t *testing.T, o extension.Options, text string) string {
+	t.Helper()
+	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", o.Port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	go io.WriteString(conn, text) // who is not listened to cannot write all
+	got, err := io.ReadAll(conn)
+	if err != nil && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("reading: %v", err)
+	}
+	return string(got)
+}
+
+// TestTricks: requests as no client of the function's sends them get nothing, and no
+// more than one answer comes on a connection.
+func TestTricks(t *testing.T) {
+	t.Parallel()
+	w, s := newWorld(t), newStub(t)
+	o := s.options(w, "on-demand")
+	wait := run(w, o)
+	s.asked(t, 1)
+	file, err := os.ReadFile(filepath.Join(o.Dir, "token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, own := string(file), fmt.Sprintf("127.0.0.1:%d", o.Port)
+	auth := "Host: " + own + "\r\nAuthorization: Bearer " + token + "\r\n"
+	const good = "GET /ready HTTP/1.1\r\n"
+	for name, test := range map[string]struct {
+		text, want string // the beginning of the answer; "": none
+	}{
+		"as it should be":        {good + auth + "\r\n", "HTTP/1.1 200"},
+		"another host, absolute": {"GET http://evil.example.com/ready HTTP/1.1\r\n" + auth + "\r\n", "HTTP/1.1 421"},
+		"a name that ends so":    {"GET http://" + own + "@evil.example.com/ready HTTP/1.1\r\n" + auth + "\r\n", "HTTP/1.1 421"},
+		"two hosts":              {good + "Host: evil.example.com\r\n" + auth + "\r\n", ""},
+		"no host":                {"GET /ready HTTP/1.0\r\nAuthorization: Bearer " + token + "\r\n\r\n", "HTTP/1.1 421"},
+		"two tokens":             {good + auth + "Authorization: Bearer " + token + "\r\n\r\n", "HTTP/1.1 401"},
+		"a token and more":       {good + "Host: " + own + "\r\nAuthorization: Bearer " + token + "x\r\n\r\n", "HTTP/1.1 401"},
+		"an empty token":         {good + "Host: " + own + "\r\nAuthorization: Bearer \r\n\r\n", "HTTP/1.1 401"},
+		"zeros for a token":      {good + "Host: " + own + "\r\nAuthorization: Bearer " + strings.Repeat("\x00", len(token)) + "\r\n\r\n", ""},
+		"a token in the query":   {"GET /ready?token=" + token + " HTTP/1.1\r\nHost: " + own + "\r\n\r\n", "HTTP/1.1 401"},
+		"a cookie":               {good + "Host: " + own + "\r\nCookie: Authorization=" + token + "\r\n\r\n", "HTTP/1.1 401"},
+		"up":                     {"GET /credentials/../ready HTTP/1.1\r\n" + auth + "\r\n", "HTTP/1.1 404"},
+		"up, encoded":            {"GET /credentials/%2e%2e/%2e%2e/token HTTP/1.1\r\n" + auth + "\r\n", "HTTP/1.1 404"},
+		"up to a file":           {"GET /credentials/..%2f..%2ftoken HTTP/1.1\r\n" + auth + "\r\n", "HTTP/1.1 404"},
+		"a NUL":                  {"GET /credentials/database%00 HTTP/1.1\r\n" + auth + "\r\n", "HTTP/1.1 404"},
+		"a NUL in a value":       {"GET /credentials/database/token%00 HTTP/1.1\r\n" + auth + "\r\n", "HTTP/1.1 404"},
+		"a real NUL":             {"GET /credentials/database\x00 HTTP/1.1\r\n" + auth + "\r\n", ""},
+		"two slashes":            {"GET //ready HTTP/1.1\r\n" + auth + "\r\n", "HTTP/1.1 404"},
+		"a slash more":           {"GET /ready/ HTTP/1.1\r\n" + auth + "\r\n", "HTTP/1.1 404"},
+		"no slash":               {"GET ready HTTP/1.1\r\n" + auth + "\r\n", ""},
+		"a star":                 {"OPTIONS * HTTP/1.1\r\n" + auth + "\r\n", "HTTP/1.1 405"},
+		"a proxy's":              {"CONNECT " + own + " HTTP/1.1\r\n" + auth + "\r\n", "HTTP/1.1 405"},
+		"HEAD":                   {"HEAD /ready HTTP/1.1\r\n" + auth + "\r\n", "HTTP/1.1 405"},
+		"lines in a path":        {"GET /ready%0d%0aX-Y:%20z HTTP/1.1\r\n" + auth + "\r\n", "HTTP/1.1 404"},
+		"HTTP/2":                 {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/1.1 421"},
+		"TLS":                    {"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + strings.Repeat("\r\n", 10), ""},
+		"one after another":      {good + auth + "\r\n" + good + auth + "\r\n", "HTTP/1.1 200"},
+		"one within another":     {good + "Host: " + own + "\r\nContent-Length: 200\r\n\r\n" + good + auth + "\r\n", "HTTP/1.1 401"},
+		"in chunks":              {good + "Host: " + own + "\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n" + good + auth + "\r\n", "HTTP/1.1 401"},
+		"a large header":         {good + auth + "X: " + strings.Repeat("x", 20<<10) + "\r\n\r\n", ""},
+		"many headers":           {good + auth + strings.Repeat("X: y\r\n", 5000) + "\r\n", ""},
+	} {
+		got := raw(t, o, test.text)
+		if !strings.HasPrefix(got, test.want) || test.want == "" && got != "" || strings.Count(got, "HTTP/1.1") > 1 || strings.Contains(got, token) {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
+		}
+	}
+	s.events <- `{"eventType":"SHUTDOWN"}`
+	if err := wait(); err != nil {
+		t.Error(err)
+	}
+	if conn, err := net.Dial("tcp", own); err == nil {
+		conn.Close()
+		t.Error("something listens after the end")
+	}
+}
+
+// late holds the first answer back until that channel is closed, and closes came when
+// there is one.
+type late struct{ until, came chan struct{} }
+
+func (l late) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := http.DefaultTransport.RoundTrip(r)
+	select {
+	case <-l.until:
+	default:
+		close(l.came)
+		<-l.until
+	}
+	return resp, err
+}
+
+// TestEndedWhileStarting: what is granted while the extension is told to end is given
+// back.
+func TestEndedWhileStarting(t *testing.T) {
+	t.Parallel()
+	w, s := newWorld(t), newStub(t)
+	o := s.options(w, "on-demand")
+	hold, came := make(chan struct{}), make(chan struct{})
+	o.Function.HTTPClient = &http.Client{Transport: late{hold, came}}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- o.Run(ctx) }()
+	<-came
+	cancel()
+	close(hold)
+	<-done // with or without an error
+	if n := w.live(); n != 0 || len(w.broker.Events("exchange", "granted")) != 1 {
+		t.Errorf("%d leases live", n)
+	}
+	if _, err := os.Lstat(o.Dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the folder is still there: %v", err)
+	}
+}
+
+// TestNoMoreEvents: an Extensions API that fails after a good start ends the extension,
+// which gives everything back.
+func TestNoMoreEvents(t *testing.T) {
+	t.Parallel()
+	w, s := newWorld(t), newStub(t)
+	for name, fail := range map[string]http.HandlerFunc{
+		"an error":   func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) },
+		"no answer":  func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+		"a redirect": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) },
+	} {
+		mux := http.NewServeMux()
+		mux.HandleFunc("POST /2020-01-01/extension/register", func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Lambda-Extension-Identifier", "id-1") })
+		mux.HandleFunc("GET /2020-01-01/extension/event/next", fail)
+		server := httptest.NewServer(mux)
+		t.Cleanup(server.Close)
+		o := s.options(w, "on-demand")
+		o.Runtime = server.Listener.Addr().String()
+		if err := o.Run(t.Context()); err == nil {
+			t.Errorf("%s: Run succeeded", name)
+		}
+		if n := w.live(); n != 0 {
+			t.Errorf("%s: %d leases live", name, n)
+		}
+	}
 }
