@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -235,6 +237,84 @@ func TestHungAtInit(t *testing.T) {
 			if took := time.Since(began); err == nil || took > 9600*time.Millisecond {
 				t.Errorf("New = %v, %v after %v", s, err, took)
 			}
+		}
+	})
+}
+
+// TestHoursOfFailure: a broker that fails for hours is not asked without end, nothing grows
+// meanwhile, and when it is well again there are credentials.
+func TestHoursOfFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		heard, longest := 0, 0
+		o := f.options()
+		o.OnError = func(err error) { f.set(func() { heard, longest = heard+1, max(longest, len(err.Error())) }) }
+		s := open(t, f, o)
+		f.set(func() { f.down = true })
+		for range 6 * 60 {
+			time.Sleep(time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			if _, err := s.Get(ctx, "database"); err != nil {
+				f.set(func() { longest = max(longest, len(err.Error())) })
+			}
+			cancel()
+		}
+		f.set(func() {
+			if f.down = false; f.tries > 15_000 || heard > 2500 || longest > 1000 {
+				t.Errorf("in six hours: %d tries, OnError %d times, an error of %d bytes", f.tries, heard, longest)
+			}
+		})
+		time.Sleep(time.Minute)
+		want(t, s, "2")
+	})
+}
+
+// TestRestlessClock: a wall clock that jumps all the time costs exchanges, and hands out
+// nothing that is over.
+func TestRestlessClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, box := newFake(), &sandbox{}
+		s := open(t, f, f.options().On(none, box.now, "", ""))
+		r := rand.New(rand.NewPCG(1, 2))
+		for range 400 {
+			if d := time.Duration(r.Int64N(int64(20*time.Minute))) - 5*time.Minute; d < 0 {
+				box.set(d) // set back
+			} else {
+				box.freeze(f, d)
+			}
+			c, err := s.Get(t.Context(), "database")
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.set(func() {
+				if used := f.session(fmt.Sprint("session-", canary, "-", strings.TrimPrefix(c.LeaseID, "lease-database-"))); f.later().After(used.ends) {
+					t.Errorf("%s was handed out %v after its end", c.LeaseID, f.later().Sub(used.ends))
+				}
+			})
+		}
+		if exchanges, _, _ := f.counts(); exchanges > 401 {
+			t.Errorf("%d exchanges for 400 jumps", exchanges)
+		}
+	})
+}
+
+// TestClockSetBackAfterAFreeze: what the freeze added does not hide what was taken.
+func TestClockSetBackAfterAFreeze(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, box := newFake(), &sandbox{}
+		s := open(t, f, f.options().On(none, box.now, "", ""))
+		box.freeze(f, 5*time.Minute)
+		want(t, s, "1")
+		box.set(-3 * time.Minute)
+		want(t, s, "2")
+		box.freeze(f, 20*time.Second)
+		want(t, s, "2")
+		box.set(-10 * time.Second)
+		if err := s.Refresh(t.Context()); err != nil {
+			t.Errorf("Refresh = %v", err)
+		}
+		if c := s.Peek("database"); c == nil || c.LeaseID != "lease-database-3" {
+			t.Errorf("Peek = %v, want the third", c)
 		}
 	})
 }

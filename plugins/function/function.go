@@ -256,7 +256,8 @@ var ErrClosed = errors.New("function: the credentials were given back")
 // there is none it waits for an exchange, until ctx ends.
 func (s *Set) Get(ctx context.Context, credential string) (*Credential, error) {
 	if st := s.state.Load(); st != nil {
-		if w := st.calm.Load(); w != nil && w.has(s.now()) {
+		now := s.now()
+		if w := st.calm.Load(); w != nil && w.has(now) && st.clocks.sees(now) {
 			if c := st.credentials[credential]; c != nil {
 				if !s.used.Load() {
 					s.used.Store(true)
