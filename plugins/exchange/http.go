@@ -31,6 +31,10 @@ const (
 	dialTimeout   = 5 * time.Second
 	answerTimeout = 15 * time.Second
 
+	// idleTime ends connections that nobody uses, those that were given up, too: as
+	// net/http's own.
+	idleTime = 90 * time.Second
+
 	// firstBackoff doubles with each try up to maxBackoff, less up to a half
 	// at random, so that those who failed together do not come back together.
 	firstBackoff = 250 * time.Millisecond
@@ -51,6 +55,7 @@ func NewHTTPClient(caFile string) (*http.Client, error) {
 		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(handshakes)},
 		TLSHandshakeTimeout:   dialTimeout,
 		ResponseHeaderTimeout: answerTimeout,
+		IdleConnTimeout:       idleTime,
 		ForceAttemptHTTP2:     true,
 		DisableCompression:    true, // maxAnswer then bounds what is read, too
 
@@ -62,14 +67,14 @@ func NewHTTPClient(caFile string) (*http.Client, error) {
 	}
 	if os.Getenv("HTTPS_PROXY")+os.Getenv("https_proxy") == "" {
 		t.DialTLSContext = d.dial
-		return &http.Client{CheckRedirect: stay, Transport: &transport{t, d}}, nil
+		return &http.Client{CheckRedirect: stay, Transport: &transport{dialer: d, now: t}}, nil
 	}
 	all, err := d.all() // behind a proxy net/http shakes hands, and with one configuration
 	if err != nil {
 		return nil, Failf(Misconfigured, "", "%w", err)
 	}
 	t.TLSClientConfig = all.Clone()
-	return &http.Client{CheckRedirect: stay, Transport: t}, nil
+	return &http.Client{CheckRedirect: stay, Transport: &transport{now: t}}, nil
 }
 
 func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }

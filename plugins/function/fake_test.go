@@ -2,6 +2,7 @@ package function_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -51,6 +52,7 @@ type fake struct {
 	deaf      bool                     // has no events
 	ponder    chan struct{}            // not nil: questions wait until it is closed
 	late      chan struct{}            // not nil: answers to questions are made, and come when it is closed
+	url       string                   // "": brokerURL
 	slow      time.Duration            // more than 15 seconds between signs of life
 	lie       func(*api.TokenResponse) // not nil: what it makes of its answers
 }
@@ -246,7 +248,7 @@ func (f *fake) exchange(r *http.Request) (int, []byte) {
 	if err != nil {
 		return refused(400, &api.Error{Code: api.CodeInvalidRequest})
 	}
-	body, err := out.EncodeSealed(to, brokerURL+api.PathToken, r.Header.Get("DPoP"))
+	body, err := out.EncodeSealed(to, cmp.Or(f.url, brokerURL)+api.PathToken, r.Header.Get("DPoP"))
 	if err != nil {
 		panic(err)
 	}

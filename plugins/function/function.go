@@ -128,6 +128,7 @@ type Set struct {
 	client      *exchange.Client // from the first exchange on
 	connect     func() error     // makes it, once: a copy that is made before has another key
 	http        *http.Client
+	hangUp      func() // at the end
 	source      Source
 	now         func() instant
 
@@ -212,16 +213,21 @@ func (o Options) set(broker string, credentials []string) (*Set, error) {
 	}
 	o.host = o.host.orReal()
 	o.Audience, o.MaxStale = cmp.Or(o.Audience, o.host.getenv(AudienceVariable), broker), cmp.Or(o.MaxStale, defaultStale)
+	hangUp := func() {} // what is lent to us has other uses
 	if o.HTTPClient == nil {
-		var err error
-		if o.HTTPClient, err = exchange.NewHTTPClient(cmp.Or(o.CAFile, o.host.getenv("BREVET_CA_FILE"))); err != nil {
+		client, err := exchange.NewHTTPClient(cmp.Or(o.CAFile, o.host.getenv("BREVET_CA_FILE")))
+		if err != nil {
 			return nil, err
 		}
+		o.HTTPClient, hangUp = client, client.CloseIdleConnections
 	}
 	if err := exchange.CheckBroker(broker); err != nil {
 		return nil, err
 	}
-	s := &Set{options: o, credentials: slices.Clone(credentials), http: o.HTTPClient, source: jwtSource{o.Source}, now: o.host.now, news: make(chan struct{}, 1), other: "the broker"}
+	s := &Set{
+		options: o, credentials: slices.Clone(credentials), http: o.HTTPClient, hangUp: hangUp, source: jwtSource{o.Source}, now: o.host.now,
+		news: make(chan struct{}, 1), other: "the broker",
+	}
 	s.connect = sync.OnceValue(func() error { return s.makeClient(broker) })
 	s.life, s.end = context.WithCancel(context.Background())
 	return s, nil
@@ -305,6 +311,7 @@ func (s *Set) Close(ctx context.Context) error {
 	s.running.Wait() // an exchange on its way may bring another session
 	late := s.giveBack(ctx)
 	revoking.Wait()
+	s.hangUp()
 	return explain(errors.Join(known, late))
 }
 
