@@ -413,3 +413,41 @@ func TestNoMoreEvents(t *testing.T) {
 		}
 	}
 }
+
+// TestSnapshotHasNoCredentials: a function that asks before it is copied waits for the
+// copy's first event, however early it asks.
+func TestSnapshotHasNoCredentials(t *testing.T) {
+	t.Parallel()
+	w, s := newWorld(t), newStub(t)
+	o := s.options(w, "snap-start")
+	wait := run(w, o)
+	s.asked(t, 1)
+	token, err := os.ReadFile(filepath.Join(o.Dir, "token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", o.Port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_, err = fmt.Fprintf(conn, "GET /ready HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAuthorization: %s\r\n\r\n", o.Port, token)
+	if err = errors.Join(err, conn.SetReadDeadline(time.Now().Add(500*time.Millisecond))); err != nil {
+		t.Fatal(err)
+	}
+	answer := make([]byte, 12)
+	if n, err := conn.Read(answer); !errors.Is(err, os.ErrDeadlineExceeded) || len(w.broker.Events("exchange", "granted")) > 0 {
+		t.Errorf("before the first event: %q, %v", answer[:n], err)
+	}
+	s.events <- `{"eventType":"INVOKE"}`
+	if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := io.ReadFull(conn, answer); string(answer) != "HTTP/1.1 200" {
+		t.Errorf("after it: %q, %v", answer[:n], err)
+	}
+	s.events <- `{"eventType":"SHUTDOWN"}`
+	if err := wait(); err != nil {
+		t.Error(err)
+	}
+}

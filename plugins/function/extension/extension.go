@@ -85,7 +85,8 @@ type extension struct {
 	web    net.Listener
 	bearer api.Secret
 
-	started chan struct{} // closed when set or failed is there
+	opening sync.Once
+	started chan struct{} // closed by open
 	set     *function.Set
 	failed  error // why there is no set
 
@@ -155,17 +156,25 @@ func (e *extension) prepare() (err error) {
 	return nil
 }
 
-// start makes the first exchange. A sandbox with SnapStart has none yet: what it
-// got would be copied into all that are made of it.
+// open lets requests have what there is: set or failed.
+func (e *extension) open() { e.opening.Do(func() { close(e.started) }) }
+
+// start makes the first exchange. A sandbox with SnapStart has none yet, and answers
+// nobody: what it got would be copied into all that are made of it.
 func (e *extension) start(ctx context.Context) error {
-	defer close(e.started)
-	identity, err := newIdentity(e.Getenv, e.Port)
+	snapshot := e.Getenv(kindVariable) == snapStart
+	defer func() {
+		if !snapshot || e.failed != nil {
+			e.open()
+		}
+	}()
+	source, err := newIdentity(e.Getenv, e.Port)
 	if err != nil {
 		e.failed = err
 		return err
 	}
 	o := e.Function
-	o.Source, o.OnError, o.Later = identity, e.Tell, e.Getenv(kindVariable) == snapStart
+	o.Source, o.OnError, o.Later = source, e.Tell, snapshot
 	ctx, cancel := context.WithTimeout(ctx, initTime)
 	defer cancel()
 	if e.set, e.failed = o.NewWithSource(ctx, e.Broker, e.Credentials...); e.failed != nil {
@@ -193,6 +202,7 @@ func (e *extension) follow(ctx context.Context) error {
 			e.giveBack(next.left(time.Now()))
 			return nil
 		}
+		e.open()
 		e.settle(ctx) // an invocation has begun
 	}
 }
