@@ -158,9 +158,18 @@ func (s *Set) fly(ctx context.Context, slot **flight, seen *state, do func(conte
 	return f
 }
 
+// doubt gives up the connections if err says that nothing came through. What came in
+// the broker's own words did.
+func (s *Set) doubt(err error) {
+	if _, answered := errors.AsType[*api.Error](err); !answered && exchange.IsKind(err, exchange.Unavailable) {
+		s.http.CloseIdleConnections()
+	}
+}
+
 // land makes room for the next flight, and tells of a failure.
 func (s *Set) land(slot **flight, f *flight) {
 	if f.err != nil && s.life.Err() == nil && !f.abandoned.Load() {
+		s.doubt(f.err)
 		s.note(f.err)
 		s.tell(f.err)
 	}
@@ -217,6 +226,7 @@ func (s *Set) waitFor(who string) {
 
 // fail notes why the broker has not answered yet.
 func (s *Set) fail(err error) {
+	s.doubt(err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.failed = err

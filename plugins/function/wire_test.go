@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -155,6 +156,32 @@ func TestLostConnection(t *testing.T) {
 	began := time.Now()
 	w.forget()
 	box.freeze(f, time.Hour)
+	if err := s.Close(context.Background()); err != nil || time.Since(began) > 2*time.Second {
+		t.Errorf("Close = %v after %v", err, time.Since(began))
+	}
+}
+
+// TestSilentConnection: a broker, or what is before it, has gone without a word, and no
+// clock tells of it. One question without an answer is enough.
+func TestSilentConnection(t *testing.T) {
+	t.Parallel()
+	f := newFake()
+	w, caFile := f.serve(t)
+	var passed atomic.Int64
+	now := func() (steady, wall time.Time) {
+		n := time.Now().Add(time.Duration(passed.Load()))
+		return n, n
+	}
+	s, err := function.Options{Source: platform{}, CAFile: caFile}.On(none, now, "", "").New(t.Context(), f.url, "database", "queue")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.forget()
+	passed.Store(int64(2 * time.Minute))
+	want(t, s, "1") // after a question, for two seconds
+	passed.Store(int64(time.Hour))
+	began := time.Now()
+	want(t, s, "2")
 	if err := s.Close(context.Background()); err != nil || time.Since(began) > 2*time.Second {
 		t.Errorf("Close = %v after %v", err, time.Since(began))
 	}
