@@ -245,6 +245,7 @@ func TestSnapStartKeys(t *testing.T) {
 		"variable":      {more: []string{"AWS_CONTAINER_AUTHORIZATION_TOKEN", bearer}},
 		"file":          {more: []string{"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", file}},
 		"none":          {want: "answered 401"},
+		"two lines":     {more: []string{"AWS_CONTAINER_AUTHORIZATION_TOKEN", bearer + "\r\nX: y"}, want: "a character that no header has"},
 		"no file":       {more: []string{"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", file + "x"}, want: "it cannot be read"},
 		"elsewhere":     {more: []string{"AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://keys.example.com/"}, want: "plain http is for this machine only"},
 		"the extension": {more: []string{"AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:2774/aws/deploy"}, want: "names the extension's own endpoint"},
@@ -253,6 +254,9 @@ func TestSnapStartKeys(t *testing.T) {
 			got, err := token(t, env(append(base, test.more...)...))
 			if test.want == "" && (err != nil || got != jwtToken) || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 				t.Errorf("Token = %q, %v, want error %q", got, err, test.want)
+			}
+			if err != nil && strings.Contains(err.Error(), canary) {
+				t.Errorf("a secret in %q", err)
 			}
 		})
 	}
