@@ -3,7 +3,6 @@ package exchange
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -46,35 +45,31 @@ const (
 // the environment says. caFile names PEM certificates to trust besides the
 // system's; "" means none.
 func NewHTTPClient(caFile string) (*http.Client, error) {
-	var roots *x509.CertPool // nil: the system's
-	if caFile != "" {
-		pem, err := os.ReadFile(caFile)
-		if err != nil {
-			return nil, Failf(Misconfigured, "", "reading the CA file: %w", err)
-		}
-		if roots, err = x509.SystemCertPool(); err != nil {
-			return nil, Failf(Misconfigured, "", "reading the system's certificates: %w", err)
-		}
-		if !roots.AppendCertsFromPEM(pem) {
-			return nil, Failf(Misconfigured, "", "%s has no certificate in PEM", caFile)
-		}
-	}
-	return &http.Client{
-		CheckRedirect: stay,
-		Transport: &http.Transport{
-			Proxy:       http.ProxyFromEnvironment, // never for loopback
-			DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext,
-			TLSClientConfig: &tls.Config{
-				MinVersion: tls.VersionTLS12, RootCAs: roots, ClientSessionCache: tls.NewLRUClientSessionCache(handshakes),
-			},
-			TLSHandshakeTimeout:   dialTimeout,
-			ResponseHeaderTimeout: answerTimeout,
-			ForceAttemptHTTP2:     true,
-			DisableCompression:    true, // maxAnswer then bounds what is read, too
+	t := &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment, // never for loopback
+		DialContext:           (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(handshakes)},
+		TLSHandshakeTimeout:   dialTimeout,
+		ResponseHeaderTimeout: answerTimeout,
+		ForceAttemptHTTP2:     true,
+		DisableCompression:    true, // maxAnswer then bounds what is read, too
 
-			MaxResponseHeaderBytes: maxHeader,
-		},
-	}, nil
+		MaxResponseHeaderBytes: maxHeader,
+	}
+	d, err := newDialer(caFile, t.Clone().TLSClientConfig) // a clone's names the protocols that this program speaks
+	if err != nil {
+		return nil, err
+	}
+	if os.Getenv("HTTPS_PROXY")+os.Getenv("https_proxy") == "" {
+		t.DialTLSContext = d.dial
+		return &http.Client{CheckRedirect: stay, Transport: &transport{t, d}}, nil
+	}
+	all, err := d.all() // behind a proxy net/http shakes hands, and with one configuration
+	if err != nil {
+		return nil, Failf(Misconfigured, "", "%w", err)
+	}
+	t.TLSClientConfig = all.Clone()
+	return &http.Client{CheckRedirect: stay, Transport: t}, nil
 }
 
 func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }

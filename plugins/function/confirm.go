@@ -68,7 +68,7 @@ func (s *Set) confirm(ctx context.Context) error {
 	if st == nil {
 		return nil
 	}
-	now := s.thaw()
+	now, _ := s.thaw()
 	st.asked.Store(&now)
 	ctx, cancel := context.WithTimeout(ctx, confirmTime)
 	defer cancel()

@@ -136,7 +136,7 @@ type Set struct {
 	confirming *flight      // nil: no question under way
 	retired    []api.Secret // sessions that were replaced, and may live
 	trouble    trouble
-	wire       instant // when the broker was last spoken to
+	wire       instant // when the broker was last spoken to; zero: never
 	closed     bool
 }
 

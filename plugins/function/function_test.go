@@ -808,6 +808,22 @@ func BenchmarkGet(b *testing.B) {
 	}
 }
 
+// BenchmarkMap is what a function would do by itself: a secret in a map, under a lock.
+func BenchmarkMap(b *testing.B) {
+	var mu sync.Mutex
+	secrets := map[string]map[string]function.Secret{"database": {"token": api.NewSecret(canary)}}
+	get := func(credential, name string) function.Secret {
+		mu.Lock()
+		defer mu.Unlock()
+		return secrets[credential][name]
+	}
+	for b.Loop() {
+		if get("database", "token").IsZero() {
+			b.Fatal("no secret")
+		}
+	}
+}
+
 func none(string) string { return "" }
 
 // env returns an environment of pairs of name and value.

@@ -204,9 +204,14 @@ func (s *Set) late(err error) error {
 	return fmt.Errorf("waiting for the broker: %w; before that: %w", err, s.trouble.err)
 }
 
-// exchange gets a token of the platform and exchanges it for all credentials.
+// exchange gets a token of the platform and exchanges it for all credentials. Where
+// there is no connection to the broker it is made meanwhile.
 func (s *Set) exchange(ctx context.Context) error {
-	began := s.thaw()
+	began, alone := s.thaw()
+	if alone {
+		end := s.client.Connect(ctx)
+		defer end()
+	}
 	token, err := s.source.Token(ctx, s.options.Audience)
 	if err != nil {
 		return err
@@ -264,15 +269,18 @@ func (s *Set) retire(session api.Secret) {
 const maxRetired = 4
 
 // thaw gives up connections that a freeze has made useless, and returns the time.
-func (s *Set) thaw() instant {
-	now := s.now()
+// alone says that there is none left, or was none before.
+func (s *Set) thaw() (now instant, alone bool) {
+	now = s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.wire.frozen(now) {
+	alone = s.wire == instant{}
+	if !alone && s.wire.frozen(now) {
 		s.http.CloseIdleConnections()
+		alone = true
 	}
 	s.wire = now
-	return now
+	return now, alone
 }
 
 // note keeps what went wrong.

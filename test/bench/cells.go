@@ -42,7 +42,7 @@ func newCell(server string, l load) *cell {
 // measure runs every cell and returns the report. An error is one of the
 // benchmark itself; exchanges that fail are in the report.
 func measure(ctx context.Context, o *options, progress io.Writer) (_ *report, err error) {
-	fmt.Fprintln(progress, "bench: building brevetd and starting it, Redis and the floor")
+	fmt.Fprintln(progress, "bench: building brevetd and starting it, and Redis")
 	sys, err := startSystem(ctx, o.kind)
 	if err != nil {
 		return nil, err
@@ -52,21 +52,36 @@ func measure(ctx context.Context, o *options, progress io.Writer) (_ *report, er
 	if r.Environment, err = sys.environment(ctx); err != nil {
 		return nil, err
 	}
+	if !o.coldStart {
+		err = sys.measureLoads(ctx, o, r, progress)
+	}
+	if err == nil && o.starts > 0 {
+		err = sys.measureCold(ctx, o.starts, r, progress)
+	}
+	return r, err
+}
+
+// measureLoads adds the cells and the storms to the report.
+func (s *system) measureLoads(ctx context.Context, o *options, r *report, progress io.Writer) error {
+	if err := s.startLoaded(ctx); err != nil {
+		return err
+	}
+	r.Environment.BrokerTLS, r.Environment.FloorTLS = s.brokerTLS, s.floorTLS
 	for _, connection := range []string{keepAlive, newConnection} {
 		for _, clients := range o.clients {
-			l := load{roots: sys.roots, clients: clients, fresh: connection == newConnection, duration: o.duration}
-			broker, floor, err := sys.measurePair(ctx, l)
+			l := load{roots: s.roots, clients: clients, fresh: connection == newConnection, duration: o.duration}
+			broker, floor, err := s.measurePair(ctx, l)
 			if err != nil {
-				return nil, fmt.Errorf("measuring %s, %d at once: %w", connection, clients, err)
+				return fmt.Errorf("measuring %s, %d at once: %w", connection, clients, err)
 			}
 			r.addPair(broker, floor)
 			fmt.Fprintf(progress, "bench: %s, %d at once: %.0f exchanges/s\n", connection, clients, broker.sample.perSecond())
 		}
 	}
-	if o.storm > 0 {
-		err = sys.measureStorms(ctx, o.storm, r, progress)
+	if o.storm == 0 {
+		return nil
 	}
-	return r, err
+	return s.measureStorms(ctx, o.storm, r, progress)
 }
 
 // measurePair loads the broker, and the floor before and after it, so that

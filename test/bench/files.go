@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/brevet-dev/brevet/broker/api"
@@ -65,19 +66,19 @@ const (
 	kindDataKey = api.KindDataKey
 )
 
-// configText needs the address, that of the operators' listener, Redis' and the
-// issuers'.
-const configText = `url: https://%[1]s
-listen: %[1]s
-tls: {cert: ` + certFile + `, key: ` + keyFile + `}
-admin_listen: %[2]s
-redis: {url: "redis://%[3]s/0"}
+// configText needs the broker's URL and address, that of the operators' listener,
+// Redis' with the number of a database, and the issuers'.
+const configText = `url: %[1]s
+listen: %[2]s
+tls: {cert: ../` + certFile + `, key: ../` + keyFile + `}
+admin_listen: %[3]s
+redis: {url: "redis://%[4]s/%[5]d"}
 root: {software: {file: root.pem}}
 issuers:
-  - {name: lab, preset: github, url: "%[4]s", insecure_http: true}
+  - {name: lab, preset: github, url: "%[6]s", insecure_http: true}
   - name: functions
     preset: generic
-    url: "%[5]s"
+    url: "%[7]s"
     insecure_http: true
     replay: reuse
     claims: {project: {type: int, kind: immutable}}
@@ -114,16 +115,16 @@ grant:
   - {credential: ` + kindDataKey + `, ttl: 1h}
 `
 
-// writeConfig writes the broker's configuration and its policy.
-func (s *system) writeConfig(addr, admin string) error {
-	text := fmt.Sprintf(configText, addr, admin, s.client.Options().Addr, s.issuer.URL, s.functions.URL)
-	if err := os.WriteFile(filepath.Join(s.dir, "brevetd.yaml"), []byte(text), 0o600); err != nil {
-		return fmt.Errorf("writing the configuration: %w", err)
-	}
-	if err := os.Mkdir(filepath.Join(s.dir, "policies"), 0o700); err != nil {
+// writeConfig writes the broker's configuration and its policy into its folder.
+func (s *system) writeConfig(b *brevetd) error {
+	if err := os.MkdirAll(filepath.Join(b.dir, "policies"), 0o700); err != nil {
 		return fmt.Errorf("making the policies' folder: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(s.dir, "policies", "bench.yaml"), []byte(policyText), 0o600); err != nil {
+	text := fmt.Sprintf(configText, b.url, b.addr, strings.TrimPrefix(b.adminURL, "http://"), s.client.Options().Addr, b.database, s.issuer.URL, s.functions.URL)
+	if err := os.WriteFile(b.config(), []byte(text), 0o600); err != nil {
+		return fmt.Errorf("writing the configuration: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(b.dir, "policies", "bench.yaml"), []byte(policyText), 0o600); err != nil {
 		return fmt.Errorf("writing the policy: %w", err)
 	}
 	return nil

@@ -5,6 +5,9 @@
 // server that does nothing: the floor. Numbers that depend on the machine
 // become ratios that do not.
 //
+// At the end it starts functions: real processes, with brevet and without, at several
+// distances to a broker; see cold.go.
+//
 // Everything runs on this machine, so broker, Redis and the clients share its
 // processors. Subject tokens and DPoP proofs are made before the clock starts:
 // signing one token costs more than the whole exchange.
@@ -69,6 +72,9 @@ type options struct {
 	storm    int    // functions that start at once; 0: none
 	kind     string // of the credential that is asked for
 	json     bool
+
+	coldStart bool // nothing but the cold start of functions
+	starts    int  // of each function at each distance; 0: none
 }
 
 // maxDuration keeps a cell within the minute that a DPoP proof is accepted for:
@@ -77,6 +83,9 @@ const maxDuration = 40 * time.Second
 
 // maxStorm is what file descriptors and ports of one machine surely suffice for.
 const maxStorm = 8000
+
+// maxStarts keeps the run within minutes.
+const maxStarts = 1000
 
 func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	o := &options{}
@@ -87,6 +96,8 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	flags.IntVar(&o.storm, "storm", 2000, "`number` of functions that start at once, 0 for none")
 	flags.StringVar(&o.kind, "k", kindJWT, "`kind` of credential that is asked for: "+kindJWT+" or "+kindDataKey)
 	flags.BoolVar(&o.json, "json", false, "print JSON for programs")
+	flags.BoolVar(&o.coldStart, "coldstart", false, "measure nothing but the cold start of functions")
+	flags.IntVar(&o.starts, "starts", 20, "`number` of times that each function is started at each distance, 0 for none")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
 	}
@@ -102,6 +113,9 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	if o.storm < 0 || o.storm > maxStorm {
 		return nil, fmt.Errorf("-storm is %d, not within 0 and %d", o.storm, maxStorm)
 	}
+	if o.starts < 0 || o.starts > maxStarts || o.starts == 0 && o.coldStart {
+		return nil, fmt.Errorf("-starts is %d, not within 0 and %d, or 0 with -coldstart", o.starts, maxStarts)
+	}
 	if *clients == "" {
 		return o, nil
 	}
@@ -115,8 +129,9 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	return o, nil
 }
 
-// limit bounds the whole run: four minutes to build, start and storm, and for each cell
-// its own time with ample room to sign its tokens on a slow machine.
+// limit bounds the whole run: four minutes to build, start and storm, for each cell
+// its own time with ample room to sign its tokens on a slow machine, and five seconds
+// for each round of functions.
 func (o *options) limit() time.Duration {
-	return 4*time.Minute + time.Duration(2*len(o.clients))*(8*o.duration+10*time.Second)
+	return 4*time.Minute + time.Duration(len(roundTrips)*o.starts)*5*time.Second + time.Duration(2*len(o.clients))*(8*o.duration+10*time.Second)
 }

@@ -18,6 +18,8 @@ type report struct {
 	Ratios      []ratio       `json:"ratios"` // broker to floor, one for each kind of load
 	Storms      []stormResult `json:"storms,omitempty"`
 
+	Function *functionResult `json:"function,omitempty"` // nil: not measured
+
 	failure error // of exchanges
 }
 
@@ -121,7 +123,9 @@ func (r *report) writeText(w io.Writer) error {
 	e := r.Environment
 	fmt.Fprintf(w, "brevetd on %d CPUs with everything else here: Redis %s (AOF, everysec), audit log with fsync, %s\n", e.CPUs, e.Redis, e.Go)
 	fmt.Fprintf(w, "one exchange: 1 subject token (RS256), 1 DPoP proof, 1 credential of kind %s; token and proof made before the clock starts\n", e.Kind)
-	fmt.Fprintf(w, "TLS: %s\n", e.BrokerTLS)
+	if e.BrokerTLS != "" {
+		fmt.Fprintf(w, "TLS: %s\n", e.BrokerTLS)
+	}
 	if e.FloorTLS != e.BrokerTLS {
 		fmt.Fprintf(w, "the floor's TLS differs, so ratios with new connections mean little: %s\n", e.FloorTLS)
 	}
@@ -135,14 +139,19 @@ func (r *report) writeText(w io.Writer) error {
 		fmt.Fprintf(table, "%s\t%d\t%s\t%.0f\t%.2f\t%.2f\t%d\t%.3f\t%.3f\t%.3f\t%.2f\t%s\t%.0f %%\t\n", c.Connection, c.Clients, c.Server,
 			c.PerSecond, c.P50, c.P99, c.Errors, c.ServerCPU, c.RedisCPU, c.ClientsCPU, c.RedisTrips, orDash(c.AuditSyncs), 100*c.Others)
 	}
-	if len(r.Cells) == 0 {
-		return r.writeStorms(w)
+	if len(r.Cells) > 0 {
+		if err := table.Flush(); err != nil {
+			return fmt.Errorf("writing the report: %w", err)
+		}
+		fmt.Fprint(w, "CPU (ms), round trips and syncs are per exchange; others: what programs beside the benchmark took of the machine\n\n")
+		if err := r.writeRatios(w); err != nil {
+			return err
+		}
 	}
-	if err := table.Flush(); err != nil {
-		return fmt.Errorf("writing the report: %w", err)
+	if err := r.writeStorms(w); err != nil {
+		return err
 	}
-	fmt.Fprint(w, "CPU (ms), round trips and syncs are per exchange; others: what programs beside the benchmark took of the machine\n\n")
-	return r.writeRatios(w)
+	return r.Function.write(w)
 }
 
 func (r *report) writeRatios(w io.Writer) error {
@@ -155,7 +164,7 @@ func (r *report) writeRatios(w io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("writing the report: %w", err)
 	}
-	return r.writeStorms(w)
+	return nil
 }
 
 // orDash shows a number that may be missing.
@@ -180,6 +189,6 @@ func (s *system) environment(ctx context.Context) (environment, error) {
 	}
 	return environment{
 		Go: runtime.Version(), CPUs: runtime.NumCPU(), Kind: s.kind, Redis: infoField(info, "redis_version"),
-		BrokerTLS: s.brokerTLS, FloorTLS: s.floorTLS, FreeSync: fs.Type == tmpfsMagic,
+		FreeSync: fs.Type == tmpfsMagic,
 	}, nil
 }

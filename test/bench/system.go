@@ -36,9 +36,20 @@ type system struct {
 	answerSize           int    // of the broker's answer, in bytes
 }
 
-// startSystem builds the broker and starts everything, to exchange for
-// credentials of a kind. After an error nothing
-// is left running.
+// A brevetd is one broker, with all that is its own.
+type brevetd struct {
+	dir       string // within the system's
+	url, addr string // what it is known as; where it listens
+	adminURL  string
+	database  int // of Redis
+
+	process *process // nil: it does not run
+}
+
+func (b *brevetd) config() string { return filepath.Join(b.dir, "brevetd.yaml") }
+
+// startSystem starts all that brokers need, and builds them. After an error
+// nothing is left running.
 func startSystem(ctx context.Context, kind string) (_ *system, err error) {
 	s := &system{kind: kind}
 	defer func() {
@@ -58,12 +69,30 @@ func startSystem(ctx context.Context, kind string) (_ *system, err error) {
 	if s.functions, err = lab.Start(lab.Options{Preset: "generic"}); err != nil {
 		return nil, err
 	}
-	for _, start := range []func(context.Context) error{s.startRedis, s.startBroker, s.probeBroker, s.startFloor} {
-		if err := start(ctx); err != nil {
-			return nil, err
-		}
+	if err := s.build(ctx, "brevetd", "cmd/brevetd"); err != nil {
+		return nil, err
+	}
+	if err := s.startRedis(ctx); err != nil {
+		return nil, err
 	}
 	return s, nil
+}
+
+// build builds one of the module's programs into the system's folder, as they are
+// deployed.
+func (s *system) build(ctx context.Context, name, path string) error {
+	return command(ctx, []string{"CGO_ENABLED=0"}, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(s.dir, name), "github.com/brevet-dev/brevet/"+path)
+}
+
+// startLoaded starts the broker that is loaded, and the floor beside it, to
+// exchange for credentials of the system's kind.
+func (s *system) startLoaded(ctx context.Context) error {
+	for _, start := range []func(context.Context) error{s.startBroker, s.probeBroker, s.startFloor} {
+		if err := start(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // stop ends everything, in the order that lets each write its last.
@@ -108,33 +137,37 @@ func (s *system) startRedis(ctx context.Context) error {
 	return s.redis.await(ctx, func(ctx context.Context) error { return s.client.Ping(ctx).Err() })
 }
 
-// startBroker builds brevetd, makes its root key, and serves.
+// startBroker starts the broker that is loaded.
 func (s *system) startBroker(ctx context.Context) error {
-	brevetd, config := filepath.Join(s.dir, "brevetd"), filepath.Join(s.dir, "brevetd.yaml")
-	err := command(ctx, []string{"CGO_ENABLED=0"}, "go", "build", "-o", brevetd, "github.com/brevet-dev/brevet/cmd/brevetd")
-	if err != nil {
-		return err
-	}
 	addr, err := freeAddr()
 	if err != nil {
 		return err
 	}
+	b := &brevetd{dir: filepath.Join(s.dir, "broker"), url: "https://" + addr, addr: addr}
+	err = s.serve(ctx, b)
+	s.broker, s.brokerURL, s.adminURL = b.process, b.url, b.adminURL
+	return err
+}
+
+// serve configures b, makes its root key, and starts it.
+func (s *system) serve(ctx context.Context, b *brevetd) error {
 	admin, err := freeAddr()
 	if err != nil {
 		return err
 	}
-	s.brokerURL, s.adminURL = "https://"+addr, "http://"+admin
-	if err := s.writeConfig(addr, admin); err != nil {
+	b.adminURL = "http://" + admin
+	if err := s.writeConfig(b); err != nil {
 		return err
 	}
-	if err := command(ctx, nil, brevetd, "keys", "init", "--config", config); err != nil {
+	program := filepath.Join(s.dir, "brevetd")
+	if err := command(ctx, nil, program, "keys", "init", "--config", b.config()); err != nil {
 		return err
 	}
-	if s.broker, err = startProcess(ctx, s.dir, "brevetd", brevetd, "serve", "--config", config); err != nil {
+	if b.process, err = startProcess(ctx, b.dir, "brevetd", program, "serve", "--config", b.config()); err != nil {
 		return err
 	}
-	return s.broker.await(ctx, func(ctx context.Context) error {
-		_, err := get(ctx, s.adminURL+"/readyz")
+	return b.process.await(ctx, func(ctx context.Context) error {
+		_, err := get(ctx, b.adminURL+"/readyz")
 		return err
 	})
 }
