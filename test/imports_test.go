@@ -33,7 +33,7 @@ var mayImport = map[string][]string{
 	"broker/mint":         {"broker", "broker/api", "broker/keys", "issuers", "policies/strictyaml"},
 	"broker/server":       {"broker", "broker/api"},
 	"plugins/runner/mask": {"broker/api"},
-	"plugins/runner":      {"broker/api", "plugins/exchange", "issuers/strictjson", "plugins/runner/mask"},
+	"plugins/runner":      {"broker/api", "plugins/exchange", "plugins/function", "issuers/strictjson", "plugins/runner/mask"},
 	"cmd/brevet":          {"broker/api", "broker/keys/trust", "plugins/exchange", "plugins/function", "plugins/function/extension", "plugins/runner", "plugins/runner/agent", "plugins/runner/draft", "plugins/runner/mask"},
 
 	"plugins/runner/draft": {"issuers/presets"},
@@ -46,6 +46,8 @@ var mayImport = map[string][]string{
 	"plugins/function/extension":   {"broker/api", "plugins/exchange", "plugins/function"},
 
 	"examples/functions/lambda-go": {"plugins/function", "plugins/function/awsidentity"},
+
+	"examples/functions/kubernetes/app": {},
 
 	"broker/keys/pkcs11/wire": {},
 	"cmd/brevetd-pkcs11":      {"broker/keys/pkcs11/wire"},

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -25,6 +24,7 @@ type agentFlags struct {
 	format   string
 	parent   int           // process with whose end the agent ends; 0: none
 	lifetime time.Duration // after which it ends; 0: without end
+	volume   volume        // of agent serve
 }
 
 // agent runs the job's agent, or ends it.
@@ -37,6 +37,8 @@ func (p *program) agent(ctx context.Context, args []string) (int, error) {
 			return p.agentServe(ctx, args[1:])
 		case "stop":
 			return p.agentStop(ctx, args[1:])
+		case "ready":
+			return p.agentReady(args[1:])
 		}
 	}
 	return p.agentRun(ctx, args)
@@ -53,18 +55,28 @@ func (p *program) agentFlags(name string, args []string) (a agentFlags, rest []s
 	f.StringVar(&a.format, "format", "env", "")
 	f.IntVar(&a.parent, "parent", 0, "")
 	f.DurationVar(&a.lifetime, "lifetime", 0, "")
+	keyFile := f.String("key-file", p.env.Get(runner.KeyFileVariable), "")
+	if name == serveName {
+		a.volume.declare(f)
+	}
 	if err := f.Parse(args); err != nil {
 		return a, nil, usagef("%s: %w", name, err)
+	}
+	if *keyFile != "" {
+		p.env = append(slices.Clip(p.env), runner.KeyFileVariable+"="+*keyFile)
 	}
 	a.o.Credentials = splitNames(*credentials)
 	a.o.TTL, err = parseTTL(*ttl)
 	if err == nil {
-		err = a.check(name, f)
+		err = a.check(name)
 	}
 	return a, f.Args(), err
 }
 
-func (a *agentFlags) check(name string, f *flag.FlagSet) error {
+// serveName is the form of brevet agent that files are for.
+const serveName = "agent serve"
+
+func (a *agentFlags) check(name string) error {
 	if _, err := formatVariables(nil, a.format); err != nil {
 		return err
 	}
@@ -74,16 +86,17 @@ func (a *agentFlags) check(name string, f *flag.FlagSet) error {
 	if a.parent < 0 || a.lifetime < 0 {
 		return usagef("%s: --parent and --lifetime must be above 0", name)
 	}
-	return nil
+	return a.volume.check(a)
 }
 
 // listen makes the agent. Nothing is asked of the broker before a tool needs it.
-func (p *program) listen(a agentFlags, learn func(api.Lease) error) (*agent.Agent, error) {
+func (p *program) listen(a agentFlags, files *runner.Files, learn func(api.Lease) error) (*agent.Agent, error) {
 	if err := runner.CheckBroker(a.o.Broker); err != nil {
 		return nil, err
 	}
 	return agent.Listen(agent.Options{
-		Credentials: a.o.Credentials, AWS: a.aws, Dir: a.dir, Env: p.env,
+		Credentials: a.o.Credentials, AWS: a.aws, Dir: a.dir, Env: p.env, Files: files, Ready: a.volume.ready,
+		Listen: a.volume.listen, TokenFile: a.volume.tokenFile, TokenMode: a.volume.mode,
 		Learn: learn, Wait: a.o.Timeout + 2*time.Second,
 		Open: func(ctx context.Context, credential string) (*api.Lease, agent.Session, error) {
 			o := a.o
@@ -101,20 +114,28 @@ func (p *program) listen(a agentFlags, learn func(api.Lease) error) (*agent.Agen
 // agentServe runs an agent until it is told to end. When it can be asked it
 // prints the variables that tell tools of it, and an empty line.
 func (p *program) agentServe(ctx context.Context, args []string) (int, error) {
-	a, rest, err := p.agentFlags("agent serve", args)
+	a, rest, err := p.agentFlags(serveName, args)
 	if err == nil && len(rest) > 0 {
 		err = usagef("agent serve: it takes no arguments")
 	}
 	if err != nil {
 		return statusOf(err), err
 	}
+	if a.volume.once {
+		return p.agentOnce(ctx, a)
+	}
+	files, err := a.volume.open()
+	if err != nil {
+		return statusOf(err), err
+	}
+	defer func() { p.tellRemoved(files.Remove()) }()
 	signals := runner.Catch()
 	defer signals.Stop()
 	ctx, release := signals.Context(ctx)
 	defer release()
 	ctx, cancel := a.bounded(ctx)
 	defer cancel()
-	served, err := p.listen(a, nil)
+	served, err := p.listen(a, files, nil)
 	if err != nil {
 		return statusOf(err), err
 	}
@@ -127,7 +148,8 @@ func (p *program) agentServe(ctx context.Context, args []string) (int, error) {
 		return statusOf(err), err
 	}
 	p.tellRevoked(served.Serve(ctx))
-	return 0, nil
+	err = served.Failed()
+	return statusOf(err), err
 }
 
 // bounded returns a context that ends with the process a.parent, or after
@@ -263,7 +285,7 @@ func (p *program) agentRun(ctx context.Context, args []string) (status int, err 
 	}
 	signals := runner.Catch()
 	defer signals.Stop()
-	served, err := p.listen(a, masking(command))
+	served, err := p.listen(a, nil, masking(command))
 	if err != nil {
 		return statusOf(err), err
 	}

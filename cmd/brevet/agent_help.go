@@ -3,6 +3,8 @@ package main
 const helpAgent = `Usage: brevet agent start --credential NAME[,NAME] --parent PID|--lifetime D
        brevet agent stop
        brevet agent --credential NAME[,NAME] -- command args...
+       brevet agent serve --credential NAME[,NAME] --file NAME=PATH [--once]
+       brevet agent ready --ready-file PATH
 
 Keeps credentials for the tools of a job, as long as it runs: each is leased
 when a tool first asks for it, renewed at two thirds of its time, and given back
@@ -13,7 +15,8 @@ themselves with --aws.
          tools of it:  eval "$(brevet agent start ...)"
   stop   ends it: what it has is revoked, but for what is tied to the run
   serve  runs one in the foreground; when it can be asked it prints the
-         variables and an empty line
+         variables and an empty line. As a sidecar it keeps files; see below
+  ready  succeeds if the ready file of such a sidecar says that all is there
   --     runs command with an agent that ends with it. What the agent has handed
          out is masked in the command's stdout and stderr.
 
@@ -31,8 +34,28 @@ Flags, with the variables that set their defaults:
   --dir DIR        the folder for the socket: of mode 0700, made if it is not
                    there (a new one under XDG_RUNTIME_DIR or TMPDIR)
   --socket PATH    of stop: which agent (BREVET_AGENT)
+  --key-file FILE  keeps the key that a token is bound to, for the next start
+                   under the same token; made if it is not there
+                   (BREVET_KEY_FILE)
   --ttl D          ask for leases of less time than granted, as 15m (BREVET_TTL)
-` + helpConnection
+` + helpConnection + `
+Of serve, beside other containers. All credentials are then leased at once:
+  --file NAME=PATH     a file with the value that a credential sets as NAME
+  --template FILE=PATH
+                       a file made of a template: {{credential.value}} in it is
+                       replaced, as with brevet exec --format
+                       Both may be repeated. Files are replaced in one step when
+                       a value is renewed, and wiped at the end
+  --mode MODE          of these files and --aws-token-file, as 0640; at most
+                       0644 (0600). Their group is that of a folder with setgid
+  --allow-disk         also in folders that are not in memory
+  --ready-file PATH    is there as long as all credentials are
+  --once               write the files and end; leases live until their TTL
+  --listen 127.0.0.1:PORT
+                       where AWS SDKs of other containers ask, with --aws
+  --aws-token-file PATH
+                       what they must send (a file in --dir)
+`
 
 const helpHelpers = `Usage, by the tools that use credentials:
 

@@ -116,7 +116,7 @@ func (p *program) dispatch(ctx context.Context, args []string) (int, error) {
 // agent, asks for help.
 func asksHelp(args []string) bool {
 	at := 1
-	if len(args) > 2 && args[0] == "agent" && slices.Contains([]string{"start", "serve", "stop"}, args[1]) {
+	if len(args) > 2 && args[0] == "agent" && slices.Contains([]string{"start", "serve", "stop", "ready"}, args[1]) {
 		at = 2
 	}
 	return len(args) > at && (args[at] == "-h" || args[at] == "--help")

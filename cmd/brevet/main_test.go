@@ -24,6 +24,7 @@ import (
 
 	"github.com/brevet-dev/brevet/broker/api"
 	"github.com/brevet-dev/brevet/plugins/runner/runnertest"
+	"github.com/brevet-dev/brevet/test/servers"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -176,6 +177,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("BREVET_ID_TOKEN", runnertest.Token("gitlab"))
 			e.Setenv("PATH", e.Getenv("PATH")+string(os.PathListSeparator)+tools)
 			e.Setenv("CANARY", runnertest.Canary)
+			e.Setenv("FREE", servers.FreeAddr(t))
 			e.Setenv("KEY", base64.StdEncoding.EncodeToString([]byte(runnertest.Canary))[:14]) // how data keys begin
 			e.Setenv("REQUEST", runnertest.Request)
 			writeBundles(t, e)

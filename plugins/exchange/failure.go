@@ -84,7 +84,7 @@ func Refusal(who string, r *Reply, oauth *api.Error) error {
 		Code: Printable(oauth.Code), Description: Printable(oauth.Description), RequestID: Printable(oauth.RequestID),
 	}
 	f.Err = fmt.Errorf("%s refused (%d): %w", who, r.Status, oauth)
-	f.Hint = clockHint(f.Kind, r.Date(), time.Now()) + codeHint(oauth.Code) + auditHint(oauth.RequestID)
+	f.Hint = clockHint(f.Kind, r.Date(), time.Now()) + codeHint(oauth.Code) + replayHint(oauth) + auditHint(oauth.RequestID)
 	return f
 }
 

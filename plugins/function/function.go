@@ -57,8 +57,8 @@ type Options struct {
 	TTL time.Duration
 
 	// Audience is what the platform's token is asked for: the audience of the
-	// issuer in the broker's configuration. "": the broker's URL. Azure needs the
-	// id of an application there.
+	// issuer in the broker's configuration. "": what BREVET_AUDIENCE says, else the
+	// broker's URL. Azure needs the id of an application there.
 	Audience string
 
 	// Platform says where the function runs, one of Platforms, instead of what its
@@ -90,6 +90,12 @@ type Options struct {
 	// where the process runs between requests, on Kubernetes, Fly.io, virtual machines,
 	// Cloud Run with CPU always allocated. Where it is frozen MaxStale does the work.
 	Listen bool
+
+	// KeyFile keeps the DPoP key, in a file of mode 0600 that is made if it is not
+	// there. A process that starts again under the same token, as in a pod, or beside
+	// others of its user, needs the same key. "": what BREVET_KEY_FILE names; if that
+	// is not set, a key that ends with the process.
+	KeyFile string
 
 	// CAFile names PEM certificates to trust besides the system's. "": none.
 	CAFile string
@@ -200,14 +206,14 @@ func (o Options) set(broker string, credentials []string) (*Set, error) {
 		return nil, exchange.Failf(exchange.Misconfigured, "", "no source of the function's token")
 	}
 	o.host = o.host.orReal()
-	o.Audience, o.MaxStale = cmp.Or(o.Audience, broker), cmp.Or(o.MaxStale, defaultStale)
+	o.Audience, o.MaxStale = cmp.Or(o.Audience, o.host.getenv(AudienceVariable), broker), cmp.Or(o.MaxStale, defaultStale)
 	if o.HTTPClient == nil {
 		var err error
 		if o.HTTPClient, err = exchange.NewHTTPClient(cmp.Or(o.CAFile, o.host.getenv("BREVET_CA_FILE"))); err != nil {
 			return nil, err
 		}
 	}
-	key, err := exchange.NewKey()
+	key, err := o.key()
 	if err != nil {
 		return nil, err
 	}
@@ -216,9 +222,21 @@ func (o Options) set(broker string, credentials []string) (*Set, error) {
 		return nil, err
 	}
 	s := &Set{options: o, credentials: slices.Clone(credentials), client: client, http: o.HTTPClient, source: jwtSource{o.Source}, now: o.host.now, news: make(chan struct{}, 1)}
-	s.wire = s.now()
 	s.life, s.end = context.WithCancel(context.Background())
 	return s, nil
+}
+
+// key returns the key that exchanges are made with.
+func (o Options) key() (*exchange.Key, error) {
+	path := cmp.Or(o.KeyFile, o.host.getenv("BREVET_KEY_FILE"))
+	if path == "" {
+		return exchange.NewKey()
+	}
+	key, err := exchange.KeyFile(path)
+	if err != nil {
+		return nil, exchange.Failf(exchange.Misconfigured, exchange.KeyFileHint, "%w", err)
+	}
+	return key, nil
 }
 
 // ErrClosed is the error of a Set that was closed.

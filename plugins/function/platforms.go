@@ -19,7 +19,7 @@ const AWSHint = "allow the function's role sts:GetWebIdentityToken, and have the
 const (
 	googleHint = "run the service as a service account of its own: --service-account; on virtual machines and GKE set GCE_METADATA_HOST=metadata.google.internal"
 	azureHint  = "assign a managed identity (AZURE_CLIENT_ID says which, if there are several), register an application for the broker, " +
-		"and give its id as Options.Audience; on virtual machines set Options.Platform to azure"
+		"and give its id as Options.Audience or BREVET_AUDIENCE; on virtual machines set Options.Platform to azure"
 	vercelHint = "switch on OIDC federation in the project's settings, and give Get a context of function.WithRequest"
 	flyHint    = "run it on a machine of Fly.io, which serves /.fly/api"
 )
@@ -83,7 +83,7 @@ type azure struct {
 // newAzure needs an audience: the broker's URL is none that Azure knows.
 func newAzure(getenv func(string) string, audience string) (Source, error) {
 	if audience == "" {
-		return nil, exchange.Failf(exchange.Misconfigured, azureHint, "Azure gives tokens for applications only, and Options.Audience names none")
+		return nil, exchange.Failf(exchange.Misconfigured, azureHint, "Azure gives tokens for applications only, and neither Options.Audience nor BREVET_AUDIENCE names one")
 	}
 	a := azure{client: platformClient(""), query: url.Values{}}
 	if id := getenv("AZURE_CLIENT_ID"); id != "" {

@@ -1,6 +1,7 @@
 package function
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -44,10 +45,28 @@ const tokenFile = "BREVET_TOKEN_FILE"
 // asks nobody: a cold start has no time for a server that is not there.
 func (o Options) find() (Source, error) {
 	o.host = o.host.orReal()
+	o.Audience = cmp.Or(o.Audience, o.host.getenv(AudienceVariable))
 	if o.Platform != "" {
 		return o.on(o.Platform)
 	}
 	return o.on(o.detect())
+}
+
+// AudienceVariable is what the platform's token is asked for where Options.Audience
+// does not say.
+const AudienceVariable = "BREVET_AUDIENCE"
+
+// FindSource returns where a program beside functions, as a sidecar, finds the OIDC
+// token of its container, and the platform that this is; "" and no error on none. On
+// AWS it finds no source.
+func FindSource(getenv func(string) string) (platform string, _ Source, err error) {
+	o := Options{Audience: getenv(AudienceVariable), host: host{getenv: getenv}.orReal()}
+	platform = o.detect()
+	if platform == "" || platform == AWS {
+		return platform, nil, nil
+	}
+	source, err := o.on(platform)
+	return platform, source, err
 }
 
 // detect returns the platform, or "".

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -39,9 +40,11 @@ type FileWish struct {
 
 // Files are those that a command reads values from: of mode 0600, written when
 // it starts, replaced in one step when a value is renewed, and wiped and removed
-// when it has ended.
+// when it has ended. Those on a [Volume] outlive who made them if that is killed,
+// and are then replaced by the next.
 type Files struct {
-	folder string // of brevet's own; "": not needed
+	folder string  // of brevet's own; "": not needed
+	volume *Volume // nil: the files are for a command of this process's
 	files  []*file
 
 	mu      sync.Mutex
@@ -93,8 +96,10 @@ func OpenFiles(wishes []FileWish, env Env) (*Files, error) {
 }
 
 func openFile(w FileWish) (*file, error) {
-	if err := checkName(w.Variable); err != nil {
-		return nil, failf(Misconfigured, "", "%w", err)
+	if w.Variable != "" || w.Template == "" {
+		if err := checkName(w.Variable); err != nil {
+			return nil, failf(Misconfigured, "", "%w", err)
+		}
 	}
 	f := &file{FileWish: w, uses: map[string]bool{}}
 	if w.Template == "" {
@@ -102,7 +107,7 @@ func openFile(w FileWish) (*file, error) {
 	}
 	text, err := readTemplate(w.Template)
 	if err != nil {
-		return nil, failf(Misconfigured, "", "reading the template for %s: %w", w.Variable, err)
+		return nil, failf(Misconfigured, "", "reading the template for %s: %w", cmp.Or(w.Variable, w.Path), err)
 	}
 	f.template = text
 	return f, f.render(func(ref string) (string, error) { f.uses[ref] = true; return "", nil })
@@ -124,7 +129,7 @@ func (f *Files) place(env Env) error {
 	taken := map[string]bool{}
 	for _, one := range f.files {
 		one.path = one.Path
-		if isName(one.Path) {
+		if f.volume == nil && isName(one.Path) {
 			if f.folder == "" {
 				folder, err := os.MkdirTemp(memoryDir(env), "brevet-") // mode 0700
 				if err != nil {
@@ -136,7 +141,7 @@ func (f *Files) place(env Env) error {
 		}
 		path, err := filepath.Abs(one.path)
 		if err != nil {
-			return failf(Misconfigured, "", "the path of %s: %w", one.Variable, err)
+			return failf(Misconfigured, "", "the path of %s: %w", cmp.Or(one.Variable, one.Path), err)
 		}
 		if one.path = path; taken[path] {
 			return failf(Misconfigured, "", "two files have the path %s", path)
@@ -214,13 +219,19 @@ func (one *file) fill(leases []api.Lease) error {
 // setting returns the lease that sets a variable, and the name of its value.
 func setting(leases []api.Lease, variable string) (api.Lease, string, error) {
 	var names []string
+	var found api.Lease
 	for _, l := range leases {
-		if name, ok := l.Env[variable]; ok {
-			return l, name, nil
+		if _, ok := l.Env[variable]; ok && found.Env != nil {
+			return api.Lease{}, "", clash(variable, found.Credential, l.Credential)
+		} else if ok {
+			found = l
 		}
 		for name := range l.Env {
 			names = append(names, name)
 		}
+	}
+	if found.Env != nil {
+		return found, found.Env[variable], nil
 	}
 	slices.Sort(names)
 	return api.Lease{}, "", failf(Misconfigured, "for a file under another name: --format NAME=TEMPLATE",
@@ -350,15 +361,16 @@ func (f *Files) write() error {
 
 func (f *Files) writeAll() error {
 	for _, one := range f.files {
-		if err := one.write(); err != nil {
-			return failf(Misconfigured, "", "writing the file of %s: %w", one.Variable, err)
+		if err := one.write(f.volume); err != nil {
+			return failf(Misconfigured, "", "writing the file of %s: %w", cmp.Or(one.Variable, one.Path), err)
 		}
 	}
 	return nil
 }
 
-// write puts the content at the path, in one step.
-func (one *file) write() error {
+// write puts the content at the path, in one step. Only on a volume may something
+// be there that this process has not made.
+func (one *file) write(v *Volume) error {
 	if n := len(one.open); n > 0 && one.holds(one.open[n-1].File) {
 		return nil
 	}
@@ -368,7 +380,10 @@ func (one *file) write() error {
 	}
 	_, err = new.Write(one.content)
 	made := written{new, len(one.content)}
-	if err == nil && len(one.open) > 0 {
+	if err == nil && v != nil {
+		err = new.Chmod(v.Mode)
+	}
+	if err == nil && (len(one.open) > 0 || v != nil) {
 		err = os.Rename(new.Name(), one.path)
 	} else if err == nil {
 		err = os.Link(new.Name(), one.path) // fails where something is

@@ -1,9 +1,6 @@
 package runner
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -17,6 +14,9 @@ import (
 	"github.com/brevet-dev/brevet/plugins/exchange"
 )
 
+// KeyFileVariable names the file of the key for all exchanges.
+const KeyFileVariable = "BREVET_KEY_FILE"
+
 // stateDir names the folder of kept keys: BREVET_STATE_DIR, or one of the
 // user's own under the folder for temporary files.
 func stateDir(env Env) string {
@@ -24,6 +24,27 @@ func stateDir(env Env) string {
 		return dir
 	}
 	return filepath.Join(tempDir(env), "brevet-"+strconv.Itoa(os.Getuid()))
+}
+
+// keyFor returns the key for an exchange of token: that of the file that
+// BREVET_KEY_FILE names, or one that is kept with a token for the whole job, or a
+// new one.
+func keyFor(env Env, token api.Secret, keeps bool) (*exchange.Key, error) {
+	if path := env.Get(KeyFileVariable); path != "" {
+		key, err := exchange.KeyFile(path)
+		if err != nil {
+			return nil, failf(Misconfigured, exchange.KeyFileHint, "%s: %w", KeyFileVariable, err)
+		}
+		return key, nil
+	}
+	if !keeps {
+		return exchange.NewKey()
+	}
+	key, err := KeptKey(stateDir(env), token)
+	if err != nil {
+		return nil, failf(Misconfigured, "set BREVET_STATE_DIR to a folder of mode 0700 that lasts as long as the job", "%w", err)
+	}
+	return key, nil
 }
 
 // KeptKey returns the key that belongs to token, from a file of mode 0600 in
@@ -39,15 +60,7 @@ func KeptKey(dir string, token api.Secret) (*exchange.Key, error) {
 		return nil, err
 	}
 	sum := sha256.Sum256([]byte(token.Reveal()))
-	path := filepath.Join(dir, "dpop-"+hex.EncodeToString(sum[:16]))
-	key, err := readKey(path)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return key, err
-	}
-	if err := writeNewKey(dir, path); err != nil {
-		return nil, fmt.Errorf("keeping the job's key: %w", err)
-	}
-	return readKey(path)
+	return exchange.KeyFile(filepath.Join(dir, "dpop-"+hex.EncodeToString(sum[:16])))
 }
 
 // privateDir makes dir unless it is there, and checks that it is the user's own.
@@ -62,56 +75,5 @@ func privateDir(dir string) error {
 	if !info.IsDir() {
 		return fmt.Errorf("%s for the job's key is not a folder", dir)
 	}
-	return private(info, dir)
-}
-
-// writeNewKey puts a new key at path in one step, so that of two calls at the
-// same time both end up with the same whole key, whichever it is.
-func writeNewKey(dir, path string) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	raw, err := key.Bytes()
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(dir, "new-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(raw)
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Link(f.Name(), path) // fails where something is
-	}
-	if errors.Is(err, fs.ErrExist) {
-		err = nil // another call was faster
-	}
-	return errors.Join(err, os.Remove(f.Name()))
-}
-
-func readKey(path string) (*exchange.Key, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|dontFollow, 0)
-	if err != nil {
-		return nil, fmt.Errorf("reading the job's key: %w", err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("reading the job's key: %w", err)
-	}
-	if err := private(info, path); err != nil {
-		return nil, err
-	}
-	raw := make([]byte, 33) // one more than a key has
-	n, err := f.Read(raw)
-	if err != nil {
-		return nil, fmt.Errorf("reading the job's key: %w", err)
-	}
-	key, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), raw[:n])
-	if err != nil {
-		return nil, fmt.Errorf("%s is not a key of brevet's; remove it", path)
-	}
-	return exchange.KeyOf(key), nil
+	return exchange.CheckPrivate(info, dir)
 }

@@ -3,14 +3,10 @@
 package runner
 
 import (
-	"fmt"
 	"io/fs"
 	"os"
 	"syscall"
 )
-
-// dontFollow opens no link, and waits for nobody.
-const dontFollow = syscall.O_NOFOLLOW | syscall.O_NONBLOCK
 
 // tempDir names the folder for temporary files.
 func tempDir(env Env) string {
@@ -20,14 +16,8 @@ func tempDir(env Env) string {
 	return "/tmp"
 }
 
-// private checks that nobody but the user can read or change what info is of.
-func private(info fs.FileInfo, path string) error {
+// isOwn reports whether what info is of belongs to this user.
+func isOwn(info fs.FileInfo) bool {
 	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || int(stat.Uid) != os.Getuid() {
-		return fmt.Errorf("%s belongs to another user", path)
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("%s is open to other users: mode %04o", path, info.Mode().Perm())
-	}
-	return nil
+	return ok && int(stat.Uid) == os.Getuid()
 }

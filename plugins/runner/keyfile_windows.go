@@ -5,11 +5,7 @@ import (
 	"os"
 )
 
-const dontFollow = 0
-
 // tempDir names the user's folder for temporary files.
 func tempDir(Env) string { return os.TempDir() }
 
-// private checks nothing: Windows has no modes, and what is made under the
-// user's folder for temporary files is the user's.
-func private(fs.FileInfo, string) error { return nil }
+func isOwn(fs.FileInfo) bool { return true }

@@ -11,15 +11,17 @@ import (
 // temporary files.
 func memoryDir(env Env) string {
 	for _, dir := range []string{env.Get("XDG_RUNTIME_DIR"), "/dev/shm"} {
-		var fs unix.Statfs_t
-		if dir == "" || unix.Statfs(dir, &fs) != nil || !isWritable(dir) {
-			continue
-		}
-		if fs.Type == unix.TMPFS_MAGIC || fs.Type == unix.RAMFS_MAGIC {
+		if dir != "" && inMemory(dir) && isWritable(dir) {
 			return dir
 		}
 	}
 	return tempDir(env)
+}
+
+// inMemory reports whether what is written to the folder dir stays in memory.
+func inMemory(dir string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(dir, &fs) == nil && (fs.Type == unix.TMPFS_MAGIC || fs.Type == unix.RAMFS_MAGIC)
 }
 
 // isWritable tries it: a mode does not tell of a file system that is read only.

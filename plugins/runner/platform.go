@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"io"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/brevet-dev/brevet/broker/api"
 	"github.com/brevet-dev/brevet/plugins/exchange"
+	"github.com/brevet-dev/brevet/plugins/function"
 )
 
 // The variables in which a job finds its token, or the means to get one.
@@ -23,7 +25,8 @@ const (
 
 // A Source gives the job's subject token.
 type Source struct {
-	// Platform is "file", "github", "gitlab" or "buildkite".
+	// Platform is "file", "github", "gitlab" or "buildkite", or one of those of
+	// package function.
 	Platform string
 
 	// KeepsToken says that the job has one token for all its time, so that
@@ -34,8 +37,8 @@ type Source struct {
 }
 
 // FindSource looks at env for a token: BREVET_TOKEN_FILE on any platform, then
-// GitHub, then GitLab, then Buildkite. If there is none the error says what to
-// write into the job's definition.
+// GitHub, then GitLab, then Buildkite, then where functions look. If there is none
+// the error says what to write into the job's definition.
 func FindSource(env Env, client *http.Client) (*Source, error) {
 	if path := env.Get(tokenFile); path != "" {
 		return &Source{"file", true, func(context.Context, string) (string, error) { return readToken(tokenFile, path) }}, nil
@@ -50,7 +53,34 @@ func FindSource(env Env, client *http.Client) (*Source, error) {
 	if env.Get("BUILDKITE") == "true" {
 		return buildkiteSource(env)
 	}
+	if source, err := containerSource(env); source != nil || err != nil {
+		return source, err
+	}
 	return nil, noSource(env)
+}
+
+// containerSource returns the source of a container's token, as that of a pod, or
+// nil. A CI job has none: what its machine is for the platform, it is not.
+func containerSource(env Env) (*Source, error) {
+	if env.Get("CI") != "" {
+		return nil, nil
+	}
+	platform, source, err := function.FindSource(env.Get)
+	switch {
+	case err != nil:
+		return nil, err
+	case platform == function.AWS:
+		return nil, failf(Misconfigured, fileHint, "this is a container on AWS, of which brevet does not get the token")
+	case source == nil:
+		return nil, nil
+	}
+	return &Source{platform, platform == function.Kubernetes, func(ctx context.Context, broker string) (string, error) {
+		token, err := source.Token(ctx, cmp.Or(env.Get(function.AudienceVariable), broker))
+		if err != nil {
+			return "", err
+		}
+		return token.Reveal(), nil
+	}}, nil
 }
 
 const (
@@ -80,8 +110,8 @@ func noSource(env Env) error {
 }
 
 // Token returns the job's token for audience, which is the broker's URL, byte
-// for byte. Only GitHub and Buildkite are asked for an audience; elsewhere the
-// job's definition has fixed it, and the broker checks.
+// for byte. Only GitHub, Buildkite and the clouds are asked for an audience;
+// elsewhere the job's definition has fixed it, and the broker checks.
 func (s *Source) Token(ctx context.Context, audience string) (api.Secret, error) {
 	token, err := s.fetch(ctx, audience)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/brevet-dev/brevet/broker/api"
 	"github.com/brevet-dev/brevet/plugins/runner"
 	"github.com/brevet-dev/brevet/plugins/runner/runnertest"
+	"github.com/brevet-dev/brevet/test/cloud"
 )
 
 func TestFindSource(t *testing.T) {
@@ -40,6 +41,46 @@ func TestFindSource(t *testing.T) {
 		if token, err := source.Token(t.Context(), b.URL); err != nil || token.Reveal() != tt.token {
 			t.Errorf("%s: Token = %q, %v; want %q", tt.platform, token.Reveal(), err, tt.token)
 		}
+	}
+}
+
+// TestContainerSource asks the platforms of functions, but in no CI job.
+func TestContainerSource(t *testing.T) {
+	mint := func(audience string) (string, error) { return runnertest.Token(audience), nil }
+	google := runner.Env{"GCE_METADATA_HOST=" + cloud.Google(t, mint).Host, "K_SERVICE=shop"}
+	azure := runner.Env{"IDENTITY_ENDPOINT=" + cloud.AzureApp(t, mint).URL + "/msi/token", "IDENTITY_HEADER=" + cloud.AzureHeader, "AZURE_CLIENT_ID=" + cloud.AzureIdentity}
+	for _, tt := range []struct {
+		env                runner.Env
+		platform, audience string
+	}{
+		{google, "google", "https://broker.example.com"},
+		{append(google, "BREVET_AUDIENCE=shop"), "google", "shop"},
+		{append(azure, "BREVET_AUDIENCE=api://brevet"), "azure", "api://brevet"},
+	} {
+		source, err := runner.FindSource(tt.env, nil)
+		if err != nil || source.Platform != tt.platform || source.KeepsToken {
+			t.Errorf("FindSource = %+v, %v; want %s", source, err, tt.platform)
+			continue
+		}
+		if token, err := source.Token(t.Context(), "https://broker.example.com"); err != nil || token.Reveal() != runnertest.Token(tt.audience) {
+			t.Errorf("%s: Token = %q, %v; want one for %s", tt.platform, token.Reveal(), err, tt.audience)
+		}
+	}
+	for want, env := range map[string]runner.Env{
+		"no OIDC token":      append(google, "CI=true"),
+		"BREVET_AUDIENCE":    azure,
+		"a container on AWS": {"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI=/v2/credentials/x"},
+	} {
+		if source, err := runner.FindSource(env, nil); source != nil || !runner.IsKind(err, runner.Misconfigured) || !strings.Contains(err.Error(), want) {
+			t.Errorf("FindSource = %+v, %v; want %s", source, err, want)
+		}
+	}
+	source, err := runner.FindSource(runner.Env{"KUBERNETES_SERVICE_HOST=10.0.0.1"}, nil)
+	if err != nil || !source.KeepsToken {
+		t.Fatalf("FindSource = %+v, %v", source, err)
+	}
+	if _, err := source.Token(t.Context(), "https://broker.example.com"); !runner.IsKind(err, runner.Misconfigured) || !strings.Contains(err.Error(), "reading the pod's token") {
+		t.Errorf("in a pod without a token: %v", err)
 	}
 }
 

@@ -99,25 +99,12 @@ func authorized(ctx context.Context, o Options, env Env) (*Client, api.Secret, e
 	if err != nil {
 		return nil, api.Secret{}, err
 	}
-	key, err := source.key(env, token)
+	key, err := keyFor(env, token, source.KeepsToken)
 	if err != nil {
 		return nil, api.Secret{}, err
 	}
 	client, err := NewClient(o.Broker, hc, key)
 	return client, token, err
-}
-
-// key returns the key of all exchanges with token.
-func (s *Source) key(env Env, token api.Secret) (key *exchange.Key, err error) {
-	if s.KeepsToken {
-		key, err = KeptKey(stateDir(env), token)
-	} else {
-		key, err = exchange.NewKey()
-	}
-	if err != nil {
-		return nil, failf(Misconfigured, "set BREVET_STATE_DIR to a folder of mode 0700 that lasts as long as the job", "%w", err)
-	}
-	return key, nil
 }
 
 // CheckNames refuses names of credentials that cannot be asked for in one exchange.

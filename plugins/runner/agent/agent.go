@@ -5,10 +5,13 @@
 // One agent gets each credential when it is first asked for (holder.go), renews
 // it, and hands it out over a socket that only its user can open (socket.go), and
 // to AWS SDKs over loopback (container.go). What a lease is in the words of a
-// tool is in forms.go. At its end it gives everything back.
+// tool is in forms.go. Beside the containers of a pod it keeps all credentials in
+// files (shelf.go) and says when they are there (ready.go). At its end it gives
+// everything back.
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,6 +56,21 @@ type Options struct {
 	Dir string
 	Env runner.Env
 
+	// Listen is the address for AWS SDKs, on loopback. "": 127.0.0.1, any port.
+	// TokenFile is where that is which they must send, with the mode TokenMode; "":
+	// in Dir, with mode 0600.
+	Listen    string
+	TokenFile string
+	TokenMode fs.FileMode
+
+	// Files have the values of all Credentials, which are leased when the agent is
+	// served and not when a tool asks. nil: none.
+	Files *runner.Files
+
+	// Ready is the path of a file that is there as long as all Credentials are, in
+	// Files, too; they are leased as with Files. "": none.
+	Ready string
+
 	// Open makes an exchange for one credential. Its errors are Failures. If
 	// ctx ends meanwhile it may return a session, which the agent ends.
 	Open func(ctx context.Context, credential string) (*api.Lease, Session, error)
@@ -78,6 +96,7 @@ type Agent struct {
 	web     net.Listener // nil: no endpoint for AWS
 	bearer  api.Secret   // what web wants to see
 	holders map[string]*holder
+	changed chan struct{} // has one when a holder has something else
 
 	news    chan error     // for o.Tell; what does not fit is only kept
 	running sync.WaitGroup // exchanges, and what looks after their leases
@@ -90,6 +109,7 @@ type Agent struct {
 	sessions []Session
 	told     []string // the latest of what Tell was told
 	problem  error    // of the end; set before ended is closed
+	failed   error    // why it ended by itself
 }
 
 // maxTold bounds what is kept for [Stop] to tell.
@@ -99,7 +119,7 @@ const maxTold = 20
 // Failures.
 func Listen(o Options) (*Agent, error) {
 	a := &Agent{
-		o: o, holders: map[string]*holder{}, news: make(chan error, maxTold), stop: make(chan struct{}), ended: make(chan struct{}),
+		o: o, holders: map[string]*holder{}, changed: make(chan struct{}, 1), news: make(chan error, maxTold), stop: make(chan struct{}), ended: make(chan struct{}),
 	}
 	if o.Learn == nil {
 		a.o.Learn = func(api.Lease) error { return nil }
@@ -111,12 +131,18 @@ func Listen(o Options) (*Agent, error) {
 	if o.AWS != "" && a.holders[o.AWS] == nil {
 		return nil, failf(runner.Misconfigured, "", "the credential %s for AWS is not among those that the agent hands out", o.AWS)
 	}
-	err := a.open()
-	if err != nil {
-		a.Close()
-		return nil, failf(runner.Misconfigured, "give --dir a folder of this user's own, of mode 0700, with a short path", "%w", err)
+	if err := checkLoopback(o.Listen); err != nil {
+		return nil, err
 	}
-	return a, nil
+	err := a.open()
+	if err == nil {
+		return a, nil
+	}
+	a.Close()
+	if _, ok := errors.AsType[*runner.Failure](err); ok {
+		return nil, err
+	}
+	return nil, failf(runner.Misconfigured, "give --dir a folder of this user's own, of mode 0700, with a short path", "%w", err)
 }
 
 // open makes the folder and listens.
@@ -124,21 +150,27 @@ func (a *Agent) open() (err error) {
 	if a.dir, a.made, err = folder(a.o.Dir, a.o.Env); err != nil {
 		return err
 	}
-	if a.socket, err = listenUnix(a.socketPath()); err != nil || a.o.AWS == "" {
+	if a.socket, err = listenUnix(a.socketPath()); err != nil {
+		return err
+	}
+	if a.o.Ready != "" {
+		err = ClearReady(a.o.Ready)
+	}
+	if err != nil || a.o.AWS == "" {
 		return err
 	}
 	a.bearer = newBearer()
-	if err := os.WriteFile(a.bearerPath(), []byte(a.bearer.Reveal()), 0o600); err != nil {
+	if err := writeWhole(a.bearerPath(), a.bearer.Reveal(), cmp.Or(a.o.TokenMode, 0o600)); err != nil {
 		return fmt.Errorf("writing what AWS SDKs must send: %w", err)
 	}
-	if a.web, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-		return fmt.Errorf("listening for AWS SDKs: %w", err)
+	if a.web, err = net.Listen("tcp", cmp.Or(a.o.Listen, "127.0.0.1:0")); err != nil {
+		return failf(runner.Misconfigured, "", "listening for AWS SDKs: %w", err)
 	}
 	return nil
 }
 
 func (a *Agent) socketPath() string { return filepath.Join(a.dir, "agent.sock") }
-func (a *Agent) bearerPath() string { return filepath.Join(a.dir, "aws-token") }
+func (a *Agent) bearerPath() string { return cmp.Or(a.o.TokenFile, filepath.Join(a.dir, "aws-token")) }
 
 // folder returns the folder for the socket, and whether it was made.
 func folder(dir string, env runner.Env) (string, bool, error) {
@@ -194,8 +226,8 @@ func (a *Agent) Variables() runner.Env {
 	return env
 }
 
-// Serve hands out leases until ctx ends or [Stop] asks for the end. Then it
-// revokes what ends with the job; the error tells that it could not.
+// Serve hands out leases until ctx ends or [Stop] asks for the end; see [Agent.Failed],
+// too. Then it revokes what ends with the job; the error tells that it could not.
 func (a *Agent) Serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -205,6 +237,10 @@ func (a *Agent) Serve(ctx context.Context) error {
 	if a.web != nil {
 		serving.Go(func() { a.accept(ctx, a.web, a.answerAWS) })
 	}
+	var keeping sync.WaitGroup
+	if a.o.Files != nil || a.o.Ready != "" {
+		keeping.Go(func() { a.fail(newShelf(a).run(ctx)) })
+	}
 	select {
 	case <-ctx.Done():
 	case <-a.stop:
@@ -212,6 +248,8 @@ func (a *Agent) Serve(ctx context.Context) error {
 	a.stopped()
 	a.close()
 	cancel()
+	keeping.Wait()
+	a.o.Files.Remove() // the caller's own call tells what went wrong
 	err := a.giveBack(context.WithoutCancel(ctx))
 	a.remove()
 	a.mu.Lock()
@@ -220,6 +258,25 @@ func (a *Agent) Serve(ctx context.Context) error {
 	close(a.ended)
 	serving.Wait()
 	return err
+}
+
+// fail ends the agent for err, if that is one.
+func (a *Agent) fail(err error) {
+	if err == nil {
+		return
+	}
+	a.mu.Lock()
+	a.failed = err
+	a.mu.Unlock()
+	a.stopped()
+}
+
+// Failed returns why Serve ended before it was told to: that its files, or a
+// credential for them, cannot be. nil: it did not. Its errors are Failures.
+func (a *Agent) Failed() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.failed
 }
 
 // Close ends an agent that is not served.
@@ -268,6 +325,14 @@ func (a *Agent) endAll(ctx context.Context, sessions []Session) (wait func() err
 		ending.Go(func() { problems[i] = s.End(ctx) })
 	}
 	return func() error { ending.Wait(); return errors.Join(problems...) }
+}
+
+// notice makes the shelf look.
+func (a *Agent) notice() {
+	select {
+	case a.changed <- struct{}{}:
+	default: // it will
+	}
 }
 
 // begin runs f in a goroutine that the agent's end waits for. It reports false if

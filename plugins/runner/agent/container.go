@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/brevet-dev/brevet/broker/api"
@@ -26,6 +27,16 @@ func newBearer() api.Secret {
 	raw := make([]byte, 32)
 	rand.Read(raw) // never fails: crypto/rand
 	return api.NewSecret(base64.RawURLEncoding.EncodeToString(raw))
+}
+
+// checkLoopback refuses an address that other machines could reach, or that SDKs
+// do not send their token to: a name is none. "" is any port of 127.0.0.1.
+func checkLoopback(address string) error {
+	addr, err := netip.ParseAddrPort(address)
+	if address == "" || err == nil && addr.Addr().IsLoopback() && addr.Port() != 0 {
+		return nil
+	}
+	return failf(runner.Misconfigured, "such as 127.0.0.1:9911, which all containers of a pod share", "the address for AWS SDKs must be a port of loopback")
 }
 
 // answerAWS serves one connection of the endpoint for containers, as the AWS SDK

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 
 	"github.com/brevet-dev/brevet/broker/api"
 )
@@ -25,4 +26,14 @@ func (a *Agent) Reply(ctx context.Context, line []byte) reply {
 	defer a.running.Wait()
 	defer cancel()
 	return a.reply(ctx, line)
+}
+
+// KeepShelf fills the shelf and keeps it filled, as Serve does.
+func (a *Agent) KeepShelf(ctx context.Context) error { return newShelf(a).run(ctx) }
+
+// Told returns the latest of what was told.
+func (a *Agent) Told() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.told)
 }

@@ -55,6 +55,7 @@ type holder struct {
 	flight *flight       // what callers wait for; nil: nothing
 	wake   chan struct{} // renews held at once; nil: nobody looks after it
 	over   error         // why there will be no lease any more
+	lost   api.Lease     // the latest that cannot be renewed, with the end of its values
 	failed error         // the latest exchange, and
 	again  time.Time     // when the next may be
 }
@@ -139,7 +140,7 @@ func (h *holder) exchange(ctx context.Context) {
 	session.Keep(ctx, runner.Renewals{
 		Again:   func(string) bool { return true },
 		Changed: h.changed,
-		Failed:  func(_ api.Lease, err error, lost bool) { h.trouble(err, lost) },
+		Failed:  h.trouble,
 		Wake:    wake,
 	})
 	h.abandon(wake)
@@ -156,6 +157,7 @@ func (h *holder) changed(l api.Lease) error {
 
 // land gives those who wait a lease, or the error of getting one.
 func (h *holder) land(l *api.Lease, err error) {
+	defer h.agent.notice()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if l != nil {
@@ -178,18 +180,29 @@ func (h *holder) land(l *api.Lease, err error) {
 // trouble hears that a renewal went wrong. What the broker refused to renew, or
 // ended, is not exchanged for again: that would be against the will of who said
 // so. What was lost because nobody answered is, when it is asked for.
-func (h *holder) trouble(err error, lost bool) {
+func (h *holder) trouble(l api.Lease, err error, lost bool) {
 	h.agent.tell(err)
 	if !lost {
 		return
 	}
 	h.mu.Lock()
-	h.wake = nil
+	h.wake, h.lost = nil, l
 	if runner.IsKind(err, runner.Denied) {
 		h.held, h.over = nil, err
 	}
 	h.mu.Unlock()
 	h.land(nil, err)
+}
+
+// lostAt returns when the values of l end, if that cannot be renewed any more; else
+// zero.
+func (h *holder) lostAt(l api.Lease) time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.lost.LeaseID != l.LeaseID {
+		return time.Time{}
+	}
+	return h.lost.ExpiresAt
 }
 
 // abandon notes that nobody looks after the lease any more that wake was for.

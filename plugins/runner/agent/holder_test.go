@@ -24,6 +24,7 @@ type maker struct {
 	refuse  error         // of exchanges
 	silent  bool          // renewals are not made in time, but when asked for
 	renewal func() error  // of renewals; lost if it is not nil
+	revoked bool          // what is lost has ended
 
 	mu        sync.Mutex
 	exchanges int
@@ -38,23 +39,28 @@ func (m *maker) lease() api.Lease {
 	m.values++
 	l := runnertest.Lease("deploy", "TOKEN", fmt.Sprint(runnertest.Canary, m.values))
 	l.ExpiresAt = time.Now().Add(m.ttl).Round(0)
+	l.LeaseID = fmt.Sprint("lease-", m.exchanges)
 	return l
 }
 
 func (m *maker) open(ctx context.Context, _ string) (*api.Lease, agent.Session, error) {
 	m.mu.Lock()
 	m.exchanges++
+	refuse := m.refuse
 	m.mu.Unlock()
 	time.Sleep(m.takes)
-	if m.refuse != nil {
-		return nil, nil, m.refuse
+	if refuse != nil {
+		return nil, nil, refuse
 	}
 	l := m.lease()
-	return &l, &session{m}, nil
+	return &l, &session{m, l}, nil
 }
 
 // A session renews as a runner.Session does: at two thirds of the time.
-type session struct{ m *maker }
+type session struct {
+	m *maker
+	l api.Lease
+}
 
 func (s *session) Keep(ctx context.Context, r runner.Renewals) {
 	for {
@@ -70,15 +76,20 @@ func (s *session) Keep(ctx context.Context, r runner.Renewals) {
 		}
 		s.m.mu.Lock()
 		s.m.renewals++
+		renewal := s.m.renewal
 		s.m.mu.Unlock()
 		time.Sleep(s.m.takes)
-		if s.m.renewal != nil {
-			if err := s.m.renewal(); err != nil {
-				r.Failed(api.Lease{}, err, true)
+		if renewal != nil {
+			if err := renewal(); err != nil {
+				if s.m.revoked {
+					s.l.ExpiresAt = time.Now()
+				}
+				r.Failed(s.l, err, true)
 				return
 			}
 		}
-		r.Changed(s.m.lease())
+		s.l = s.m.lease()
+		r.Changed(s.l)
 	}
 }
 

@@ -44,7 +44,7 @@ func Start(t *testing.T, flags ...string) *runnertest.Broker {
 // Without begins a job like that of Start, without an agent.
 func Without(t *testing.T) *runnertest.Broker {
 	t.Helper()
-	broker := runnertest.NewBroker(cloud(), runnertest.Lease(Registry, "REGISTRY_TOKEN", Token(Registry)), runnertest.Lease(Shop, "SHOP_TOKEN", Token(Shop)))
+	broker := runnertest.NewBroker(CloudLease(), runnertest.Lease(Registry, "REGISTRY_TOKEN", Token(Registry)), runnertest.Lease(Shop, "SHOP_TOKEN", Token(Shop)))
 	t.Cleanup(broker.Close)
 	for name, value := range map[string]string{
 		"HOME": t.TempDir(), "BREVET_BROKER": broker.URL, "BREVET_AGENT": "",
@@ -58,7 +58,8 @@ func Without(t *testing.T) *runnertest.Broker {
 // Token is the first token of a credential.
 func Token(credential string) string { return credential + "-" + runnertest.Canary }
 
-func cloud() api.Lease {
+// CloudLease is a lease of Cloud.
+func CloudLease() api.Lease {
 	l := runnertest.Lease(Cloud, "AWS_SESSION_TOKEN", "")
 	l.Kind = "aws-role"
 	l.Values, l.Sensitive = map[string]api.Secret{}, []string{"access_key_id", "secret_access_key", "session_token"}
@@ -88,12 +89,12 @@ func Main(m *testing.M) int {
 
 // build builds brevet, and links the names under which tools start it.
 func build(bin string) error {
-	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/brevet-dev/brevet").Output()
+	root, err := Root()
 	if err != nil {
 		return err
 	}
 	cmd := exec.Command("go", "build", "-o", bin, "./cmd/brevet")
-	cmd.Dir, cmd.Env, cmd.Stderr = strings.TrimSpace(string(dir)), append(os.Environ(), "CGO_ENABLED=0"), os.Stderr
+	cmd.Dir, cmd.Env, cmd.Stderr = root, append(os.Environ(), "CGO_ENABLED=0"), os.Stderr
 	if err := cmd.Run(); err != nil {
 		return err
 	}
@@ -101,6 +102,12 @@ func build(bin string) error {
 		os.Symlink("brevet", filepath.Join(bin, "docker-credential-brevet")),
 		os.Symlink("brevet", filepath.Join(bin, "git-credential-brevet")),
 	)
+}
+
+// Root is the folder of brevet's module.
+func Root() (string, error) {
+	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/brevet-dev/brevet").Output()
+	return strings.TrimSpace(string(dir)), err
 }
 
 // Output runs a program and returns what it prints to stdout.
