@@ -158,13 +158,13 @@ func (e *extension) prepare() (err error) {
 // got would be copied into all that are made of it.
 func (e *extension) start(ctx context.Context) error {
 	defer close(e.started)
-	identity, err := newIdentity(e.Getenv, e.Port)
+	source, err := e.source()
 	if err != nil {
 		e.failed = err
 		return err
 	}
 	o := e.Function
-	o.Source, o.OnError, o.Later = identity, e.Tell, e.Getenv(kindVariable) == snapStart
+	o.Source, o.OnError, o.Later = source, e.Tell, e.Getenv(kindVariable) == snapStart
 	ctx, cancel := context.WithTimeout(ctx, initTime)
 	defer cancel()
 	if e.set, e.failed = o.NewWithSource(ctx, e.Broker, e.Credentials...); e.failed != nil {
@@ -175,6 +175,15 @@ func (e *extension) start(ctx context.Context) error {
 		e.running.Go(e.keepFiles)
 	}
 	return nil
+}
+
+// source is STS, or where there is none, as under AWS's emulator, the file that the
+// function's environment names.
+func (e *extension) source() (function.Source, error) {
+	if path := e.Getenv(function.TokenFileVariable); path != "" {
+		return function.TokenFile(path), nil
+	}
+	return newIdentity(e.Getenv, e.Port)
 }
 
 // follow does what is due at each event, until the last.
