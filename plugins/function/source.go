@@ -170,6 +170,9 @@ func (s fileSource) Token(context.Context, string) (Secret, error) {
 	if err != nil {
 		return Secret{}, exchange.Failf(exchange.Misconfigured, s.hint, "reading %s: %w", s.what, err)
 	}
+	if !looksLikeJWT(strings.TrimSpace(string(token))) {
+		return Secret{}, exchange.Failf(exchange.Misconfigured, s.hint, "what %s has is not a JWT", s.what)
+	}
 	return api.NewSecret(string(token)), nil
 }
 

@@ -134,10 +134,8 @@ func (o Options) events() []string {
 
 // prepare does all that the function may find when its own code starts.
 func (e *extension) prepare() (err error) {
-	for _, name := range e.Credentials {
-		if e.Files && !isFileName(name) {
-			return exchange.Failf(exchange.Misconfigured, "", "the credential %s cannot be the name of a folder", exchange.Printable(name))
-		}
+	if err := e.check(); err != nil {
+		return err
 	}
 	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(e.Port))
 	if e.web, err = net.Listen("tcp", address); err != nil { // before the folder: it may be that of who listens
@@ -151,6 +149,22 @@ func (e *extension) prepare() (err error) {
 		return exchange.Failf(exchange.Misconfigured, "", "writing the token: %w", err)
 	}
 	e.running.Go(e.serve)
+	return nil
+}
+
+// check names the variable that cannot be right: who sees its error has set variables.
+func (o Options) check() error {
+	if err := exchange.CheckBroker(o.Broker); err != nil {
+		return exchange.Failf(exchange.Misconfigured, "set it, for the function, to the url in the broker's configuration, byte for byte, without a slash at its end", "BREVET_BROKER: %w", err)
+	}
+	if err := exchange.CheckNames(o.Credentials); err != nil {
+		return exchange.Failf(exchange.Misconfigured, "set it, for the function, to the names of credentials in the broker's configuration, separated by commas", "BREVET_CREDENTIALS: %w", err)
+	}
+	for _, name := range o.Credentials {
+		if o.Files && !isFileName(name) {
+			return exchange.Failf(exchange.Misconfigured, "", "BREVET_CREDENTIALS: %s cannot be the name of a folder", exchange.Printable(name))
+		}
+	}
 	return nil
 }
 

@@ -446,11 +446,12 @@ func TestInitFails(t *testing.T) {
 		"broker down":       {[]string{"BREVET_BROKER", "http://" + servers.FreeAddr(t)}, "Extension.Unavailable", []string{"connection refused", "hint: check that the URL is right"}},
 		"denied":            {[]string{"BREVET_CREDENTIALS", "other"}, "Extension.Denied", []string{"the broker refused", "hint: the whole reason is in the broker's audit log"}},
 		"a large answer":    {[]string{"BREVET_BROKER", large.URL}, "Extension.Protocol", []string{"an answer over 1024 KiB"}},
-		"another CA":        {[]string{"BREVET_CA_FILE", "/nowhere"}, "Extension.Misconfigured", []string{"reading the CA file"}},
-		"no broker":         {[]string{"BREVET_BROKER", ""}, "Extension.Misconfigured", []string{"the broker's URL"}},
-		"no credential":     {[]string{"BREVET_CREDENTIALS", ""}, "Extension.Misconfigured", []string{"no credential asked for"}},
+		"another CA":        {[]string{"BREVET_CA_FILE", "/nowhere"}, "Extension.Misconfigured", []string{"reading the CA file", "hint: BREVET_CA_FILE"}},
+		"no broker":         {[]string{"BREVET_BROKER", ""}, "Extension.Misconfigured", []string{"BREVET_BROKER: the broker's URL", "hint: set it, for the function, to the url"}},
+		"no credential":     {[]string{"BREVET_CREDENTIALS", ""}, "Extension.Misconfigured", []string{"BREVET_CREDENTIALS: no credential asked for", "hint: set it"}},
 		"a name for a path": {[]string{"BREVET_CREDENTIALS", "../x", "BREVET_FILES", "true"}, "Extension.Misconfigured", []string{"cannot be the name of a folder"}},
 		"no token file":     {[]string{"BREVET_TOKEN_FILE", "/nowhere"}, "Extension.Misconfigured", []string{"reading BREVET_TOKEN_FILE", "no such file", "hint: whoever runs"}},
+		"no token in it":    {[]string{"BREVET_TOKEN_FILE", "/etc/passwd"}, "Extension.Misconfigured", []string{"what BREVET_TOKEN_FILE has is not a JWT"}},
 		"a wrong wish":      {[]string{"BREVET_FILES", "yes"}, "", []string{"BREVET_FILES must be true or false"}},
 	} {
 		t.Run(name, func(t *testing.T) {
