@@ -7,6 +7,7 @@ export GOFLAGS := -buildvcs=false
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -s -w -X main.version=$(VERSION)
+SMALL := -trimpath -tags=nethttpomithttp2 -gcflags=crypto/tls=-l # why: test/brevet_test.go
 FUZZTIME ?= 20s
 CHAOSTIME ?= 1m
 
@@ -17,7 +18,7 @@ help: ## show this list
 .PHONY: build
 build: ## the programs, without cgo, into bin/; all but brevetd-pkcs11, which loads libraries, are static
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/brevetd ./cmd/brevetd-pkcs11
-	CGO_ENABLED=0 go build -trimpath -tags nethttpomithttp2 -ldflags '$(LDFLAGS) -funcalign=16' -o bin/ ./cmd/brevet
+	CGO_ENABLED=0 go build $(SMALL) -ldflags '$(LDFLAGS) -funcalign=16' -o bin/ ./cmd/brevet
 	ln -sf brevet bin/age-plugin-brevet && ln -sf brevet bin/brevet-extension
 
 .PHONY: demo
@@ -61,7 +62,7 @@ fuzz: ## every fuzz target for FUZZTIME each
 	  done; done
 
 .PHONY: bench
-bench: tools ## micro-benchmarks, then exchanges per second of the whole broker
+bench: tools ## micro-benchmarks, then exchanges per second of the whole broker, and the cold start of functions
 	go test -run '^$$' -bench . -benchmem ./broker/... ./issuers/... ./policies/... ./plugins/...
 	go run ./test/bench
 
