@@ -64,7 +64,7 @@ func (p *program) extensionOptions(args []string) (o extension.Options, err erro
 		return o, &runner.Failure{Kind: runner.Misconfigured, Err: errors.New("AWS_LAMBDA_RUNTIME_API is not set"), Hint: "Lambda starts the extension, from /opt/extensions: see brevet help extension"}
 	}
 	if o.Function.TTL, err = parseTTL(p.env.Get("BREVET_TTL")); err != nil {
-		return o, err
+		return o, usagef("BREVET_TTL: %w", err)
 	}
 	if text := p.env.Get("BREVET_PORT"); text != "" {
 		if o.Port, err = strconv.Atoi(text); err != nil || o.Port < 1 || o.Port > 65535 {

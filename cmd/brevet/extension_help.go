@@ -40,6 +40,9 @@ The function's environment configures it:
   BREVET_FILES     true: write each value to a file as well, of mode 0600:
                    /tmp/brevet/credentials/NAME/VALUE (default: false)
   BREVET_PORT      another port than 2774
+  BREVET_TOKEN_FILE
+                   a file with a token for the broker, instead of STS: to try it
+                   under AWS's emulator. On Lambda leave it unset
 
 The function's role must be allowed sts:GetWebIdentityToken, and the account
 enable it: aws iam enable-outbound-web-identity-federation.

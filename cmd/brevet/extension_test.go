@@ -30,14 +30,14 @@ func TestExtensionConfiguration(t *testing.T) {
 		want   string
 	}{
 		"not on Lambda":    {nil, nil, exitConfig, "AWS_LAMBDA_RUNTIME_API is not set"},
-		"ttl":              {[]string{"BREVET_TTL=soon"}, nil, exitUsage, "the ttl must be a duration above 0"},
+		"ttl":              {[]string{"BREVET_TTL=soon"}, nil, exitUsage, "BREVET_TTL: the ttl must be a duration above 0, such as 15m\nbrevet: hint: see brevet help extension"},
 		"port":             {[]string{"BREVET_PORT=http"}, nil, exitUsage, "BREVET_PORT must be a port"},
 		"port 0":           {[]string{"BREVET_PORT=0"}, nil, exitUsage, "BREVET_PORT must be a port"},
 		"max stale":        {[]string{"BREVET_MAX_STALE=0s"}, nil, exitUsage, "BREVET_MAX_STALE must be"},
 		"files":            {[]string{"BREVET_FILES=1"}, nil, exitUsage, "BREVET_FILES must be true or false"},
 		"start without":    {[]string{"BREVET_START_WITHOUT=yes"}, nil, exitUsage, "BREVET_START_WITHOUT must be true or false"},
 		"arguments":        {nil, []string{"a", "b"}, exitUsage, "one argument at most"},
-		"nobody at Lambda": {[]string{"TMPDIR=" + t.TempDir()}, nil, exitUnavailable, "registering the extension"},
+		"nobody at Lambda": {[]string{"BREVET_BROKER=https://broker.example.com", "BREVET_CREDENTIALS=database"}, nil, exitUnavailable, "registering the extension"},
 	} {
 		if name != "not on Lambda" {
 			test.env = append(test.env, "AWS_LAMBDA_RUNTIME_API=127.0.0.1:1")

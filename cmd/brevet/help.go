@@ -6,21 +6,24 @@ import "io"
 func (p *program) help(args []string) (int, error) {
 	page := helpMain
 	if len(args) > 0 {
-		pages := map[string]string{
-			"exec": helpExec, "get": helpGet, "revoke": helpRevoke, "mask": helpMask, "scan": helpScan,
-			"encrypt": helpEncrypt, "decrypt": helpDecrypt,
-			"verify-trust": helpVerifyTrust, "claims": helpClaims, "agent": helpAgent, "helpers": helpHelpers, extensionCommand: helpExtension, "exit-codes": helpExitCodes,
-		}
-		for name := range p.helperCommands() {
-			pages[name] = helpHelpers
-		}
-		var ok bool
-		if page, ok = pages[args[0]]; !ok {
+		if page = p.page(args[0]); page == "" {
 			return exitUsage, usagef("no help on %q", args[0])
 		}
 	}
 	_, err := io.WriteString(p.stdout, page)
 	return statusOf(err), err
+}
+
+// page returns what help says on a topic, or "".
+func (p *program) page(topic string) string {
+	if _, ok := p.helperCommands()[topic]; ok {
+		return helpHelpers
+	}
+	return map[string]string{
+		"exec": helpExec, "get": helpGet, "revoke": helpRevoke, "mask": helpMask, "scan": helpScan,
+		"encrypt": helpEncrypt, "decrypt": helpDecrypt,
+		"verify-trust": helpVerifyTrust, "claims": helpClaims, "agent": helpAgent, "helpers": helpHelpers, extensionCommand: helpExtension, "exit-codes": helpExitCodes,
+	}[topic]
 }
 
 const helpMain = `brevet gets short-lived credentials for a CI job, and gives them back.

@@ -70,10 +70,18 @@ func run(ctx context.Context, args []string, stdin *os.File, stdout, stderr io.W
 	}
 	if err != nil {
 		p.report("error", err.Error())
-		p.report("hint", hint(err))
+		p.report("hint", p.hint(err, args))
 	}
 	runner.Die(p.died)
 	return status
+}
+
+// hint returns what can be done about the error of a command, or "".
+func (p *program) hint(err error, args []string) string {
+	if _, ok := errors.AsType[usageError](err); ok && len(args) > 0 && p.page(args[0]) != "" {
+		return "see brevet help " + args[0]
+	}
+	return hint(err)
 }
 
 // hint returns what can be done about err, or "".

@@ -65,6 +65,9 @@ type dialer struct {
 	next atomic.Pointer[earlyConn]   // nil: none was begun
 }
 
+// caHint says where the name of the CA file is from, in a job and in a function.
+const caHint = "BREVET_CA_FILE, or --ca-file, must name a file with certificates in PEM"
+
 // newDialer reads the CA file; "" is none. base is what each connection has.
 func newDialer(caFile string, base *tls.Config) (*dialer, error) {
 	d := &dialer{all: func() (*tls.Config, error) { return base, nil }}
@@ -73,12 +76,12 @@ func newDialer(caFile string, base *tls.Config) (*dialer, error) {
 	}
 	pem, err := os.ReadFile(caFile)
 	if err != nil {
-		return nil, Failf(Misconfigured, "", "reading the CA file: %w", err)
+		return nil, Failf(Misconfigured, caHint, "reading the CA file: %w", err)
 	}
 	d.file = base.Clone()
 	d.file.RootCAs = x509.NewCertPool()
 	if !d.file.RootCAs.AppendCertsFromPEM(pem) {
-		return nil, Failf(Misconfigured, "", "%s has no certificate in PEM", caFile)
+		return nil, Failf(Misconfigured, caHint, "%s has no certificate in PEM", caFile)
 	}
 	d.all = sync.OnceValues(func() (*tls.Config, error) {
 		roots, err := x509.SystemCertPool()

@@ -37,9 +37,9 @@ const (
 // Platforms returns what Options.Platform may be.
 func Platforms() []string { return []string{AWS, Google, Azure, Kubernetes, Vercel, Fly, File} }
 
-// tokenFile is the variable with the name of a file that has the token: for
-// platforms that are not known here.
-const tokenFile = "BREVET_TOKEN_FILE"
+// TokenFileVariable has the name of a file with the token: for platforms that are
+// not known here.
+const TokenFileVariable = "BREVET_TOKEN_FILE"
 
 // find returns where the token comes from. It looks at the environment only, and
 // asks nobody: a cold start has no time for a server that is not there.
@@ -87,13 +87,13 @@ func (o Options) detect() string {
 		return Google
 	case has(identityEndpoint, imdsHost, "WEBSITE_INSTANCE_ID", "CONTAINER_APP_NAME"):
 		return Azure
-	case has("KUBERNETES_SERVICE_HOST") && (err == nil || !has(tokenFile)):
+	case has("KUBERNETES_SERVICE_HOST") && (err == nil || !has(TokenFileVariable)):
 		return Kubernetes
 	case has("VERCEL"):
 		return Vercel
 	case has("FLY_MACHINE_ID"):
 		return Fly
-	case has(tokenFile):
+	case has(TokenFileVariable):
 		return File
 	}
 	return ""
@@ -118,7 +118,7 @@ func (o Options) on(platform string) (Source, error) {
 	case Fly:
 		return fly{platformClient(o.host.flySocket), o.host.flySocket}, nil
 	case File:
-		return fileSource{tokenFile, o.host.getenv(tokenFile), "whoever runs the function must write the platform's OIDC token there, and write it anew before it expires"}, nil
+		return TokenFile(o.host.getenv(TokenFileVariable)), nil
 	case "":
 		return nil, exchange.Failf(exchange.Misconfigured, strings.Join([]string{
 			"AWS: " + AWSHint, "Google Cloud: " + googleHint, "Azure: " + azureHint, "Kubernetes: " + kubernetesHint, "Vercel: " + vercelHint,
@@ -152,6 +152,11 @@ func looksLikeJWT(token string) bool {
 // A fileSource reads a file that somebody keeps fresh.
 type fileSource struct{ what, path, hint string }
 
+// TokenFile returns the Source that reads the file which [TokenFileVariable] names.
+func TokenFile(path string) Source {
+	return fileSource{TokenFileVariable, path, "whoever runs the function must write the platform's OIDC token there, and write it anew before it expires"}
+}
+
 func (s fileSource) Token(context.Context, string) (Secret, error) {
 	if info, err := os.Stat(s.path); err == nil && !info.Mode().IsRegular() { // a pipe would be waited for
 		return Secret{}, exchange.Failf(exchange.Misconfigured, s.hint, "reading %s: it is not a file", s.what)
@@ -164,6 +169,9 @@ func (s fileSource) Token(context.Context, string) (Secret, error) {
 	token, err := io.ReadAll(io.LimitReader(f, api.MaxSubjectToken+2)) // a new line may follow
 	if err != nil {
 		return Secret{}, exchange.Failf(exchange.Misconfigured, s.hint, "reading %s: %w", s.what, err)
+	}
+	if !looksLikeJWT(strings.TrimSpace(string(token))) {
+		return Secret{}, exchange.Failf(exchange.Misconfigured, s.hint, "what %s has is not a JWT", s.what)
 	}
 	return api.NewSecret(string(token)), nil
 }

@@ -110,7 +110,7 @@ func authorized(ctx context.Context, o Options, env Env) (*Client, api.Secret, e
 // CheckNames refuses names of credentials that cannot be asked for in one exchange.
 func CheckNames(credentials []string) error {
 	if err := exchange.CheckNames(credentials); err != nil {
-		return failf(Misconfigured, "brevet exec --credential NAME[,NAME], brevet get NAME[,NAME], or set BREVET_CREDENTIALS", "%w", err)
+		return failf(Misconfigured, "brevet exec --credential NAME[,NAME], brevet agent likewise, brevet get NAME[,NAME], or set BREVET_CREDENTIALS", "%w", err)
 	}
 	return nil
 }

@@ -23,7 +23,7 @@ func testScripts(t *testing.T) {
 	before := filepath.Join(t.TempDir(), "before_script")
 	write(t, before, installScript(t))
 	scripts := []string{before}
-	for _, pattern := range []string{"plugins/buildkite/brevet/hooks/*", "examples/*/*.sh"} {
+	for _, pattern := range []string{"plugins/buildkite/brevet/hooks/*", "examples/*/*.sh", "examples/functions/lambda-shell/*"} {
 		found, err := filepath.Glob(filepath.Join(root(t), pattern))
 		if err != nil || len(found) == 0 {
 			t.Fatalf("there is no %s: %v", pattern, err)

@@ -4,8 +4,9 @@
 //	```console        commands after "$ ", each with the output it must print
 //	```yaml FILE      a file that the commands of the same document find
 //	```json FILE      likewise
-//	```yaml examples/… or plugins/… or actions/…
-//	                  a part of that file of this repository, which other tests run
+//	```yaml examples/… or plugins/… or actions/…, in any language
+//	                  a part of that file of this repository, which other tests run,
+//	                  and which the commands of the document find by that name
 //	```mermaid        a picture
 //	```text           something that is neither typed nor parsed
 //
@@ -148,6 +149,14 @@ func (s *shell) quoted(place, name, text string) {
 	}
 	if !strings.Contains("\n"+string(data), "\n"+text) {
 		s.t.Errorf("%s: this is not a part of %s any more", place, name)
+	}
+	s.write(name, string(data))
+	info, err := os.Stat(filepath.Join(root, name))
+	if err == nil {
+		err = os.Chmod(filepath.Join(s.dir, name), info.Mode().Perm())
+	}
+	if err != nil {
+		s.t.Fatal(err)
 	}
 }
 

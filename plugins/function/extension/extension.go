@@ -136,10 +136,8 @@ func (o Options) events() []string {
 
 // prepare does all that the function may find when its own code starts.
 func (e *extension) prepare() (err error) {
-	for _, name := range e.Credentials {
-		if e.Files && !isFileName(name) {
-			return exchange.Failf(exchange.Misconfigured, "", "the credential %s cannot be the name of a folder", exchange.Printable(name))
-		}
+	if err := e.check(); err != nil {
+		return err
 	}
 	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(e.Port))
 	if e.web, err = net.Listen("tcp", address); err != nil { // before the folder: it may be that of who listens
@@ -156,6 +154,22 @@ func (e *extension) prepare() (err error) {
 	return nil
 }
 
+// check names the variable that cannot be right: who sees its error has set variables.
+func (o Options) check() error {
+	if err := exchange.CheckBroker(o.Broker); err != nil {
+		return exchange.Failf(exchange.Misconfigured, "set it, for the function, to the url in the broker's configuration, byte for byte, without a slash at its end", "BREVET_BROKER: %w", err)
+	}
+	if err := exchange.CheckNames(o.Credentials); err != nil {
+		return exchange.Failf(exchange.Misconfigured, "set it, for the function, to the names of credentials in the broker's configuration, separated by commas", "BREVET_CREDENTIALS: %w", err)
+	}
+	for _, name := range o.Credentials {
+		if o.Files && !isFileName(name) {
+			return exchange.Failf(exchange.Misconfigured, "", "BREVET_CREDENTIALS: %s cannot be the name of a folder", exchange.Printable(name))
+		}
+	}
+	return nil
+}
+
 // open lets requests have what there is: set or failed.
 func (e *extension) open() { e.opening.Do(func() { close(e.started) }) }
 
@@ -168,7 +182,7 @@ func (e *extension) start(ctx context.Context) error {
 			e.open()
 		}
 	}()
-	source, err := newIdentity(e.Getenv, e.Port)
+	source, err := e.source()
 	if err != nil {
 		e.failed = err
 		return err
@@ -185,6 +199,15 @@ func (e *extension) start(ctx context.Context) error {
 		e.running.Go(e.keepFiles)
 	}
 	return nil
+}
+
+// source is STS, or where there is none, as under AWS's emulator, the file that the
+// function's environment names.
+func (e *extension) source() (function.Source, error) {
+	if path := e.Getenv(function.TokenFileVariable); path != "" {
+		return function.TokenFile(path), nil
+	}
+	return newIdentity(e.Getenv, e.Port)
 }
 
 // follow does what is due at each event, until the last.

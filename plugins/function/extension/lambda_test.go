@@ -103,6 +103,7 @@ func (j *journal) String() string {
 type world struct {
 	*testing.T
 	broker *cloud.Broker
+	issuer *lab.Lab
 	sts    *sts.Server
 	role   lambda.Session
 	minted *string // the last token of the account
@@ -120,7 +121,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { issuer.Close() })
-	w := &world{T: t, minted: new(string)}
+	w := &world{T: t, issuer: issuer, minted: new(string)}
 	w.broker = cloud.StartBroker(t, cloud.Issuer{Preset: "aws", URL: issuer.URL, Match: `{aws_account: "111122223333", sub: "` + lambdaRole + `"}`})
 	w.account([]string{lambdaRole}, func(wish sts.TokenWish) (string, error) {
 		token, err := issuer.Mint(wish.Audience[0], nil)
@@ -445,10 +446,12 @@ func TestInitFails(t *testing.T) {
 		"broker down":       {[]string{"BREVET_BROKER", "http://" + servers.FreeAddr(t)}, "Extension.Unavailable", []string{"connection refused", "hint: check that the URL is right"}},
 		"denied":            {[]string{"BREVET_CREDENTIALS", "other"}, "Extension.Denied", []string{"the broker refused", "hint: the whole reason is in the broker's audit log"}},
 		"a large answer":    {[]string{"BREVET_BROKER", large.URL}, "Extension.Protocol", []string{"an answer over 1024 KiB"}},
-		"another CA":        {[]string{"BREVET_CA_FILE", "/nowhere"}, "Extension.Misconfigured", []string{"reading the CA file"}},
-		"no broker":         {[]string{"BREVET_BROKER", ""}, "Extension.Misconfigured", []string{"the broker's URL"}},
-		"no credential":     {[]string{"BREVET_CREDENTIALS", ""}, "Extension.Misconfigured", []string{"no credential asked for"}},
+		"another CA":        {[]string{"BREVET_CA_FILE", "/nowhere"}, "Extension.Misconfigured", []string{"reading the CA file", "hint: BREVET_CA_FILE"}},
+		"no broker":         {[]string{"BREVET_BROKER", ""}, "Extension.Misconfigured", []string{"BREVET_BROKER: the broker's URL", "hint: set it, for the function, to the url"}},
+		"no credential":     {[]string{"BREVET_CREDENTIALS", ""}, "Extension.Misconfigured", []string{"BREVET_CREDENTIALS: no credential asked for", "hint: set it"}},
 		"a name for a path": {[]string{"BREVET_CREDENTIALS", "../x", "BREVET_FILES", "true"}, "Extension.Misconfigured", []string{"cannot be the name of a folder"}},
+		"no token file":     {[]string{"BREVET_TOKEN_FILE", "/nowhere"}, "Extension.Misconfigured", []string{"reading BREVET_TOKEN_FILE", "no such file", "hint: whoever runs"}},
+		"no token in it":    {[]string{"BREVET_TOKEN_FILE", "/etc/passwd"}, "Extension.Misconfigured", []string{"what BREVET_TOKEN_FILE has is not a JWT"}},
 		"a wrong wish":      {[]string{"BREVET_FILES", "yes"}, "", []string{"BREVET_FILES must be true or false"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -484,6 +487,31 @@ func TestNoPermission(t *testing.T) {
 	w := newWorld(t)
 	w.account(nil, nil)
 	w.fails(w.sandbox(), "Extension.Misconfigured", "STS refused (AccessDenied)", "hint: allow the function's role sts:GetWebIdentityToken")
+}
+
+// TestTokenFile: where there is no STS the token comes from a file.
+func TestTokenFile(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.account(nil, nil)
+	token, err := w.issuer.Mint(w.broker.URL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte(token+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := w.sandbox("BREVET_TOKEN_FILE", file)
+	c := s.credential("database")
+	if got := w.state(c.LeaseID); got != "active" {
+		t.Errorf("the lease is %s", got)
+	}
+	s.Shutdown()
+	if got := w.state(c.LeaseID); got != "revoked" {
+		t.Errorf("after the shutdown the lease is %s", got)
+	}
+	w.quiet(s, token, c.Values["token"])
 }
 
 // TestStartWithout: the function starts although STS cannot be reached, and has

@@ -51,7 +51,7 @@ func run(ctx context.Context) error {
 			return errors.Join(err, d.sandbox.Close())
 		}
 	}
-	say("Done. Read on in docs/functions.md; the function is examples/functions/lambda-go")
+	say("Done. Read on in docs/functions.md; the code: examples/functions/lambda-go")
 	return d.sandbox.Close()
 }
 
@@ -101,12 +101,12 @@ func (d *demo) order(ctx context.Context) (*lambda.Answer, string, error) {
 		return nil, "", fmt.Errorf("calling the function: %w\n%s", err, d.log.text())
 	}
 	lease := strings.Trim(string(answer.Payload), `"`)
-	indent(fmt.Sprintf("the queue took the order under %s, after %s\n", lease, answer.Duration.Round(10*time.Microsecond)))
+	indent(fmt.Sprintf("order taken under %s, after %s\n", lease, answer.Duration.Round(10*time.Microsecond)))
 	return answer, lease, nil
 }
 
 func (d *demo) coldStart(ctx context.Context) error {
-	say("Cold start: the function shows the broker the identity that AWS gives it, while it starts")
+	say("Cold start: while it starts, the function shows the broker its AWS identity")
 	answer, lease, err := d.order(ctx)
 	if err != nil {
 		return err
@@ -129,14 +129,14 @@ func (d *demo) warmCall(ctx context.Context) error {
 }
 
 func (d *demo) thaw(ctx context.Context) error {
-	say("Frozen, as Lambda freezes a sandbox that nobody calls, until the token is over")
+	say("Frozen, as Lambda does with a sandbox that nobody calls: the token ends")
 	if err := wait(ctx, ttl+time.Second); err != nil {
 		return err
 	}
 	if err := d.leases("active", 0); err != nil {
 		return err
 	}
-	say("Thawed by the next call: it notices by the clock, and never uses what is over")
+	say("Thawed by the next call: it sees by the clock that it needs another token")
 	answer, lease, err := d.order(ctx)
 	switch {
 	case err != nil:
