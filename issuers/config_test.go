@@ -69,6 +69,12 @@ func TestResolveKeepsDefaults(t *testing.T) {
 	if _, err := issuers.New([]issuers.Config{c}); err != nil {
 		t.Errorf("New with the preset's url: %v", err)
 	}
+	declared := map[string]presets.Claim{"sub": {Type: presets.String, Kind: presets.Mutable}}
+	c = issuers.Config{Name: "x", Preset: "generic", URL: "https://x.example.com", Audience: audience, Claims: declared}
+	p, err = c.Resolve()
+	if err != nil || len(p.Algorithms) != 1 || p.Algorithms[0] != "RS256" || p.Replay != presets.Once || len(p.Risks) > 0 {
+		t.Errorf("Resolve = %+v, %v, want RS256, once and no risks", p, err)
+	}
 }
 
 func TestValidate(t *testing.T) {
@@ -94,6 +100,7 @@ func TestValidate(t *testing.T) {
 		{func(c *issuers.Config) { c.Name = "" }, "name: missing"},
 		{func(c *issuers.Config) { c.Audience = "" }, "audience: missing"},
 		{func(c *issuers.Config) { c.Preset = "GitHub" }, "preset: unknown; use "},
+		{func(c *issuers.Config) { c.Preset, c.URL = "GitHub", "https://github.example.com" }, "preset: unknown; use "},
 		{func(c *issuers.Config) { c.MaxAge = -time.Second }, "max_age: "},
 		{func(c *issuers.Config) { c.MaxAge = 8 * 24 * time.Hour }, "max_age: "},
 		{func(c *issuers.Config) { c.MaxAge = 7 * 24 * time.Hour }, ""},
@@ -173,6 +180,15 @@ func TestValidate(t *testing.T) {
 		{generic(func(c *issuers.Config) { c.Claims["x"] = presets.Claim{Kind: presets.Mutable} }), `claims: type of "x"`},
 		{generic(func(c *issuers.Config) { c.Claims["x"] = presets.Claim{Type: presets.Int} }), `claims: kind of "x"`},
 		{generic(func(c *issuers.Config) { c.Claims["aud"] = c.Claims["sub"] }), `claims: "aud" is checked by the broker`},
+		{generic(func(c *issuers.Config) {
+			c.Claims[""] = presets.Claim{Type: presets.Int, Kind: presets.Mutable, Path: []string{"a"}}
+		}), `claims: "" is checked by the broker`},
+		{generic(func(c *issuers.Config) {
+			c.Claims["x"] = presets.Claim{Type: presets.Int, Kind: presets.Mutable, Path: strings.Split("abcdefgh", "")}
+		}), ""},
+		{generic(func(c *issuers.Config) {
+			c.Claims["x"] = presets.Claim{Type: presets.Int, Kind: presets.Mutable, Path: strings.Split("abcdefghi", "")}
+		}), `claims: path of "x"`},
 		{generic(func(c *issuers.Config) { c.Replay = "twice" }), "replay: "},
 		{generic(func(c *issuers.Config) { c.Algorithms = []string{"none"} }), "algorithms: "},
 		{generic(func(c *issuers.Config) { c.Algorithms = []string{"HS256"} }), "algorithms: "},

@@ -2,6 +2,7 @@ package policies_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -192,6 +193,26 @@ func TestReplay(t *testing.T) {
 	}
 	if r.Tokens != 5 || r.Unknown != 2 || r.Gains() != 2 {
 		t.Errorf("%d tokens, %d unknown, %d gains; want 5, 2, 2", r.Tokens, r.Unknown, r.Gains())
+	}
+}
+
+// A credential that the new configuration does not have is lost, too.
+func TestReplayOfRemovedCredential(t *testing.T) {
+	after := options()
+	delete(after.Credentials, "other")
+	b, err := policies.Load(write(t, document("read", shop, "{credential: read, ttl: 1m}", "")), after)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := policies.NewReplay(mustLoad(t, shopPolicy), b)
+	claims := github(nil).Claims
+	for _, name := range []string{"attempt", "groups"} { // a recorded token's have other types
+		delete(claims, name)
+	}
+	claims["attempt"] = json.Number("1")
+	r.Add("github", claims)
+	if list := r.Outcomes(); len(list) != 2 || list[0].Kind != policies.Gained || list[1].Kind != policies.Lost || list[1].Credential != "other" {
+		t.Errorf("Outcomes = %+v, want read gained and other lost", list)
 	}
 }
 
