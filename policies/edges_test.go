@@ -118,3 +118,14 @@ func TestNearMissesAreFew(t *testing.T) {
 		t.Errorf("Decide with five near misses = %v, want three and …", err)
 	}
 }
+
+// Of an issuer that is not there nobody can say what its tokens have: that it is
+// not is the one problem.
+func TestNeedsOfNoIssuer(t *testing.T) {
+	o := options()
+	o.Credentials["other"] = policies.Credential{Needs: []policies.Need{{Field: "subject", Placeholder: "project_id"}}}
+	_, err := policies.Load(write(t, strings.Replace(shopPolicy, "issuer: github", "issuer: githup", 1)), o)
+	if err == nil || !strings.HasSuffix(err.Error(), `issuer "githup" is not configured; did you mean "github"?`) {
+		t.Errorf("Load = %v, want the issuer alone", err)
+	}
+}

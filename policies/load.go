@@ -45,9 +45,10 @@ const testSuffix = "_test"
 // folders). A file whose name ends in _test.yaml holds tests only.
 //
 // It is all or nothing. The error is a [strictyaml.Problems] with everything
-// that is wrong with any file, or the first 200, with how many more there are. A folder without policies is an error too: it is
-// the wrong path or a volume that is not mounted, and on a reload it would
-// silently take every grant away.
+// that is wrong with any file, or the first 200 problems and how many more there
+// are. A folder without policies is an error too: it is the wrong path or a
+// volume that is not mounted, and on a reload it would silently take every grant
+// away.
 func Load(dir string, o Options) (*Set, error) { return LoadFS(disk(dir), dir, o) }
 
 // LoadFS is [Load] for a folder that is not on the disk; dir is its name in
