@@ -1,9 +1,11 @@
 package policies_test
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/brevet-dev/brevet/issuers/presets"
 	"github.com/brevet-dev/brevet/policies"
@@ -128,4 +130,31 @@ func TestNeedsOfNoIssuer(t *testing.T) {
 	if err == nil || !strings.HasSuffix(err.Error(), `issuer "githup" is not configured; did you mean "github"?`) {
 		t.Errorf("Load = %v, want the issuer alone", err)
 	}
+}
+
+// The name of a tenant's folder is one of a tenant.
+func TestTenantNames(t *testing.T) {
+	for name, want := range map[string]string{
+		strings.Repeat("t", 64): "", strings.Repeat("t", 65): "whose name may hold at most 64 of", "Team": "is a tenant", "a b": "is a tenant",
+	} {
+		_, err := folder(t, map[string][]string{name + "/a.yaml": {shopPolicy}})
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("Load with the folder %s = %v, want %q", name, err, want)
+		}
+	}
+}
+
+// All files together have a limit, which is told of once.
+func TestHugeFolder(t *testing.T) {
+	files := fstest.MapFS{}
+	large := &fstest.MapFile{Data: bytes.Repeat([]byte("#\n"), 64<<10)}
+	for i := range 1026 {
+		files[fmt.Sprintf("p%04d.yaml", i)] = large
+	}
+	bounds(t, func() {
+		_, err := policies.LoadFS(files, "huge", options())
+		if err == nil || strings.Count(err.Error(), "huge: the folder holds more than 128 MiB of documents") != 1 {
+			t.Errorf("Load = %.300v, want the limit once", err)
+		}
+	})
 }

@@ -59,7 +59,9 @@ func LoadFS(fsys fs.FS, dir string, o Options) (*Set, error) {
 		conditions: map[string]*when{}, fixtures: map[string]map[string]any{}, examples: map[string]map[string]any{},
 	}
 	for _, name := range l.find() {
-		l.read(name)
+		if l.read(name); l.size > maxFolder {
+			return nil, l.shown() // to say what else is wrong could take minutes
+		}
 	}
 	s := &Set{issuers: o.Issuers, credentials: o.Credentials, digest: digest([]byte(l.sums.String()))}
 	s.defaults = l.compileDefaults()
@@ -203,9 +205,7 @@ func (l *loader) read(name string) {
 		return
 	}
 	if l.size += len(data); l.size > maxFolder {
-		if l.size-len(data) <= maxFolder {
-			l.report(".", "the folder holds more than %d MiB of documents", maxFolder>>20)
-		}
+		l.report(".", "the folder holds more than %d MiB of documents", maxFolder>>20)
 		return
 	}
 	f := file{filepath.Join(l.dir, name), path.Dir(name), digest(data), data}
