@@ -72,11 +72,7 @@ func (c *config) validatePolicies(p *place) {
 // checkout returns the checkout that holds the policies.
 func (c *config) checkout() *gitdir.Checkout {
 	git := c.Policies.Git
-	checkout := &gitdir.Checkout{Dir: c.path(git.Dir), AllowedSigners: c.path(git.AllowedSigners)}
-	if git.DescendsFrom != "" {
-		checkout.After = []string{git.DescendsFrom}
-	}
-	return checkout
+	return &gitdir.Checkout{Dir: c.path(git.Dir), AllowedSigners: c.path(git.AllowedSigners), After: git.DescendsFrom}
 }
 
 // loadPolicies reads the policies as a start of the server does.
@@ -96,7 +92,7 @@ func (c *config) loadPoliciesAfter(ctx context.Context, inForce string) (*polici
 	}
 	checkout := c.checkout()
 	if inForce != "" {
-		checkout.After = append(checkout.After, inForce)
+		checkout.After = inForce // which descends from descends_from
 	}
 	commit, err := checkout.Signed(ctx, c.Policies.Dir)
 	if err != nil {

@@ -54,10 +54,10 @@ type Checkout struct {
 	// must not list new keys.
 	AllowedSigners string
 
-	// After lists ids of commits, each of which the one that is read must be or
-	// descend from: else whoever can write here, and has no key, could choose any
-	// commit that a listed key ever signed. None: any such commit will do.
-	After []string
+	// After is the id of a commit which the one that is read must be or descend
+	// from: else whoever can write here, and has no key, could choose any commit
+	// that a listed key ever signed. "": any such commit will do.
+	After string
 }
 
 // A Commit is a folder as a commit has it.

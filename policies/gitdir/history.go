@@ -10,15 +10,11 @@ import (
 // maxHistory bounds how many commits are looked at. One takes 50 µs.
 const maxHistory = 100_000
 
-// follows checks that the commit id is each one of c.After, or descends from it.
-// It reads the commits themselves: what git keeps to be quicker, such as grafts
-// and commit graphs, whoever can write to the checkout can write as they like.
+// follows checks that the commit id is c.After or descends from it. It reads the
+// commits themselves: what git keeps to be quicker, such as grafts and commit
+// graphs, whoever can write to the checkout can write as they like.
 func (c *Checkout) follows(ctx context.Context, id string) error {
-	h := history{seen: map[string]bool{id: true}, wanted: map[string]bool{}}
-	for _, before := range c.After {
-		h.wanted[before] = true
-	}
-	if delete(h.wanted, id); len(h.wanted) == 0 {
+	if c.After == "" || c.After == id {
 		return nil
 	}
 	objects, err := c.open(ctx)
@@ -26,40 +22,39 @@ func (c *Checkout) follows(ctx context.Context, id string) error {
 		return err
 	}
 	defer objects.close()
-	return h.search(objects, id)
+	found, err := objects.descends(id, c.After)
+	switch {
+	case err != nil:
+		return fmt.Errorf("looking for %.12s among what it descends from: %w; a shallow clone is not enough", c.After, err)
+	case !found:
+		return fmt.Errorf("%w %.12s; commit on top of that, as git revert does", ErrRolledBack, c.After)
+	}
+	return nil
 }
 
-// A history is a search among the commits before one.
-type history struct {
-	seen   map[string]bool
-	wanted map[string]bool // commits that were not found yet
-}
-
-// search goes back from id, the nearest commits first, until all that is wanted
-// is found.
-func (h *history) search(objects *objectReader, id string) error {
+// descends goes back from the commit id, the nearest commits first, until it
+// comes to ancestor.
+func (r *objectReader) descends(id, ancestor string) (bool, error) {
+	seen := map[string]bool{id: true}
 	for queue := []string{id}; len(queue) > 0; queue = queue[1:] {
-		data, err := objects.object(queue[0], "commit")
+		commit, err := r.object(queue[0], "commit")
 		if err != nil {
-			return fmt.Errorf("looking for what it descends from: %w; a shallow clone is not enough", err)
+			return false, err
 		}
-		for _, parent := range parents(data) {
-			if delete(h.wanted, parent); len(h.wanted) == 0 {
-				return nil
+		for _, parent := range parents(commit) {
+			if parent == ancestor {
+				return true, nil
 			}
-			if !h.seen[parent] {
-				h.seen[parent] = true
+			if !seen[parent] {
+				seen[parent] = true
 				queue = append(queue, parent)
 			}
 		}
-		if len(h.seen) > maxHistory {
-			return fmt.Errorf("looking for what it descends from: more than %d commits", maxHistory)
+		if len(seen) > maxHistory {
+			return false, fmt.Errorf("there are more than %d commits", maxHistory)
 		}
 	}
-	for before := range h.wanted {
-		return fmt.Errorf("%w %.12s; commit on top of that, as git revert does", ErrRolledBack, before)
-	}
-	return nil
+	return false, nil
 }
 
 // parents returns the ids in a commit object, which begins with its tree.
