@@ -18,6 +18,7 @@ func TestEdgesOfDocuments(t *testing.T) {
 		return document("p", `{repository_id: "456", event_name: push, environment: x, `+entry+`}`, ttl, "")
 	}
 	glob := func(pattern string) string { return with(fmt.Sprintf("ref: {glob: %q}", pattern)) }
+	grant := func(text string) string { return document("p", shop, "{credential: "+text+"}", "") }
 	reason := func(n int) string {
 		return document("p", acme, ttl, "unsafe: {reason: "+strings.Repeat("x", n)+"}")
 	}
@@ -36,6 +37,12 @@ func TestEdgesOfDocuments(t *testing.T) {
 		{with(`repository_owner_id: {glob: "4*"}`), "a glob is for names and refs, and repository_owner_id is none"},
 		{with(`ref: ^refs/heads/main`), "looks like a regular expression"},
 		{with(`ref: refs/heads/main$`), "looks like a regular expression"},
+		{grant("other, ttl: 2m, dead_man: 45500ms"), "dead_man must be whole seconds"},
+		{grant("artifacts, ttl: 1m, allow: [unwrap], max_uses: 1, max_age: 1h"), ""},
+		{grant("artifacts, ttl: 1m, allow: [rewrap], max_age: 1h"), ""},
+		{grant("artifacts, ttl: 1m, allow: [generate], max_age: 1h"), "allow names neither"},
+		{grant("artifacts, ttl: 1m, allow: [rewrap], max_uses: 1"), "max_uses counts how often a key is unwrapped"},
+		{document("p", shop, ttl, "tests:\n- {name: x, fixture: none, with: {ref: x}, deny: [other]}"), `has no fixture "none"`},
 	} {
 		_, err := policies.Load(write(t, tt.doc), options())
 		switch {
@@ -123,12 +130,18 @@ func TestNearMissesAreFew(t *testing.T) {
 
 // Of an issuer that is not there nobody can say what its tokens have: that it is
 // not is the one problem.
-func TestNeedsOfNoIssuer(t *testing.T) {
+func TestUnknownIssuer(t *testing.T) {
 	o := options()
 	o.Credentials["other"] = policies.Credential{Needs: []policies.Need{{Field: "subject", Placeholder: "project_id"}}}
-	_, err := policies.Load(write(t, strings.Replace(shopPolicy, "issuer: github", "issuer: githup", 1)), o)
-	if err == nil || !strings.HasSuffix(err.Error(), `issuer "githup" is not configured; did you mean "github"?`) {
-		t.Errorf("Load = %v, want the issuer alone", err)
+	for _, doc := range []string{
+		document("p", shop, "{credential: other, ttl: 1m, scope: run}", ""),
+		"defaults: d\nissuer: github\nmatch: {event_name: push}\n---\n" + shopPolicy,
+		"guardrails: g\nissuer: github\nrequire: {event_name: push}\n---\n" + shopPolicy,
+	} {
+		_, err := policies.Load(write(t, strings.Replace(doc, "issuer: github", "issuer: githup", 1)), o)
+		if err == nil || strings.Contains(err.Error(), "\n") || !strings.HasSuffix(err.Error(), `issuer "githup" is not configured; did you mean "github"?`) {
+			t.Errorf("Load = %v, want the issuer alone, of:\n%s", err, doc)
+		}
 	}
 }
 
