@@ -324,3 +324,22 @@ func toJSON(t *testing.T, v any) []byte {
 	}
 	return b.Bytes()
 }
+
+// A problem is one line, whatever is in it.
+func TestProblemIsOneLine(t *testing.T) {
+	p := strictyaml.Problem{File: "f", Line: 1, Column: 2, Message: "a\nb\u202ec"}
+	if got, want := p.String(), "f:1:2: a b c"; got != want {
+		t.Errorf("String = %q, want %q", got, want)
+	}
+}
+
+// A place with a problem gets no second one; other places do.
+func TestProblemsAnd(t *testing.T) {
+	at := func(line, column int, message string) strictyaml.Problem {
+		return strictyaml.Problem{File: "f", Line: line, Column: column, Message: message}
+	}
+	got := strictyaml.Problems{at(1, 1, "a")}.And(strictyaml.Problems{at(1, 1, "b"), at(1, 2, "c"), at(2, 1, "d")})
+	if want := (strictyaml.Problems{at(1, 1, "a"), at(1, 2, "c"), at(2, 1, "d")}); !reflect.DeepEqual(got, want) {
+		t.Errorf("And = %v, want %v", got, want)
+	}
+}
