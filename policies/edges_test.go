@@ -37,6 +37,8 @@ func TestEdgesOfDocuments(t *testing.T) {
 		{with(`repository_owner_id: {glob: "4*"}`), "a glob is for names and refs, and repository_owner_id is none"},
 		{with(`ref: ^refs/heads/main`), "looks like a regular expression"},
 		{with(`ref: refs/heads/main$`), "looks like a regular expression"},
+		{grant("other, ttl: 1m, limits: {live: 1000, per_minute: 10000}"), ""},
+		{grant("other, ttl: 1m, limits: {live: 1001}"), "live must be 1 to 1000"},
 		{grant("other, ttl: 2m, dead_man: 45500ms"), "dead_man must be whole seconds"},
 		{grant("artifacts, ttl: 1m, allow: [unwrap], max_uses: 1, max_age: 1h"), ""},
 		{grant("artifacts, ttl: 1m, allow: [rewrap], max_age: 1h"), ""},
