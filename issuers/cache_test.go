@@ -60,6 +60,14 @@ func TestCache(t *testing.T) {
 	}
 }
 
+// nbf is optional, and a token without it is remembered as others are.
+func TestCacheWithoutNotBefore(t *testing.T) {
+	p, set := newCaching(t)
+	raw := p.mint(t, map[string]any{"nbf": nil})
+	check(t, set, raw, "")
+	expectHits(t, set, 1, func() { check(t, set, raw, "") })
+}
+
 // A token that differs in any byte is another.
 func TestCacheIsOfWholeTokens(t *testing.T) {
 	p, set := newCaching(t)

@@ -69,6 +69,12 @@ func TestResolveKeepsDefaults(t *testing.T) {
 	if _, err := issuers.New([]issuers.Config{c}); err != nil {
 		t.Errorf("New with the preset's url: %v", err)
 	}
+	declared := map[string]presets.Claim{"sub": {Type: presets.String, Kind: presets.Mutable}}
+	c = issuers.Config{Name: "x", Preset: "generic", URL: "https://x.example.com", Audience: audience, Claims: declared}
+	p, err = c.Resolve()
+	if err != nil || len(p.Algorithms) != 1 || p.Algorithms[0] != "RS256" || p.Replay != presets.Once || len(p.Risks) > 0 {
+		t.Errorf("Resolve = %+v, %v, want RS256, once and no risks", p, err)
+	}
 }
 
 func TestValidate(t *testing.T) {
@@ -94,8 +100,10 @@ func TestValidate(t *testing.T) {
 		{func(c *issuers.Config) { c.Name = "" }, "name: missing"},
 		{func(c *issuers.Config) { c.Audience = "" }, "audience: missing"},
 		{func(c *issuers.Config) { c.Preset = "GitHub" }, "preset: unknown; use "},
+		{func(c *issuers.Config) { c.Preset, c.URL = "GitHub", "https://github.example.com" }, "preset: unknown; use "},
 		{func(c *issuers.Config) { c.MaxAge = -time.Second }, "max_age: "},
 		{func(c *issuers.Config) { c.MaxAge = 8 * 24 * time.Hour }, "max_age: "},
+		{func(c *issuers.Config) { c.MaxAge = 7 * 24 * time.Hour }, ""},
 		{func(c *issuers.Config) { c.Skew = -time.Second }, "skew: "},
 		{func(c *issuers.Config) { c.Skew = 121 * time.Second }, "skew: "},
 		{func(c *issuers.Config) { c.Skew = 120 * time.Second }, ""},
@@ -106,6 +114,7 @@ func TestValidate(t *testing.T) {
 		{func(c *issuers.Config) { c.ExtraAudiences = []string{""} }, "extra_audiences: "},
 		{func(c *issuers.Config) { c.ExtraAudiences = []string{audience} }, "extra_audiences: "},
 		{func(c *issuers.Config) { c.ExtraAudiences = strings.Split("abcdefghijk", "") }, "extra_audiences: "},
+		{func(c *issuers.Config) { c.ExtraAudiences = strings.Split("abcdefghij", "") }, ""},
 		{url("https://github.example.com/_services/token"), ""},
 		{url("github.com"), "url: must be an absolute URL"},
 		{url("https://user@github.example.com"), "url: must be an absolute URL"},
@@ -136,12 +145,17 @@ func TestValidate(t *testing.T) {
 		{func(c *issuers.Config) { c.Proxy = "http://u:p@proxy.example.com" }, "proxy: must be"},
 		{func(c *issuers.Config) { c.Proxy = "http://proxy.example.com/" }, "proxy: must be"},
 		{func(c *issuers.Config) { c.Proxy = "http://" }, "proxy: must be"},
+		{func(c *issuers.Config) { c.Proxy = "http://proxy.example.com?x" }, "proxy: must be"},
+		{func(c *issuers.Config) { c.Proxy = "http://proxy.example.com?" }, "proxy: must be"},
+		{func(c *issuers.Config) { c.Proxy = "http://proxy.example.com#" }, "proxy: must be"},
 		{func(c *issuers.Config) {
 			c.URL, c.InsecureHTTP, c.Proxy = "http://127.0.0.1:9000", true, "http://127.0.0.1"
 		}, "proxy: means nothing"},
 		{func(c *issuers.Config) { c.StaleKeys = new(time.Duration) }, "stale_keys: must be between"},
 		{func(c *issuers.Config) { c.StaleKeys = new(25 * time.Hour) }, "stale_keys: must be between"},
 		{func(c *issuers.Config) { c.StaleKeys = new(time.Minute) }, ""},
+		{func(c *issuers.Config) { c.StaleKeys = new(24 * time.Hour) }, ""},
+		{func(c *issuers.Config) { c.JWKSFile, c.Preset = keyFile, "GitHub" }, "preset: unknown; use "},
 		{func(c *issuers.Config) { c.JWKSFile = notPEM + "x" }, "jwks_file: reading the keys"},
 		{func(c *issuers.Config) { c.JWKSFile = notPEM }, "jwks_file: reading the JWK Set"},
 		{func(c *issuers.Config) { c.JWKSFile = filepath.Dir(notPEM) }, "jwks_file: not a file"},
@@ -153,6 +167,7 @@ func TestValidate(t *testing.T) {
 		{func(c *issuers.Config) { c.AllowedJWKSHosts = []string{"https://keys.example.com"} }, "allowed_jwks_hosts: "},
 		{func(c *issuers.Config) { c.AllowedJWKSHosts = []string{"Keys.example.com"} }, "allowed_jwks_hosts: "},
 		{func(c *issuers.Config) { c.AllowedJWKSHosts = []string{""} }, "allowed_jwks_hosts: "},
+		{func(c *issuers.Config) { c.AllowedJWKSHosts = []string{"keys.example.com:x"} }, "allowed_jwks_hosts: "},
 		{func(c *issuers.Config) { c.ProjectID = "repository_id" }, "project_id: the preset github sets it"},
 		{func(c *issuers.Config) { c.Algorithms = []string{"ES256"} }, "algorithms: the preset github sets it"},
 		{func(c *issuers.Config) { c.Claims = map[string]presets.Claim{"ref": property} }, `claims: "ref" is declared by the preset github`},
@@ -165,6 +180,15 @@ func TestValidate(t *testing.T) {
 		{generic(func(c *issuers.Config) { c.Claims["x"] = presets.Claim{Kind: presets.Mutable} }), `claims: type of "x"`},
 		{generic(func(c *issuers.Config) { c.Claims["x"] = presets.Claim{Type: presets.Int} }), `claims: kind of "x"`},
 		{generic(func(c *issuers.Config) { c.Claims["aud"] = c.Claims["sub"] }), `claims: "aud" is checked by the broker`},
+		{generic(func(c *issuers.Config) {
+			c.Claims[""] = presets.Claim{Type: presets.Int, Kind: presets.Mutable, Path: []string{"a"}}
+		}), `claims: "" is checked by the broker`},
+		{generic(func(c *issuers.Config) {
+			c.Claims["x"] = presets.Claim{Type: presets.Int, Kind: presets.Mutable, Path: strings.Split("abcdefgh", "")}
+		}), ""},
+		{generic(func(c *issuers.Config) {
+			c.Claims["x"] = presets.Claim{Type: presets.Int, Kind: presets.Mutable, Path: strings.Split("abcdefghi", "")}
+		}), `claims: path of "x"`},
 		{generic(func(c *issuers.Config) { c.Replay = "twice" }), "replay: "},
 		{generic(func(c *issuers.Config) { c.Algorithms = []string{"none"} }), "algorithms: "},
 		{generic(func(c *issuers.Config) { c.Algorithms = []string{"HS256"} }), "algorithms: "},

@@ -62,3 +62,11 @@ func AllowsKeysAt(c *Config, uri string) error {
 	}
 	return site.checkJWKSURI(uri)
 }
+
+// UnknownKeys returns how many kids the issuer of that name is known not to have.
+func (s *Set) UnknownKeys(issuer string) int {
+	k := s.byName[issuer].keys
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.unknown)
+}

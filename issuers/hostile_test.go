@@ -287,10 +287,35 @@ func TestMaxAge(t *testing.T) {
 	p := start(t, lab.Options{})
 	config := p.config("github")
 	config.MaxAge = time.Minute
-	set := newSet(t, config)
-	now := time.Now().Unix()
-	check(t, set, p.mint(t, map[string]any{"iat": now - 30}), "")
-	check(t, set, p.mint(t, map[string]any{"iat": now - 62}), issuers.ReasonTooOld)
+	synctest.Test(t, func(t *testing.T) {
+		set, now := newSet(t, config), time.Now().Unix()
+		check(t, set, p.mint(t, map[string]any{"iat": now - 60}), "")
+		check(t, set, p.mint(t, map[string]any{"iat": now - 61}), issuers.ReasonTooOld)
+	})
+}
+
+// The longest and last that is taken; what is above is among the hostile.
+func TestLongestClaims(t *testing.T) {
+	p := start(t, lab.Options{})
+	set := newSet(t, p.config("github"))
+	check(t, set, p.mint(t, map[string]any{"sub": strings.Repeat("x", 1<<10), "jti": strings.Repeat("x", 256)}), "")
+	check(t, set, p.mint(t, map[string]any{"exp": 253402300799}), issuers.ReasonLifetime)
+	check(t, set, p.mint(t, map[string]any{"exp": 253402300800}), issuers.ReasonClaimValue)
+	check(t, set, p.forge(t, lab.Forgery{Header: map[string]any{"kid": strings.Repeat("k", 256)}}), issuers.ReasonUnknownKey)
+	check(t, set, p.forge(t, lab.Forgery{Header: map[string]any{"kid": strings.Repeat("k", 257)}}), issuers.ReasonHeader)
+}
+
+// A jti that the preset does not ask for is the token's id all the same, and
+// must be one.
+func TestOptionalTokenID(t *testing.T) {
+	p := start(t, lab.Options{Preset: "generic", Algorithm: "ES256", Claims: map[string]any{"project": 1}})
+	set := newSet(t, genericConfig(p))
+	id, err := set.Verify(t.Context(), p.mint(t, map[string]any{"jti": "one"}))
+	if err != nil || id.ReplayID != "jti:one" {
+		t.Errorf("Verify = %+v, %v, want the ReplayID jti:one", id, err)
+	}
+	check(t, set, p.mint(t, map[string]any{"jti": ""}), issuers.ReasonClaimValue)
+	check(t, set, p.mint(t, map[string]any{"jti": 1}), issuers.ReasonClaimType)
 }
 
 // The bubble's clock stands on a whole second, so that every limit can be met

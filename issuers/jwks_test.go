@@ -57,9 +57,12 @@ func TestParseJWKS(t *testing.T) {
 		"exponent 3":             with(good, map[string]any{"e": "Aw"}),
 		"even exponent":          with(good, map[string]any{"e": "AQAC"}),
 		"huge exponent":          with(good, map[string]any{"e": "AQAAAAAAAAAB"}),
+		"exponent of 32 bits":    with(good, map[string]any{"e": "gAAAAQ"}),
+		"65537 and 2^64":         with(good, map[string]any{"e": "AQAAAAAAAQAB"}),
 		"small modulus":          with(good, map[string]any{"n": strings.Repeat("f", 171)}),
 		"large modulus":          with(good, map[string]any{"n": strings.Repeat("f", 700)}),
-		"even modulus":           with(good, map[string]any{"n": strings.Repeat("f", 341) + "A"}),
+		"modulus of 4097 bits":   with(good, map[string]any{"n": "AQ" + strings.Repeat("A", 681) + "B"}),
+		"even modulus":           with(good, map[string]any{"n": "_" + strings.Repeat("f", 340) + "A"}),
 		"modulus with padding":   with(good, map[string]any{"n": good["n"].(string) + "=="}),
 		"modulus is a number":    with(good, map[string]any{"n": 1}),
 		"point not on the curve": with(point, map[string]any{"x": point["y"], "y": point["x"]}),
@@ -119,8 +122,16 @@ func TestParseJWKS(t *testing.T) {
 			t.Errorf("%s: ParseJWKS took %v", name, keys)
 		}
 	}
-	if _, err := issuers.ParseJWKS(jwks(t, many[:100]...), "RS256"); err != nil {
-		t.Errorf("100 keys: %v", err)
+	for name, document := range map[string][]byte{
+		"100 keys":            jwks(t, many[:100]...),
+		"modulus of 4096":     jwks(t, with(good, map[string]any{"n": strings.Repeat("_", 682) + "8"})),
+		"modulus of 2048":     jwks(t, with(good, map[string]any{"n": "_" + strings.Repeat("f", 340) + "Q"})),
+		"exponent of 31 bits": jwks(t, with(good, map[string]any{"e": "QAAAAQ"})),
+		"kid of 256 bytes":    jwks(t, with(good, map[string]any{"kid": strings.Repeat("k", 256)})),
+	} {
+		if _, err := issuers.ParseJWKS(document, "RS256"); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

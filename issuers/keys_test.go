@@ -83,6 +83,12 @@ func TestIssuerFaults(t *testing.T) {
 				z.Close()
 			}}
 		}},
+		{name: "keys with status 404", replace: func(p *platform) *replacement { return &replacement{jwksPath, status(t, p, 404)} }},
+		{name: "keys with status 500", replace: func(p *platform) *replacement { return &replacement{jwksPath, status(t, p, 500)} }},
+		{name: "keys with status 203", replace: func(p *platform) *replacement { return &replacement{jwksPath, status(t, p, 203)} }},
+		{name: "jwks_uri with a fragment", replace: func(p *platform) *replacement {
+			return &replacement{discoveryPath, body(fmt.Sprintf(`{"issuer":"%s","jwks_uri":"%s/.well-known/jwks#x"}`, p.URL, p.URL))}
+		}},
 		{name: "no keys", replace: func(*platform) *replacement { return &replacement{jwksPath, body(`{"keys":[]}`)} }},
 	}
 	for _, test := range tests {
@@ -102,6 +108,22 @@ func TestIssuerFaults(t *testing.T) {
 	if elsewhere.hits.Load() != 0 {
 		t.Error("keys were fetched from a host that is not allowed")
 	}
+}
+
+// status answers with p's own keys, and a status that says that they are none.
+func status(t testing.TB, p *platform, code int) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/jwk-set+json")
+		w.WriteHeader(code)
+		io.WriteString(w, jwksOf(t, p))
+	}
+}
+
+// RFC 7517, section 8.5, has a media type of its own for keys.
+func TestKeysMediaType(t *testing.T) {
+	p := start(t, lab.Options{})
+	p.replace.Store(&replacement{jwksPath, status(t, p, http.StatusOK)})
+	check(t, newSet(t, p.config("github")), p.mint(t, nil), "")
 }
 
 // jwksOf returns p's own keys as a document.
@@ -260,6 +282,9 @@ func TestKidFlood(t *testing.T) {
 			}
 		}
 		p.expect(t, 0, flood)
+		if n := set.UnknownKeys("github"); n == 0 || n > 1024 {
+			t.Errorf("%d kids are known as unknown, want some, and 1024 at most", n)
+		}
 		time.Sleep(31 * time.Second)
 		p.expect(t, 1, flood)
 		time.Sleep(31 * time.Second)
@@ -293,6 +318,8 @@ func TestKidFloodWhileDown(t *testing.T) {
 				}
 			})
 			check(t, set, p.mint(t, nil), "")
+			time.Sleep(6 * time.Second) // a moment more than is waited for without any keys
+			p.expect(t, 0, func() { check(t, set, strange("again"), "unavailable") })
 		}
 	})
 }
@@ -413,7 +440,7 @@ func TestStaleKeys(t *testing.T) {
 			}
 			time.Sleep(2 * time.Second)
 			check(t, set, p.mint(t, nil), "unavailable")
-			if status := set.Status()[0]; status.Keys != 0 || status.Version != 0 || set.KeysVersion("github") != 0 {
+			if status := set.Status()[0]; status.Keys != 0 || status.Version != 0 {
 				t.Errorf("Status = %+v, want no keys", status)
 			}
 			time.Sleep(time.Minute)
@@ -461,8 +488,8 @@ func TestKeysVersion(t *testing.T) {
 		set := newSet(t, p.config("github"))
 		want := func(version uint64) {
 			t.Helper()
-			if got := set.KeysVersion("github"); got != version {
-				t.Errorf("KeysVersion = %d, want %d", got, version)
+			if got := set.Status()[0].Version; got != version {
+				t.Errorf("Status has version %d, want %d", got, version)
 			}
 		}
 		want(0)
@@ -479,9 +506,6 @@ func TestKeysVersion(t *testing.T) {
 		p.Withdraw()
 		time.Sleep(time.Hour)
 		want(3)
-		if set.KeysVersion("other") != 0 {
-			t.Error("an issuer that is not configured has keys")
-		}
 	})
 }
 

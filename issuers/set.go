@@ -127,17 +127,6 @@ func (s *Set) Status() []Status {
 	return all
 }
 
-// KeysVersion returns a number that grows whenever the keys of the issuer with
-// that name change, and 0 while there are none to believe: what was verified
-// under one version is still verified under the same one.
-func (s *Set) KeysVersion(issuer string) uint64 {
-	is, ok := s.byName[issuer]
-	if !ok {
-		return 0
-	}
-	return is.keys.status(time.Now()).Version
-}
-
 // Verify authenticates a subject token: whoever shows raw is the workload that
 // it returns, as far as a bearer token can say. It does not know whether raw
 // was shown before; that is for whoever keeps ReplayID.

@@ -11,7 +11,7 @@ type Status struct {
 	Keys    int       // keys that are believed; 0: its tokens are refused
 	Fetched time.Time // when they were fetched last; zero: never
 	Until   time.Time // when they are not believed any more unless a fetch works; zero: never fetched
-	Version uint64    // grows with each change of the keys; 0 while none are believed
+	Version uint64    // grows with each change of the keys; what was verified under one still is; 0 while none are believed
 	Err     error     // of the last fetch, nil if it worked
 }
 

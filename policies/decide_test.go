@@ -240,3 +240,22 @@ func TestPresetWithoutIDs(t *testing.T) {
 		}
 	}
 }
+
+// A decision costs nothing for the policies of others: it looks at none of them.
+func TestDecideAmongMany(t *testing.T) {
+	allocations := func(n int) float64 {
+		set, err := policies.Load(manyPolicies(t, n, sameWhen), options())
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := github(nil)
+		return testing.AllocsPerRun(20, func() {
+			if d, err := set.Decide(id, "other"); err != nil || d.Grant.Policy != "p0" {
+				t.Errorf("Decide among %d = %+v, %v", n, d, err)
+			}
+		})
+	}
+	if one, many := allocations(1), allocations(500); many > one {
+		t.Errorf("Decide allocates %v times among 500 policies, and %v times with one", many, one)
+	}
+}

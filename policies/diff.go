@@ -172,6 +172,9 @@ func difference(q, p *policy, forward, backward *comparer) Difference {
 	default:
 		c.Policy, c.Place, c.Details = p.name, p.place, differences(q, p)
 	}
+	if p != nil && p.unsafe != "" && len(c.Details) > 0 {
+		c.Details = append(c.Details, p.warning())
+	}
 	for _, version := range []*policy{q, p} {
 		if version != nil {
 			c.About = append(c.About, version.asksAbout()...)

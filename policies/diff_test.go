@@ -2,10 +2,12 @@ package policies_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -192,6 +194,54 @@ func TestReplay(t *testing.T) {
 	}
 	if r.Tokens != 5 || r.Unknown != 2 || r.Gains() != 2 {
 		t.Errorf("%d tokens, %d unknown, %d gains; want 5, 2, 2", r.Tokens, r.Unknown, r.Gains())
+	}
+}
+
+// Whoever reviews a change is told of what is unsafe in it, and of nothing that
+// was so before.
+func TestCompareWarns(t *testing.T) {
+	const ttl = "{credential: other, ttl: 1m}"
+	const warning = "unsafe, it does not pin the repository; a ref or an environment; the event: a test"
+	open, longer := document("a", acme, ttl, unsafe), document("a", acme, "{credential: other, ttl: 2m}", unsafe)
+	for _, tt := range []struct {
+		name, old, new string
+		warned         bool
+	}{
+		{"added", document("b", shop, ttl, ""), open, true},
+		{"changed", open, longer, true},
+		{"made unsafe", document("a", shop, ttl, ""), open, true},
+		{"made safe", open, document("a", shop, ttl, ""), false},
+		{"removed", open, document("b", shop, ttl, ""), false},
+		{"as before", open, open, false},
+	} {
+		d, err := policies.Compare(t.Context(), mustLoad(t, tt.old), mustLoad(t, tt.new))
+		if err != nil {
+			t.Fatal(err)
+		}
+		warned := slices.ContainsFunc(d.Changes, func(c policies.Difference) bool { return slices.Contains(c.Details, warning) })
+		if warned != tt.warned {
+			t.Errorf("%s: Compare = %+v, want a warning: %v", tt.name, d.Changes, tt.warned)
+		}
+	}
+}
+
+// A credential that the new configuration does not have is lost, too.
+func TestReplayOfRemovedCredential(t *testing.T) {
+	after := options()
+	delete(after.Credentials, "other")
+	b, err := policies.Load(write(t, document("read", shop, "{credential: read, ttl: 1m}", "")), after)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := policies.NewReplay(mustLoad(t, shopPolicy), b)
+	claims := github(nil).Claims
+	for _, name := range []string{"attempt", "groups"} { // a recorded token's have other types
+		delete(claims, name)
+	}
+	claims["attempt"] = json.Number("1")
+	r.Add("github", claims)
+	if list := r.Outcomes(); len(list) != 2 || list[0].Kind != policies.Gained || list[1].Kind != policies.Lost || list[1].Credential != "other" {
+		t.Errorf("Outcomes = %+v, want read gained and other lost", list)
 	}
 }
 

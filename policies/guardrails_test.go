@@ -170,6 +170,8 @@ func TestDefaults(t *testing.T) {
 			policies.Grant{TTL: 60, MaxTTL: 180, OfPolicy: policies.Limits{Live: 1}}, false},
 		{"the nearest wins", map[string][]string{"a.yaml": {root}, "t/a.yaml": {"defaults: t\nmode: enforce\nttl: 3m\n"}, "t/u/a.yaml": {heir}},
 			policies.Grant{TTL: 180, MaxTTL: 600, OfPolicy: policies.Limits{PerMinute: 5}}, false},
+		{"what the policy says of a claim wins", map[string][]string{"a.yaml": {strings.Replace(root, "[push, schedule]", "schedule", 1) + "---\n" + strings.Replace(heir, "ref:", "event_name: push, ref:", 1) + "mode: enforce\n"}},
+			policies.Grant{TTL: 120, MaxTTL: 600, OfPolicy: policies.Limits{PerMinute: 5}}, false},
 		{"and each claim by itself", map[string][]string{"a.yaml": {root}, "t/a.yaml": {"defaults: t\nissuer: github\nmode: enforce\nmatch: {event_name: push}\n", heir}},
 			policies.Grant{TTL: 120, MaxTTL: 600, OfPolicy: policies.Limits{PerMinute: 5}}, false},
 		{"an event that the nearest leaves out", map[string][]string{"a.yaml": {root}, "t/a.yaml": {"defaults: t\nissuer: github\nmode: enforce\nmatch: {event_name: schedule}\n", heir}}, policies.Grant{}, true},

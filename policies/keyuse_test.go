@@ -52,6 +52,7 @@ func TestPermits(t *testing.T) {
 		ok      bool
 	}{
 		{"allowed", use, policies.Unwrap, time.Hour, whole, true},
+		{"as old as it is", &policies.KeyUse{Allow: use.Allow}, policies.Unwrap, 1000 * time.Hour, nil, true},
 		{"another operation", use, policies.Rewrap, 0, whole, false},
 		{"too old", use, policies.Unwrap, time.Hour + 1, whole, false},
 		{"without an entry", use, policies.Unwrap, 0, map[string]string{"env": "prod"}, false},

@@ -45,9 +45,10 @@ const testSuffix = "_test"
 // folders). A file whose name ends in _test.yaml holds tests only.
 //
 // It is all or nothing. The error is a [strictyaml.Problems] with everything
-// that is wrong with any file, or the first 200, with how many more there are. A folder without policies is an error too: it is
-// the wrong path or a volume that is not mounted, and on a reload it would
-// silently take every grant away.
+// that is wrong with any file, or the first 200 problems and how many more there
+// are. A folder without policies is an error too: it is the wrong path or a
+// volume that is not mounted, and on a reload it would silently take every grant
+// away.
 func Load(dir string, o Options) (*Set, error) { return LoadFS(disk(dir), dir, o) }
 
 // LoadFS is [Load] for a folder that is not on the disk; dir is its name in
@@ -58,7 +59,9 @@ func LoadFS(fsys fs.FS, dir string, o Options) (*Set, error) {
 		conditions: map[string]*when{}, fixtures: map[string]map[string]any{}, examples: map[string]map[string]any{},
 	}
 	for _, name := range l.find() {
-		l.read(name)
+		if l.read(name); l.size > maxFolder {
+			return nil, l.shown() // to say what else is wrong could take minutes
+		}
 	}
 	s := &Set{issuers: o.Issuers, credentials: o.Credentials, digest: digest([]byte(l.sums.String()))}
 	s.defaults = l.compileDefaults()
@@ -202,9 +205,7 @@ func (l *loader) read(name string) {
 		return
 	}
 	if l.size += len(data); l.size > maxFolder {
-		if l.size-len(data) <= maxFolder {
-			l.report(".", "the folder holds more than %d MiB of documents", maxFolder>>20)
-		}
+		l.report(".", "the folder holds more than %d MiB of documents", maxFolder>>20)
 		return
 	}
 	f := file{filepath.Join(l.dir, name), path.Dir(name), digest(data), data}

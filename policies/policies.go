@@ -141,11 +141,15 @@ func (s *Set) Warnings() []Warning {
 	var list []Warning
 	for _, p := range s.policies {
 		if p.unsafe != "" {
-			message := fmt.Sprintf("unsafe, it does not pin %s: %s", strings.Join(p.missing, "; "), p.unsafe)
-			list = append(list, Warning{p.name, p.place, message})
+			list = append(list, Warning{p.name, p.place, p.warning()})
 		}
 	}
 	return list
+}
+
+// warning says what a policy that is unsafe lacks, and why it may.
+func (p *policy) warning() string {
+	return fmt.Sprintf("unsafe, it does not pin %s: %s", strings.Join(p.missing, "; "), p.unsafe)
 }
 
 func digest(data []byte) string {

@@ -54,8 +54,9 @@ type Outcome struct {
 
 // NewReplay returns a replay of nothing yet.
 func NewReplay(a, b *Set) *Replay {
-	names := slices.Sorted(maps.Keys(b.credentials))
-	return &Replay{old: a, new: b, names: names, seed: maphash.MakeSeed(), seen: map[uint64]struct{}{}, outcomes: map[outcomeKey]*Outcome{}}
+	both := maps.Clone(a.credentials)
+	maps.Copy(both, b.credentials)
+	return &Replay{old: a, new: b, names: slices.Sorted(maps.Keys(both)), seed: maphash.MakeSeed(), seen: map[uint64]struct{}{}, outcomes: map[outcomeKey]*Outcome{}}
 }
 
 // Add decides about a token that was recorded: each credential that there is,

@@ -103,6 +103,8 @@ func TestWhenProblems(t *testing.T) {
 		{`dyn(claims.ref) == 1`, []string{"6:6: undeclared reference to 'dyn'"}},
 		{`claims.ref < "b"`, []string{"6:14: found no matching overload for '_<_' applied to '(string, string)'"}},
 		{`claims.ref.matches("main")`, []string{"6:21: the pattern of matches must match the whole claim; write ^(?:…)$"}},
+		{`claims.ref.matches("main$")`, []string{"6:21: the pattern of matches must match the whole claim; write ^(?:…)$"}},
+		{`claims.ref.matches("^main")`, []string{"6:21: the pattern of matches must match the whole claim; write ^(?:…)$"}},
 		{`claims.ref.matches("^a|b$")`, []string{"6:21: the pattern of matches must match the whole claim; write ^(?:…)$"}},
 		{`claims.ref.matches("(?m)^a$")`, []string{"6:21: the pattern of matches must match the whole claim; write ^(?:…)$"}},
 		{`claims.ref.matches(claims.repository)`, []string{"6:21: the pattern of matches must be a string, written out"}},

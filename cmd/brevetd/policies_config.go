@@ -32,6 +32,12 @@ type policiesGit struct {
 	// signatures count, in the form of ssh-keygen(1), ALLOWED SIGNERS. Who can
 	// change it can grant anything. Required.
 	AllowedSigners string `yaml:"allowed_signers"`
+
+	// DescendsFrom is the id of a commit, in full, which the one that is checked
+	// out must be or descend from: of that repository, and no older. While the
+	// broker runs, each commit must descend from the one before in any case.
+	// Default: a start takes every signed commit.
+	DescendsFrom string `yaml:"descends_from"`
 }
 
 // UnmarshalText takes the short form.
@@ -58,15 +64,25 @@ func (c *config) validatePolicies(p *place) {
 	if git.AllowedSigners == "" {
 		p.bad(at.With("git"), "git.allowed_signers is missing: the file that lists whose signatures count; without git the files are taken as they are")
 	}
+	if field := at.With("git").With("descends_from"); p.doc.Has(field) && !gitdir.IsID(git.DescendsFrom) {
+		p.bad(field, "git.descends_from must be the id of a commit in full, as git rev-parse gives it")
+	}
 }
 
 // checkout returns the checkout that holds the policies.
 func (c *config) checkout() *gitdir.Checkout {
-	return &gitdir.Checkout{Dir: c.path(c.Policies.Git.Dir), AllowedSigners: c.path(c.Policies.Git.AllowedSigners)}
+	git := c.Policies.Git
+	return &gitdir.Checkout{Dir: c.path(git.Dir), AllowedSigners: c.path(git.AllowedSigners), After: git.DescendsFrom}
 }
 
-// loadPolicies reads the policies as the server does.
+// loadPolicies reads the policies as a start of the server does.
 func (c *config) loadPolicies(ctx context.Context) (*policies.Set, error) {
+	return c.loadPoliciesAfter(ctx, "")
+}
+
+// loadPoliciesAfter reads the policies as a reload does, while those of a commit
+// are in force; "": of none.
+func (c *config) loadPoliciesAfter(ctx context.Context, inForce string) (*policies.Set, error) {
 	o, err := c.policyOptions()
 	if err != nil {
 		return nil, err
@@ -74,7 +90,11 @@ func (c *config) loadPolicies(ctx context.Context) (*policies.Set, error) {
 	if c.Policies.Git == nil {
 		return policies.Load(c.path(c.Policies.Dir), o)
 	}
-	commit, err := c.checkout().Signed(ctx, c.Policies.Dir)
+	checkout := c.checkout()
+	if inForce != "" {
+		checkout.After = inForce // which descends from descends_from
+	}
+	commit, err := checkout.Signed(ctx, c.Policies.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("policies.git: %w", err)
 	}

@@ -57,10 +57,13 @@ type reloadState struct {
 
 // newReloader loads the policies that a start has in force.
 func newReloader(ctx context.Context, c *config, log *slog.Logger) (*reloader, error) {
-	r := &reloader{look: c.look, load: c.loadPolicies, log: log}
+	r := &reloader{look: c.look, log: log}
+	r.load = func(ctx context.Context) (*policies.Set, error) {
+		return c.loadPoliciesAfter(ctx, r.live.Current().Origin().Commit)
+	}
 	r.read = r.look(ctx)
 	r.seen = r.read
-	set, err := r.load(ctx)
+	set, err := c.loadPolicies(ctx)
 	if err != nil {
 		return nil, err
 	}

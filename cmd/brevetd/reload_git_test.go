@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/brevet-dev/brevet/policies"
 )
 
 // A commit that is checked out is taken over if a listed key signed it; else
@@ -46,13 +44,10 @@ func TestReloadFromGit(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := &reloading{t: t, dir: dir, spy: &spyLog{}}
-	r.reloader = &reloader{look: c.look, load: c.loadPolicies, audit: r.spy, log: slog.New(slog.NewTextHandler(&r.log, nil))}
-	set, err := c.loadPolicies(t.Context())
-	if err != nil {
+	if r.reloader, err = newReloader(t.Context(), c, slog.New(slog.NewTextHandler(&r.log, nil))); err != nil {
 		t.Fatal(err)
 	}
-	r.live, r.read = policies.NewLive(set), c.look(t.Context())
-	r.seen = r.read
+	r.audit = r.spy
 	settle := func() { r.tick(t.Context()); r.tick(t.Context()) }
 
 	shop("b")
@@ -66,9 +61,19 @@ func TestReloadFromGit(t *testing.T) {
 	if got := r.live.Current(); got.Len() != 2 || got.Origin().Signer != "alice@example.com" || !strings.HasSuffix(got.Digest(), "+git:"+got.Origin().Commit) {
 		t.Errorf("%d policies, %+v, %s; log:\n%s", got.Len(), got.Origin(), got.Digest(), r.log.String())
 	}
+	sh(`git -C repo checkout -q HEAD~1`) // which alice signed, too
+	settle()
+	r.refused(2, 4, "does not descend from "+r.live.Current().Origin().Commit[:12])
+	r.now(t.Context())
+	r.refused(2, 5, "does not descend from")
+	sh(`git -C repo checkout -q - && git -C repo rm -q policies/a.yaml && ` + commit + `-S`)
+	settle()
+	if got := r.live.Current(); got.Len() != 1 || r.status().err != nil {
+		t.Errorf("%d policies after the next commit, %v; log:\n%s", got.Len(), r.status().err, r.log.String())
+	}
 	sh(`echo "# nobody" >allowed`) // which a look sees
 	settle()
-	r.refused(2, 4, "not signed by a listed key")
+	r.refused(1, 7, "not signed by a listed key")
 }
 
 // refused checks that so many policies are still in force, and why.

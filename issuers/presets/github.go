@@ -123,6 +123,8 @@ func githubGuide() Guide {
 			"A reviewed push and a `workflow_dispatch` on the same ref: who may dispatch, chooses the ref. An environment with reviewers or branch rules is the gate.",
 			"An environment that has rules and one that a workflow has just named: GitHub makes whichever is not there, without rules. Name those that exist, and do not remove " +
 				"one that a policy names.",
+			"`ref_protected` is in tokens that were seen, and in no reference of GitHub's. Beside a pattern for `ref` it decides alone which of the refs are meant: a token " +
+				"without it gets nothing, and an environment is what GitHub documents.",
 			"`sub` is a template that administrators of a repository can change, so no policy sees it; the ids are in claims of their own.",
 			"A reusable workflow by the ref in `job_workflow_ref`, which moves; `job_workflow_sha` is the commit.",
 			"Ids of an Enterprise Server are its own: the same number elsewhere is another repository. Older versions have no `check_run_id` and no `enterprise_id`.",

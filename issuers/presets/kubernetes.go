@@ -53,7 +53,8 @@ func kubernetesGuide() Guide {
 		Config: `- {name: kubernetes, preset: kubernetes, url: "https://oidc.eks.eu-west-1.amazonaws.com/id/0123456789ABCDEF0123456789ABCDEF"}`,
 		Blind: []string{
 			"What runs in the pod: the token is of the service account, so give each job one of its own. Whoever may create pods or tokens in the namespace has it.",
-			"Clusters that all call themselves `https://kubernetes.default.svc`: that is no identity. Give each an issuer of its own, or pin its keys with `jwks_file`.",
+			"Clusters that all call themselves `https://kubernetes.default.svc`: a token does not say of which it is. One of them can be configured, with its keys in " +
+				"`jwks_file`; for a second one give each an issuer of its own (`--service-account-issuer`).",
 			"A pod that is gone: its token works until its end.",
 			"A service account that was made anew has a new uid, and policies need it.",
 		},

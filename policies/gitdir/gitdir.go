@@ -33,6 +33,8 @@ var (
 	ErrUnsigned = errors.New("the commit is not signed by a listed key")
 	// ErrDirty: the work tree holds other files than the commit.
 	ErrDirty = errors.New("the work tree is not as the commit has it")
+	// ErrRolledBack: the commit does not follow one that it must follow.
+	ErrRolledBack = errors.New("the commit does not descend from")
 )
 
 // timeout bounds one reading, and headTimeout a look at which commit is checked
@@ -51,6 +53,11 @@ type Checkout struct {
 	// ALLOWED SIGNERS. It must be outside of the checkout: who can push there
 	// must not list new keys.
 	AllowedSigners string
+
+	// After is the id of a commit which the one that is read must be or descend
+	// from: else whoever can write here, and has no key, could choose any commit
+	// that a listed key ever signed. "": any such commit will do.
+	After string
 }
 
 // A Commit is a folder as a commit has it.
@@ -69,9 +76,10 @@ func (c *Checkout) Head(ctx context.Context) (string, error) {
 
 // Signed reads the folder, a path with slashes below the checkout, from the
 // commit that is checked out. That must be signed by a key of AllowedSigners,
-// or the error is [ErrUnsigned]; and the documents in the work tree must be
-// those of the commit, or it is [ErrDirty]: someone who looks at the folder
-// must see what is in force.
+// or the error is [ErrUnsigned]; it must not be older than After, or it is
+// [ErrRolledBack]; and the documents in the work tree must be those of the
+// commit, or it is [ErrDirty]: someone who looks at the folder must see what is
+// in force.
 func (c *Checkout) Signed(ctx context.Context, folder string) (*Commit, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -81,6 +89,9 @@ func (c *Checkout) Signed(ctx context.Context, folder string) (*Commit, error) {
 	}
 	signer, err := c.verify(ctx, id)
 	if err != nil {
+		return nil, fmt.Errorf("commit %.12s of %s: %w", id, c.Dir, err)
+	}
+	if err := c.follows(ctx, id); err != nil {
 		return nil, fmt.Errorf("commit %.12s of %s: %w", id, c.Dir, err)
 	}
 	files, err := c.read(ctx, id, folder)
@@ -121,10 +132,15 @@ func (c *Checkout) resolve(ctx context.Context, revision string) (string, error)
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("finding the commit %s of %s: %w", revision, c.Dir, err)
-	case newHash(id) == nil || strings.Trim(id, "0123456789abcdef") != "":
+	case !IsID(id):
 		return "", fmt.Errorf("finding the commit %s of %s: git named none", revision, c.Dir)
 	}
 	return id, nil
+}
+
+// IsID reports whether id is one of an object, in full.
+func IsID(id string) bool {
+	return newHash(id) != nil && strings.Trim(id, "0123456789abcdef") == ""
 }
 
 // verify returns the principal whose key signed the commit.

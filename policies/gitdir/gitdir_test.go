@@ -185,6 +185,8 @@ func TestSignedRefuses(t *testing.T) {
 			r.git("update-index", "--add", "--cacheinfo", "160000,"+strings.TrimSpace(r.git("rev-parse", "HEAD"))+",policies/sub")
 			r.git("-c", "gpg.format=ssh", "-c", "user.signingKey="+filepath.Join(r.keys, "alice"), "commit", "-q", "-S", "-m", "sub")
 		}, nil, "sub is a submodule"},
+		{"a huge document", func(r *repo) { r.put("policies/b.yaml", strings.Repeat("#\n", 4<<20+1)); r.commit("alice") }, nil, "has 8388610 bytes: at most 8388608 are read of one"},
+		{"nested too deeply", func(r *repo) { r.put("policies/"+strings.Repeat("x/", 17)+"b.yaml", "b\n"); r.commit("alice") }, nil, "folders are nested more than 16 deep"},
 		{"no folder", func(r *repo) { r.git("mv", "policies", "moved"); r.commit("alice") }, nil, `there is no folder "policies"`},
 		{"no repository", func(r *repo) { r.removeAll(filepath.Join(r.dir, ".git")) }, nil, "is not the top of a git checkout"},
 		{"no commit", func(r *repo) { r.git("checkout", "-q", "--orphan", "new") }, nil, "finding the commit HEAD"},

@@ -96,6 +96,8 @@ func TestDecodeProblems(t *testing.T) {
 		{"unknown and far", "zebra: 1", `f:1:1: unknown field "zebra"`},
 		{"unknown in another case", "URL: x", `f:1:1: unknown field "URL"; did you mean "url"?`},
 		{"the field of an embedded struct that is not exported", "kind: x", `f:1:1: unknown field "kind"`},
+		{"the name that a skipped field has", `"-": x`, `f:1:1: unknown field "-"`},
+		{"number for text", "nets: [10]", `f:1:8: nets[0] must be a string ("10", with the quotes), not 10`},
 		{"a skipped field", "skipped: x", `f:1:1: unknown field "skipped"`},
 		{"unknown and nested", "limits: {ttl: 1m, maxx: 1}", `f:1:19: unknown field "maxx"; did you mean "max"?`},
 		{"every problem", "port: x\n\nurl: 1\nfoo: 1\n", "f:1:7: port must be a whole number within the range of int, not a string\n" +
@@ -160,6 +162,8 @@ func TestParseProblems(t *testing.T) {
 		{"byte order mark", "\ufeffa: x", "f:1:1: the invisible character U+FEFF is not allowed"},
 		{"no-break space", "ä: \u00a0x", "f:1:4: the invisible character U+00A0 is not allowed"},
 		{"lone carriage return", "a: x\rb: y", "f:1:5: the invisible character U+000D is not allowed"},
+		{"carriage return at the end", "a: x\r", "f:1:5: the invisible character U+000D is not allowed"},
+		{"invisible at the end of a line", "a: x\u200b\nb: y", "f:1:5: the invisible character U+200B is not allowed"},
 		{"escaped control character", `a: "x\ey"`, "f:1:4: an escape in this string makes an invisible character"},
 		{"escaped bidirectional override", `a: "\u202e"`, "f:1:4: an escape in this string makes an invisible character"},
 		{"what the lexer drops", "a: 1\n!!!!", `f:2:1: this cannot be read for certain; quote it, or write the character itself if it is an escape such as \u263A`},
@@ -319,4 +323,23 @@ func toJSON(t *testing.T, v any) []byte {
 		t.Fatal(err)
 	}
 	return b.Bytes()
+}
+
+// A problem is one line, whatever is in it.
+func TestProblemIsOneLine(t *testing.T) {
+	p := strictyaml.Problem{File: "f", Line: 1, Column: 2, Message: "a\nb\u202ec"}
+	if got, want := p.String(), "f:1:2: a b c"; got != want {
+		t.Errorf("String = %q, want %q", got, want)
+	}
+}
+
+// A place with a problem gets no second one; other places do.
+func TestProblemsAnd(t *testing.T) {
+	at := func(line, column int, message string) strictyaml.Problem {
+		return strictyaml.Problem{File: "f", Line: line, Column: column, Message: message}
+	}
+	got := strictyaml.Problems{at(1, 1, "a")}.And(strictyaml.Problems{at(1, 1, "b"), at(1, 2, "c"), at(2, 1, "d")})
+	if want := (strictyaml.Problems{at(1, 1, "a"), at(1, 2, "c"), at(2, 1, "d")}); !reflect.DeepEqual(got, want) {
+		t.Errorf("And = %v, want %v", got, want)
+	}
 }
