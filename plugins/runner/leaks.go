@@ -185,40 +185,43 @@ func (l *Leaks) reported(leaks []api.Leak) {
 }
 
 // Watch reports leaks of leases whose policy wants to hear of them at once, until
-// ctx ends. tell hears that the session was ended because of one, or that a report
-// failed; then the next leak, or the end, is the next try.
-func (s *Session) Watch(ctx context.Context, l *Leaks, tell func(error)) {
+// ctx ends; sessions returns those that there are. tell hears that a session was
+// ended because of one, or that a report failed; then the next leak, or the end, is
+// the next try.
+func (l *Leaks) Watch(ctx context.Context, sessions func() []*Session, tell func(error)) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-l.urgent:
 		}
-		switch revoked, err := s.ReportLeaks(ctx, l); {
+		switch revoked, err := l.Report(ctx, sessions()...); {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
 			tell(err)
 		case revoked:
-			tell(failf(Denied, "", "%s; its policy (on_leak: revoke) ends the session: all leases are revoked, and the command goes on without them",
+			tell(failf(Denied, "", "%s; its policy (on_leak: revoke) ends the session: all its leases are revoked, and the command goes on without them",
 				strings.Join(l.Describe(), "; ")))
 		}
 	}
 }
 
-// ReportLeaks tells the broker of all that it does not know of yet, within
-// reportTimeout, also when ctx is over already. revoked: it ended a session because
-// of that. Its errors are Failures, and none of the job's.
-func (s *Session) ReportLeaks(ctx context.Context, l *Leaks) (revoked bool, err error) {
+// Report tells the broker of all that it does not know of yet, each session of its
+// own leases, within reportTimeout, also when ctx is over already. revoked: it ended
+// a session because of that. Its errors are Failures, and none of the job's.
+func (l *Leaks) Report(ctx context.Context, sessions ...*Session) (revoked bool, err error) {
 	l.sending.Lock()
 	defer l.sending.Unlock()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportTimeout)
 	defer cancel()
-	for _, one := range append([]*Session{s}, s.added()...) {
-		ended, err := one.reportOwn(ctx, l)
-		revoked = revoked || ended
-		if err != nil {
-			return revoked, failf(Unavailable, "", "telling the broker that values were in the output: %w", err)
+	for _, s := range sessions {
+		for _, one := range append([]*Session{s}, s.added()...) {
+			ended, err := one.reportOwn(ctx, l)
+			revoked = revoked || ended
+			if err != nil {
+				return revoked, failf(Unavailable, "", "telling the broker that values were in the output: %w", err)
+			}
 		}
 	}
 	return revoked, nil
