@@ -167,7 +167,7 @@ func (p *pass) top(name string, f source, size int64) {
 	if p.content(name, f, f, size, 0) == zipFile {
 		return
 	}
-	if _, _, _, err := zipDirectory(f, size); err == nil { // a program with a zip file at its end, say
+	if _, err := openZip(f, size); err == nil { // a program with a zip file at its end, say
 		p.stop(name, p.unzip(name, f, size, 0))
 	}
 }
