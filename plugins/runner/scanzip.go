@@ -58,7 +58,7 @@ func (p *pass) unzip(name string, file io.ReaderAt, size int64, depth int) error
 	if err != nil {
 		return err
 	}
-	seen := []extent{{z.at, z.at, z.at + int64(len(z.records))}}
+	seen := []*extent{{z.at, z.at, z.at + int64(len(z.records))}}
 	for records := z.records; len(records) > 0; z.count-- {
 		m, n, err := parseZip(records)
 		if err != nil {
@@ -72,7 +72,9 @@ func (p *pass) unzip(name string, file io.ReaderAt, size int64, depth int) error
 		p.name(member, m.name)
 		p.name(member, m.comment)
 		where, err := z.locate(m)
-		seen = append(seen, where)
+		if where != nil {
+			seen = append(seen, where)
+		}
 		if err == nil {
 			err = p.zipContent(member, m, z, where, depth)
 		}
@@ -87,19 +89,19 @@ func (p *pass) unzip(name string, file io.ReaderAt, size int64, depth int) error
 // An extent is where a member is, or the directory.
 type extent struct{ begin, content, end int64 }
 
-// locate returns where m is. What is before its content must say the same of it as
+// locate returns where m is, also with an error; nil: nowhere. What is before its content must say the same of it as
 // the directory does: some read that only.
-func (z *zipArchive) locate(m *zipMember) (extent, error) {
+func (z *zipArchive) locate(m *zipMember) (*extent, error) {
 	local, size := make([]byte, zipLocal), uint64(z.size)
 	if m.at > size || m.packed > size {
-		return extent{}, errZip
+		return nil, errZip
 	}
 	begin := z.base + int64(m.at)
 	if _, err := z.file.ReadAt(local, begin); err != nil || !bytes.HasPrefix(local, []byte(zipLocalMark)) {
-		return extent{}, errZip
+		return nil, errZip
 	}
 	content := begin + zipLocal + int64(le16(local[26:])) + int64(le16(local[28:]))
-	where, packed := extent{begin, content, content + int64(m.packed)}, le32(local[18:])
+	where, packed := &extent{begin, content, content + int64(m.packed)}, le32(local[18:])
 	if le16(local[8:]) != m.method || m.flags&8 == 0 && packed != math.MaxUint32 && uint64(packed) != m.packed {
 		return where, errors.New("zip: what is before it says otherwise than the directory")
 	}
@@ -107,7 +109,7 @@ func (z *zipArchive) locate(m *zipMember) (extent, error) {
 }
 
 // zipContent looks through the content of a member.
-func (p *pass) zipContent(name string, m *zipMember, z *zipArchive, where extent, depth int) error {
+func (p *pass) zipContent(name string, m *zipMember, z *zipArchive, where *extent, depth int) error {
 	if m.flags&1 != 0 {
 		return errors.New("encrypted")
 	}
@@ -130,11 +132,11 @@ func (p *pass) zipContent(name string, m *zipMember, z *zipArchive, where extent
 
 // between looks at what is in none of seen for a member that the directory does not
 // have, as of a zip file with another one after it: some read all that they come by.
-func (p *pass) between(z *zipArchive, seen []extent) error {
-	slices.SortFunc(seen, func(a, b extent) int { return cmp.Compare(a.begin, b.begin) })
+func (p *pass) between(z *zipArchive, seen []*extent) error {
+	slices.SortFunc(seen, func(a, b *extent) int { return cmp.Compare(a.begin, b.begin) })
 	buf := make([]byte, copySize)
 	at := int64(0)
-	for _, e := range append(seen, extent{begin: z.size}) {
+	for _, e := range append(seen, &extent{begin: z.size}) {
 		if err := p.hidden(z.file, at, e.begin, buf); err != nil {
 			return err
 		}

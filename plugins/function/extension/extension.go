@@ -9,8 +9,7 @@
 // and revokes.
 //
 // serve.go is what the function asks; folder.go what it may read instead;
-// lambda.go the Extensions API; identity.go, keys.go, sign.go and xml.go are one
-// request of STS, for which the AWS SDK is too large.
+// lambda.go the Extensions API. Package ststoken asks STS.
 package extension
 
 import (
@@ -27,6 +26,7 @@ import (
 	"github.com/brevet-dev/brevet/broker/api"
 	"github.com/brevet-dev/brevet/plugins/exchange"
 	"github.com/brevet-dev/brevet/plugins/function"
+	"github.com/brevet-dev/brevet/plugins/function/ststoken"
 )
 
 // DefaultPort is where the function finds the extension. AWS's own extensions are at
@@ -158,7 +158,7 @@ func (e *extension) prepare() (err error) {
 // got would be copied into all that are made of it.
 func (e *extension) start(ctx context.Context) error {
 	defer close(e.started)
-	identity, err := newIdentity(e.Getenv, e.Port)
+	identity, err := ststoken.New(e.Getenv, e.Port)
 	if err != nil {
 		e.failed = err
 		return err
