@@ -16,10 +16,30 @@ import (
 )
 
 // A transport is net/http's with connections that can be begun before there is
-// anything to send.
+// anything to send, and be given up whatever is on them.
 type transport struct {
-	*http.Transport
-	dialer *dialer
+	dialer *dialer // nil: net/http connects, through a proxy
+
+	mu  sync.Mutex
+	now *http.Transport
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	t.mu.Lock()
+	now := t.now
+	t.mu.Unlock()
+	return now.RoundTrip(r)
+}
+
+// CloseIdleConnections has the next request go over a new connection, for
+// [http.Client]: one of HTTP/2 that still has a request on it does not look idle, and
+// would be used for the next although nothing comes through. TLS sessions are resumed.
+func (t *transport) CloseIdleConnections() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.now.CloseIdleConnections()
+	t.now = t.now.Clone()
 }
 
 // Connect begins to connect to the broker, for the next request to find the
@@ -31,7 +51,7 @@ type transport struct {
 func (c *Client) Connect(ctx context.Context) (end func()) {
 	t, ours := c.http.Transport.(*transport)
 	u, err := url.Parse(c.broker)
-	if !ours || err != nil || u.Scheme != "https" {
+	if !ours || t.dialer == nil || err != nil || u.Scheme != "https" {
 		return func() {}
 	}
 	return t.dialer.begin(ctx, net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "443")))

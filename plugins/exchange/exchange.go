@@ -69,6 +69,7 @@ type Request struct {
 	Credentials  []string      // names in the broker's configuration; no two alike
 	TTL          time.Duration // asks for less than the policy grants; 0: as granted
 	More         url.Values    // other parameters, of data keys; nil: none
+	Failed       func(error)   // hears of each try that another follows; nil: nobody
 }
 
 // form returns what of r does not change from try to try.
@@ -122,7 +123,7 @@ func (c *Client) Exchange(ctx context.Context, r Request) (*Answer, error) {
 		return nil, Failf(Unavailable, "", "%w", err)
 	}
 	form.Set("seal_key", seal.Public())
-	reply, err := c.Do(ctx, Call{Path: api.PathToken, Form: form, retryKey: RandomID(), patience: afterTime})
+	reply, err := c.Do(ctx, Call{Path: api.PathToken, Form: form, retryKey: RandomID(), patience: afterTime, failed: r.Failed})
 	if err != nil {
 		return nil, err
 	}
@@ -217,6 +218,7 @@ type Call struct {
 
 	retryKey string // names the logical exchange; "": it is none
 	patience time.Duration
+	failed   func(error) // as in a Request
 }
 
 // Do makes a call and returns the reply of status 200. It tries until ctx ends. A
@@ -236,7 +238,7 @@ func (c *Client) Do(ctx context.Context, k Call) (*Reply, error) {
 // try returns the reply also with a refusal.
 func (c *Client) try(ctx context.Context, k Call) (*Reply, error) {
 	proof := "" // of the last try: the one that was answered
-	reply, err := send(ctx, c.http, k.patience, func() (*http.Request, error) {
+	reply, err := send(ctx, c.http, k.patience, k.hear(c), func() (*http.Request, error) {
 		req, err := k.request(c.endpoint(k.Path))
 		if err != nil {
 			return nil, err
@@ -244,18 +246,34 @@ func (c *Client) try(ctx context.Context, k Call) (*Reply, error) {
 		proof, err = c.sign(req, k)
 		return req, err
 	})
+	if err = c.failure(reply, err); err == nil {
+		reply.Seal = api.SealContext{URL: c.endpoint(k.Path), Proof: proof, SessionToken: k.Session}
+	}
+	return reply, err
+}
+
+// hear returns what hears of a try that another follows.
+func (k Call) hear(c *Client) func(*Reply, error) {
+	return func(reply *Reply, err error) {
+		if k.failed != nil {
+			k.failed(c.failure(reply, err))
+		}
+	}
+}
+
+// failure is that of a try, nil if it has none.
+func (c *Client) failure(reply *Reply, err error) error {
 	if err != nil {
-		return nil, c.unreachable(err)
+		return c.unreachable(err)
 	}
 	if reply.Status == http.StatusOK {
-		reply.Seal = api.SealContext{URL: c.endpoint(k.Path), Proof: proof, SessionToken: k.Session}
-		return reply, nil
+		return nil
 	}
 	var oauth api.Error
 	if err := json.Unmarshal(reply.Body, &oauth); err != nil || oauth.Code == "" {
-		return reply, Refusal("the broker", reply, nil)
+		return Refusal("the broker", reply, nil)
 	}
-	return reply, Refusal("the broker", reply, &oauth)
+	return Refusal("the broker", reply, &oauth)
 }
 
 // request makes one try, which is yet to be signed.

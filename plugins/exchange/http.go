@@ -31,6 +31,10 @@ const (
 	dialTimeout   = 5 * time.Second
 	answerTimeout = 15 * time.Second
 
+	// idleTime ends connections that nobody uses, those that were given up, too: as
+	// net/http's own.
+	idleTime = 90 * time.Second
+
 	// firstBackoff doubles with each try up to maxBackoff, less up to a half
 	// at random, so that those who failed together do not come back together.
 	firstBackoff = 250 * time.Millisecond
@@ -51,6 +55,7 @@ func NewHTTPClient(caFile string) (*http.Client, error) {
 		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(handshakes)},
 		TLSHandshakeTimeout:   dialTimeout,
 		ResponseHeaderTimeout: answerTimeout,
+		IdleConnTimeout:       idleTime,
 		ForceAttemptHTTP2:     true,
 		DisableCompression:    true, // maxAnswer then bounds what is read, too
 
@@ -62,14 +67,14 @@ func NewHTTPClient(caFile string) (*http.Client, error) {
 	}
 	if os.Getenv("HTTPS_PROXY")+os.Getenv("https_proxy") == "" {
 		t.DialTLSContext = d.dial
-		return &http.Client{CheckRedirect: stay, Transport: &transport{t, d}}, nil
+		return &http.Client{CheckRedirect: stay, Transport: &transport{dialer: d, now: t}}, nil
 	}
 	all, err := d.all() // behind a proxy net/http shakes hands, and with one configuration
 	if err != nil {
 		return nil, Failf(Misconfigured, "", "%w", err)
 	}
 	t.TLSClientConfig = all.Clone()
-	return &http.Client{CheckRedirect: stay, Transport: t}, nil
+	return &http.Client{CheckRedirect: stay, Transport: &transport{now: t}}, nil
 }
 
 func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -127,16 +132,16 @@ var ErrUnanswered = errors.New("no answer came; leases that were granted all the
 // Send makes the request that build returns until it is answered, other than by
 // "try later", or ctx ends. The error is of the last try that was not cut short.
 func Send(ctx context.Context, client *http.Client, build func() (*http.Request, error)) (*Reply, error) {
-	return send(ctx, client, 0, build)
+	return send(ctx, client, 0, func(*Reply, error) {}, build)
 }
 
 // send is Send, with patience. Each try is built anew, because a DPoP proof is
-// good for one request.
+// good for one request. failed hears of each that another may follow.
 //
 // The answer to a request that is on its way when ctx ends is waited for,
 // patience longer: it may tell what must be given back. With patience an error
 // is an ErrUnanswered if the last try was sent.
-func send(ctx context.Context, client *http.Client, patience time.Duration, build func() (*http.Request, error)) (*Reply, error) {
+func send(ctx context.Context, client *http.Client, patience time.Duration, failed func(*Reply, error), build func() (*http.Request, error)) (*Reply, error) {
 	var last error
 	for try := 0; ; try++ {
 		r, err := sendOnce(ctx, client, patience, build)
@@ -146,6 +151,7 @@ func send(ctx context.Context, client *http.Client, patience time.Duration, buil
 		if err == nil && !isBusy(r.Status) || err != nil && isPermanent(err) {
 			return r, err
 		}
+		failed(r, err)
 		wait := backoff(try)
 		if err == nil {
 			wait += r.RetryAfter // and not the longer of both: those who are told the same must not return together

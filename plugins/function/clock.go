@@ -1,6 +1,9 @@
 package function
 
-import "time"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // An instant is one moment by both clocks of a machine. The steady one never goes
 // back, and stands still while a sandbox is frozen; the wall clock goes on, and
@@ -63,4 +66,24 @@ func (w *window) has(now instant) bool {
 // shorten ends w at i, if it does not end earlier.
 func (w *window) shorten(i instant) {
 	w.end.steady, w.end.wall = min(w.end.steady, i.steady), min(w.end.wall, i.wall)
+}
+
+// A gauge knows how far ahead of the steady clock the wall clock was seen, in
+// nanoseconds. A freeze adds to that; what takes from it is a clock that was set back.
+type gauge struct{ most atomic.Int64 }
+
+// gaugeStep is how much more a gauge must see before it notes that: it is read far more
+// often than written.
+const gaugeStep = 100 * time.Millisecond
+
+func (i instant) ahead() int64 { return int64(i.wall - i.steady) }
+
+// sees notes the clocks of now. It reports false if the wall clock was set back since
+// the gauge was set, before or after freezes: then nobody can tell how long those were.
+func (g *gauge) sees(now instant) bool {
+	most, ahead := g.most.Load(), now.ahead()
+	if ahead > most+int64(gaugeStep) {
+		g.most.CompareAndSwap(most, ahead) // or somebody else has noted as much
+	}
+	return ahead >= most-int64(setBack)
 }

@@ -61,6 +61,7 @@ type state struct {
 	confirmed atomic.Pointer[instant] // when the broker last said that it is in force
 	asked     atomic.Pointer[instant] // when it was last asked, answered or not
 	silent    atomic.Pointer[instant] // when it was last asked and did not answer; nil: it did since
+	clocks    gauge                   // since got
 	calm      atomic.Pointer[window]  // while nothing is to be done; nil: something is
 }
 
@@ -69,6 +70,7 @@ type state struct {
 func newState(a *exchange.Answer, got instant, maxStale time.Duration) (*state, error) {
 	st := &state{session: a.AccessToken, got: got, credentials: map[string]*Credential{}}
 	st.asked.Store(&got)
+	st.clocks.most.Store(got.ahead())
 	shortest := time.Duration(0)
 	for _, l := range a.Leases {
 		life := lifeOf(l, a, got)
@@ -104,14 +106,15 @@ func (st *state) confirm(now instant, maxStale time.Duration) {
 // lifeOf returns how long l works from got on. Both ends of that time are the
 // broker's: its own clock's, if it tells it, so that this machine's may be wrong.
 func lifeOf(l api.Lease, a *exchange.Answer, got instant) time.Duration {
-	life := l.ExpiresAt.Sub(got.time()) - dateError
-	if !a.Date.IsZero() {
-		life = l.ExpiresAt.Sub(a.Date) - dateError
+	from := a.Date
+	if from.IsZero() {
+		from = got.time()
 	}
-	if a.ExpiresIn > 0 {
-		life = min(life, time.Duration(min(a.ExpiresIn, int64(maxLife/time.Second)))*time.Second)
+	life := max(-maxLife, min(l.ExpiresAt.Sub(from), maxLife)) - dateError // without the bounds, what ended long ago would be far ahead
+	if a.ExpiresIn != 0 {
+		life = min(life, time.Duration(max(0, min(a.ExpiresIn, int64(maxLife/time.Second))))*time.Second)
 	}
-	return min(life, maxLife)
+	return life
 }
 
 // maxLife is far beyond what any lease has; it keeps sums of times in range.
@@ -130,18 +133,21 @@ func shorter(a, b time.Duration) time.Duration {
 // usable returns a credential if it is surely in force.
 func (st *state) usable(name string, now instant) *Credential {
 	c := st.credentials[name]
-	if c == nil || !st.got.within(c.left, now) || c.beat > 0 && !st.confirmed.Load().within(c.beat, now) {
+	if c == nil || !st.clocks.sees(now) || !st.got.within(c.left, now) || c.beat > 0 && !st.confirmed.Load().within(c.beat, now) {
 		return nil
 	}
 	return c
 }
 
 // due reports whether it is time to ask for new ones.
-func (st *state) due(now instant) bool { return !st.got.within(st.refresh, now) }
+func (st *state) due(now instant) bool {
+	return !st.clocks.sees(now) || !st.got.within(st.refresh, now)
+}
 
 // without returns st without the dead, and due.
 func (st *state) without(dead func(*Credential) bool) *state {
 	out := &state{session: st.session, got: st.got, beat: st.beat, credentials: maps.Clone(st.credentials)} // refresh is now, and it is not calm
+	out.clocks.most.Store(st.clocks.most.Load())
 	out.confirmed.Store(st.confirmed.Load())
 	out.asked.Store(st.asked.Load())
 	out.silent.Store(st.silent.Load())

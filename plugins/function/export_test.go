@@ -24,3 +24,6 @@ func (o Options) ExchangingAt(url string) Options {
 
 // LeastLeft is what the tests must know of the time.
 const LeastLeft = leastLeft
+
+// HasKey reports whether s has made its key.
+func (s *Set) HasKey() bool { return s.client != nil }

@@ -2,6 +2,7 @@ package function_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -35,22 +36,25 @@ type fake struct {
 	heartbeat time.Duration // that they need; 0: none
 	down      bool
 	refuse    *api.Error
-	swallow   bool           // answers nothing
-	hold      chan struct{}  // not nil: exchanges wait until it is closed
-	raw       []byte         // the answer to exchanges, if not nil
-	exchanges int            // that were answered
-	tries     int            // exchanges that came
-	questions int            // introspections that came
-	beats     int            // heartbeats that were accepted
-	sessions  []*fakeSession // all there were
-	tokens    []string       // subject tokens seen
-	idle      int            // calls of CloseIdleConnections
-	streams   int            // that were opened
-	stream    io.Writer      // the last one
-	deaf      bool           // has no events
-	ponder    chan struct{}  // not nil: questions wait until it is closed
-	late      chan struct{}  // not nil: answers to questions are made, and come when it is closed
-	slow      time.Duration  // more than 15 seconds between signs of life
+	busy      bool                     // asks for patience
+	swallow   bool                     // answers nothing
+	hold      chan struct{}            // not nil: exchanges wait until it is closed
+	raw       []byte                   // the answer to exchanges, if not nil
+	exchanges int                      // that were answered
+	tries     int                      // exchanges that came
+	questions int                      // introspections that came
+	beats     int                      // heartbeats that were accepted
+	sessions  []*fakeSession           // all there were
+	tokens    []string                 // subject tokens seen
+	idle      int                      // calls of CloseIdleConnections
+	streams   int                      // that were opened
+	stream    io.Writer                // the last one
+	deaf      bool                     // has no events
+	ponder    chan struct{}            // not nil: questions wait until it is closed
+	late      chan struct{}            // not nil: answers to questions are made, and come when it is closed
+	url       string                   // "": brokerURL
+	slow      time.Duration            // more than 15 seconds between signs of life
+	lie       func(*api.TokenResponse) // not nil: what it makes of its answers
 }
 
 type fakeSession struct {
@@ -220,6 +224,9 @@ func (f *fake) exchange(r *http.Request) (int, []byte) {
 	if f.refuse != nil {
 		return refused(400, f.refuse)
 	}
+	if f.busy {
+		return refused(503, &api.Error{Code: api.CodeTemporarily, Description: "too much at once"})
+	}
 	f.exchanges++
 	f.tokens = append(f.tokens, r.PostForm.Get("subject_token"))
 	s := &fakeSession{token: fmt.Sprint("session-", canary, "-", f.exchanges), dead: map[string]bool{}, ends: f.later().Add(f.life)}
@@ -234,11 +241,14 @@ func (f *fake) exchange(r *http.Request) (int, []byte) {
 			Values: map[string]api.Secret{"token": api.NewSecret(fmt.Sprint(canary, "-", name, "-", f.exchanges))},
 		})
 	}
+	if f.lie != nil {
+		f.lie(&out)
+	}
 	to, err := api.ParseSealKey(r.PostForm.Get("seal_key"))
 	if err != nil {
 		return refused(400, &api.Error{Code: api.CodeInvalidRequest})
 	}
-	body, err := out.EncodeSealed(to, brokerURL+api.PathToken, r.Header.Get("DPoP"))
+	body, err := out.EncodeSealed(to, cmp.Or(f.url, brokerURL)+api.PathToken, r.Header.Get("DPoP"))
 	if err != nil {
 		panic(err)
 	}

@@ -43,9 +43,9 @@ import (
 type Secret = api.Secret
 
 const (
-	// initTime bounds New where its context does not: AWS Lambda gives a function
-	// ten seconds to start.
-	initTime = 8 * time.Second
+	// initTime bounds New where its context does not. An answer on its way is waited
+	// for five seconds more, and AWS Lambda gives a function ten to start.
+	initTime = 4500 * time.Millisecond
 
 	// defaultStale is the MaxStale of those who give none.
 	defaultStale = time.Minute
@@ -76,8 +76,9 @@ type Options struct {
 	// reached in time: then Get tries. What is refused still is an error of New.
 	StartWithout bool
 
-	// Later lets New return without any exchange: the first Get makes it, or Refresh.
-	// It is for what is copied after New, such as sandboxes with Lambda's SnapStart.
+	// Later lets New return without any exchange: the first Get makes it, or Refresh,
+	// and the key of the sessions. It is for what is copied after New, such as sandboxes
+	// with Lambda's SnapStart.
 	Later bool
 
 	// MaxStale is for how long a credential is used on the broker's word. A Get
@@ -124,8 +125,10 @@ type host struct {
 type Set struct {
 	options     Options
 	credentials []string
-	client      *exchange.Client
+	client      *exchange.Client // from the first exchange on
+	connect     func() error     // makes it, once: a copy that is made before has another key
 	http        *http.Client
+	hangUp      func() // at the end
 	source      Source
 	now         func() instant
 
@@ -142,6 +145,8 @@ type Set struct {
 	confirming *flight      // nil: no question under way
 	retired    []api.Secret // sessions that were replaced, and may live
 	trouble    trouble
+	other      string  // who is to answer
+	failed     error   // why its last try of the exchange under way had no answer; nil: none had failed
 	wire       instant // when the broker was last spoken to; zero: never
 	closed     bool
 }
@@ -149,9 +154,10 @@ type Set struct {
 // New exchanges the function's identity for credentials, the names of at least
 // one in the broker's configuration. broker is its url, byte for byte as there.
 //
-// It tries until ctx ends; where ctx has no deadline, for eight seconds. On
-// Vercel, where the identity comes with each request, there is nothing to exchange
-// yet: then the first [Set.Get] does. Close the Set.
+// It tries until ctx ends; where ctx has no deadline, for four and a half seconds. An
+// answer that is on its way then is waited for, five seconds more. On Vercel, where
+// the identity comes with each request, there is nothing to exchange yet: then the
+// first [Set.Get] does. Close the Set.
 func New(ctx context.Context, broker string, credentials ...string) (*Set, error) {
 	return Options{}.New(ctx, broker, credentials...)
 }
@@ -207,23 +213,33 @@ func (o Options) set(broker string, credentials []string) (*Set, error) {
 	}
 	o.host = o.host.orReal()
 	o.Audience, o.MaxStale = cmp.Or(o.Audience, o.host.getenv(AudienceVariable), broker), cmp.Or(o.MaxStale, defaultStale)
+	hangUp := func() {} // what is lent to us has other uses
 	if o.HTTPClient == nil {
-		var err error
-		if o.HTTPClient, err = exchange.NewHTTPClient(cmp.Or(o.CAFile, o.host.getenv("BREVET_CA_FILE"))); err != nil {
+		client, err := exchange.NewHTTPClient(cmp.Or(o.CAFile, o.host.getenv("BREVET_CA_FILE")))
+		if err != nil {
 			return nil, err
 		}
+		o.HTTPClient, hangUp = client, client.CloseIdleConnections
 	}
-	key, err := o.key()
-	if err != nil {
+	if err := exchange.CheckBroker(broker); err != nil {
 		return nil, err
 	}
-	client, err := exchange.NewClient(broker, o.HTTPClient, key)
-	if err != nil {
-		return nil, err
+	s := &Set{
+		options: o, credentials: slices.Clone(credentials), http: o.HTTPClient, hangUp: hangUp, source: jwtSource{o.Source}, now: o.host.now,
+		news: make(chan struct{}, 1), other: "the broker",
 	}
-	s := &Set{options: o, credentials: slices.Clone(credentials), client: client, http: o.HTTPClient, source: jwtSource{o.Source}, now: o.host.now, news: make(chan struct{}, 1)}
+	s.connect = sync.OnceValue(func() error { return s.makeClient(broker) })
 	s.life, s.end = context.WithCancel(context.Background())
 	return s, nil
+}
+
+// makeClient makes the client with its key.
+func (s *Set) makeClient(broker string) error {
+	key, err := s.options.key()
+	if err == nil {
+		s.client, err = exchange.NewClient(broker, s.http, key)
+	}
+	return err
 }
 
 // key returns the key that exchanges are made with.
@@ -246,7 +262,8 @@ var ErrClosed = errors.New("function: the credentials were given back")
 // there is none it waits for an exchange, until ctx ends.
 func (s *Set) Get(ctx context.Context, credential string) (*Credential, error) {
 	if st := s.state.Load(); st != nil {
-		if w := st.calm.Load(); w != nil && w.has(s.now()) {
+		now := s.now()
+		if w := st.calm.Load(); w != nil && w.has(now) && st.clocks.sees(now) {
 			if c := st.credentials[credential]; c != nil {
 				if !s.used.Load() {
 					s.used.Store(true)
@@ -287,18 +304,33 @@ func (s *Set) Close(ctx context.Context) error {
 		return nil
 	}
 	s.end()
-	s.running.Wait()
 	s.thaw()
-	if st := s.state.Swap(nil); st != nil {
-		s.retired = append(s.retired, st.session)
-	}
-	errs := make([]error, len(s.retired))
+	var known error
 	var revoking sync.WaitGroup
-	for i, session := range s.retired {
+	revoking.Go(func() { known = s.giveBack(ctx) })
+	s.running.Wait() // an exchange on its way may bring another session
+	late := s.giveBack(ctx)
+	revoking.Wait()
+	s.hangUp()
+	return explain(errors.Join(known, late))
+}
+
+// giveBack ends all sessions that there are now.
+func (s *Set) giveBack(ctx context.Context) error {
+	s.mu.Lock()
+	if st := s.state.Swap(nil); st != nil {
+		s.retire(st.session)
+	}
+	sessions := s.retired
+	s.retired = nil
+	s.mu.Unlock()
+	errs := make([]error, len(sessions))
+	var revoking sync.WaitGroup
+	for i, session := range sessions {
 		revoking.Go(func() { errs[i] = s.client.Revoke(ctx, session) })
 	}
 	revoking.Wait()
-	return explain(errors.Join(errs...))
+	return errors.Join(errs...)
 }
 
 // Format implements [fmt.Formatter]: a Set does not print.

@@ -617,11 +617,11 @@ func TestBrokerDownAtInit(t *testing.T) {
 		if !exchange.IsKind(err, exchange.Unavailable) || !strings.Contains(err.Error(), "check that the URL is right") {
 			t.Errorf("New = %v", err)
 		}
-		if d := time.Since(start); d > 8*time.Second {
+		if d := time.Since(start); d > 4500*time.Millisecond {
 			t.Errorf("New took %v", d)
 		}
 		if _, tries, _ := f.counts(); tries < 4 {
-			t.Errorf("%d tries in eight seconds", tries)
+			t.Errorf("%d tries in four and a half seconds", tries)
 		}
 		o := f.options()
 		o.StartWithout = true

@@ -158,9 +158,18 @@ func (s *Set) fly(ctx context.Context, slot **flight, seen *state, do func(conte
 	return f
 }
 
+// doubt gives up the connections if err says that nothing came through. What came in
+// the broker's own words did.
+func (s *Set) doubt(err error) {
+	if _, answered := errors.AsType[*api.Error](err); !answered && exchange.IsKind(err, exchange.Unavailable) {
+		s.http.CloseIdleConnections()
+	}
+}
+
 // land makes room for the next flight, and tells of a failure.
 func (s *Set) land(slot **flight, f *flight) {
 	if f.err != nil && s.life.Err() == nil && !f.abandoned.Load() {
+		s.doubt(f.err)
 		s.note(f.err)
 		s.tell(f.err)
 	}
@@ -198,25 +207,49 @@ func (s *Set) waitBriefly(ctx context.Context, f *flight) error {
 func (s *Set) late(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.trouble.err == nil {
-		return fmt.Errorf("waiting for the broker: %w", err)
+	why := s.failed
+	if why == nil {
+		why = s.trouble.err
 	}
-	return fmt.Errorf("waiting for the broker: %w; before that: %w", err, s.trouble.err)
+	if why == nil {
+		return fmt.Errorf("waiting for %s: %w", s.other, err)
+	}
+	return fmt.Errorf("waiting for %s: %w; before that: %w", s.other, err, why)
+}
+
+// waitFor notes who is to answer next.
+func (s *Set) waitFor(who string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.other, s.failed = who, nil
+}
+
+// fail notes why the broker has not answered yet.
+func (s *Set) fail(err error) {
+	s.doubt(err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failed = err
 }
 
 // exchange gets a token of the platform and exchanges it for all credentials. Where
 // there is no connection to the broker it is made meanwhile.
 func (s *Set) exchange(ctx context.Context) error {
+	if err := s.connect(); err != nil {
+		return err
+	}
 	began, alone := s.thaw()
 	if alone {
 		end := s.client.Connect(ctx)
 		defer end()
 	}
+	s.waitFor("the platform's token")
 	token, err := s.source.Token(ctx, s.options.Audience)
+	s.waitFor("the broker")
 	if err != nil {
 		return err
 	}
-	answer, err := s.client.Exchange(ctx, exchange.Request{SubjectToken: token, Credentials: s.credentials, TTL: s.options.TTL})
+	answer, err := s.client.Exchange(ctx, exchange.Request{SubjectToken: token, Credentials: s.credentials, TTL: s.options.TTL, Failed: s.fail})
 	if err != nil {
 		return err
 	}
@@ -238,13 +271,13 @@ func (s *Set) sent(t time.Time, began instant) instant {
 	return now.add(-ago)
 }
 
-// replace makes st what is handed out, unless something newer is. The session of
-// the older one is kept, to be ended when all is given back.
+// replace makes st what is handed out, unless something newer is, or Close has begun.
+// The session of the other one is kept, to be ended when all is given back.
 func (s *Set) replace(st *state) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.trouble = trouble{}
-	if old := s.state.Load(); old != nil && old.got.steady > st.got.steady {
+	s.trouble, s.failed = trouble{}, nil
+	if old := s.state.Load(); s.closed || old != nil && old.got.steady > st.got.steady {
 		s.retire(st.session)
 		return
 	}

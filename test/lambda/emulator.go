@@ -137,7 +137,7 @@ func (e *Emulator) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 // Shutdown ends all processes as the emulator does when it is stopped: with SIGTERM
 // for the runtime, and SHUTDOWN for the extensions.
 func (e *Emulator) Shutdown() {
-	syscall.Kill(e.process.pid, syscall.SIGTERM) // an error: it has ended
+	e.process.signalFirst(syscall.SIGTERM)
 	e.process.endBy(time.Now().Add(2 * shutdownTime))
 }
 

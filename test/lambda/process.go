@@ -84,6 +84,15 @@ func (p *process) signal(sig syscall.Signal) {
 	syscall.Kill(-p.pid, sig) // an error: it ends just now
 }
 
+// signalFirst sends sig to the first of the group only, unless that has ended.
+func (p *process) signalFirst(sig syscall.Signal) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.ended {
+		syscall.Kill(p.pid, sig) // an error: it ends just now
+	}
+}
+
 // endBy waits for the end of p, and kills it at deadline.
 func (p *process) endBy(deadline time.Time) {
 	timer := time.NewTimer(time.Until(deadline))

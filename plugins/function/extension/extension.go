@@ -85,11 +85,13 @@ type extension struct {
 	web    net.Listener
 	bearer api.Secret
 
-	started chan struct{} // closed when set or failed is there
+	opening sync.Once
+	started chan struct{} // closed by open
 	set     *function.Set
 	failed  error // why there is no set
 
 	mu      sync.Mutex // of the files
+	problem string     // with them; "": none
 	life    context.Context
 	end     context.CancelFunc
 	running sync.WaitGroup
@@ -154,17 +156,25 @@ func (e *extension) prepare() (err error) {
 	return nil
 }
 
-// start makes the first exchange. A sandbox with SnapStart has none yet: what it
-// got would be copied into all that are made of it.
+// open lets requests have what there is: set or failed.
+func (e *extension) open() { e.opening.Do(func() { close(e.started) }) }
+
+// start makes the first exchange. A sandbox with SnapStart has none yet, and answers
+// nobody: what it got would be copied into all that are made of it.
 func (e *extension) start(ctx context.Context) error {
-	defer close(e.started)
-	identity, err := ststoken.New(e.Getenv, e.Port)
+	snapshot := e.Getenv(kindVariable) == snapStart
+	defer func() {
+		if !snapshot || e.failed != nil {
+			e.open()
+		}
+	}()
+	source, err := ststoken.New(e.Getenv, e.Port)
 	if err != nil {
 		e.failed = err
 		return err
 	}
 	o := e.Function
-	o.Source, o.OnError, o.Later = identity, e.Tell, e.Getenv(kindVariable) == snapStart
+	o.Source, o.OnError, o.Later = source, e.Tell, snapshot
 	ctx, cancel := context.WithTimeout(ctx, initTime)
 	defer cancel()
 	if e.set, e.failed = o.NewWithSource(ctx, e.Broker, e.Credentials...); e.failed != nil {
@@ -192,6 +202,7 @@ func (e *extension) follow(ctx context.Context) error {
 			e.giveBack(next.left(time.Now()))
 			return nil
 		}
+		e.open()
 		e.settle(ctx) // an invocation has begun
 	}
 }
@@ -214,13 +225,19 @@ func (e *event) left(now time.Time) time.Duration {
 	return left
 }
 
-// sync makes the files hold what is in force.
+// sync makes the files hold what is in force. What is in its way is told once, as
+// long as it stays.
 func (e *extension) sync() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	problem := ""
 	if err := e.folder.sync(e.Credentials, e.set.Peek); err != nil {
-		e.Tell(errors.New(explain(err)))
+		problem = explain(err)
 	}
+	if problem != "" && problem != e.problem {
+		e.Tell(errors.New(problem))
+	}
+	e.problem = problem
 }
 
 // keepFiles does so as long as the extension lives.
@@ -239,11 +256,11 @@ func (e *extension) keepFiles() {
 
 // giveBack revokes what there is. What is not revoked in time ends by its ttl.
 func (e *extension) giveBack(within time.Duration) {
-	e.close() // nobody gets anything any more
-	done := make(chan error, 1)
-	go func() { done <- e.set.Close(context.Background()) }() // ends with the process, if not before
 	timer := time.NewTimer(within)
 	defer timer.Stop()
+	done := make(chan error, 1)
+	go func() { done <- e.set.Close(context.Background()) }() // ends with the process, if not before
+	e.close()                                                 // meanwhile: a disk can be slow
 	select {
 	case err := <-done:
 		if err != nil {

@@ -23,15 +23,15 @@ const (
 // A folder is the extension's own, in the sandbox's /tmp. Other users cannot enter.
 type folder struct {
 	dir   string
-	files bool              // credentials are written, too
-	wrote map[string]string // credential → lease whose values are in files
+	files bool                            // credentials are written, too
+	wrote map[string]*function.Credential // those whose values are in files, by name
 }
 
 // openFolder makes the folder anew. /tmp lives on when Lambda starts everything in
 // a sandbox again: what another run of the extension has left there is wiped.
 func openFolder(dir string, files bool) (*folder, error) {
 	const hint = "nothing but the extension has business in its folder: remove it, or set TMPDIR to another place"
-	f := &folder{dir, files, map[string]string{}}
+	f := &folder{dir, files, map[string]*function.Credential{}}
 	err := os.Mkdir(dir, 0o700)
 	if errors.Is(err, fs.ErrExist) {
 		if err = checkPrivate(dir); err == nil {
@@ -53,7 +53,8 @@ func openFolder(dir string, files bool) (*folder, error) {
 func (f *folder) tokenPath() string { return filepath.Join(f.dir, tokenName) }
 
 // sync makes the files hold what is in force: whole by rename, and no value of what
-// is not in force any more. peek returns nil for that.
+// is not in force any more, nor of what could not be replaced. peek returns nil for
+// what is not in force.
 func (f *folder) sync(names []string, peek func(string) *function.Credential) error {
 	if !f.files {
 		return nil
@@ -61,15 +62,25 @@ func (f *folder) sync(names []string, peek func(string) *function.Credential) er
 	var problems []error
 	for _, name := range names {
 		c := peek(name)
-		switch was, has := f.wrote[name]; {
-		case c == nil && has:
-			delete(f.wrote, name)
-			problems = append(problems, wipe(filepath.Join(f.dir, credentials, name)))
-		case c != nil && c.LeaseID != was:
-			problems = append(problems, f.put(c))
+		if c == f.wrote[name] {
+			continue
 		}
+		if c != nil {
+			err := f.put(c)
+			if err == nil {
+				continue
+			}
+			problems = append(problems, err)
+		}
+		problems = append(problems, f.remove(name))
 	}
 	return errors.Join(problems...)
+}
+
+// remove wipes the values of a credential.
+func (f *folder) remove(name string) error {
+	delete(f.wrote, name)
+	return wipe(filepath.Join(f.dir, credentials, name))
 }
 
 // put writes the values of c into its folder, and removes what is not of c there.
@@ -91,8 +102,11 @@ func (f *folder) put(c *function.Credential) error {
 			return fmt.Errorf("writing the values of credential %s: %w", c.Name, err)
 		}
 	}
-	f.wrote[c.Name] = c.LeaseID
-	return keepOnly(dir, names)
+	if err := keepOnly(dir, names); err != nil {
+		return err
+	}
+	f.wrote[c.Name] = c
+	return nil
 }
 
 // write replaces the file at path in one step. It is of mode 0600.
@@ -128,24 +142,26 @@ func keepOnly(dir string, names []string) error {
 // extension writes.
 const mostWiped = 1 << 20
 
-// wipe overwrites the files at path and below with zeros, and removes all of it. It
-// does not follow links.
+// wipe overwrites the files at path and below with zeros, those that can be, and
+// removes all of it. It does not follow links.
 func wipe(path string) error {
-	walked := filepath.WalkDir(path, func(at string, e fs.DirEntry, err error) error {
-		if err != nil || !e.Type().IsRegular() {
-			return err
+	var problems []error
+	filepath.WalkDir(path, func(at string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() {
+			err = overwrite(at)
 		}
-		return overwrite(at)
+		if !errors.Is(err, fs.ErrNotExist) {
+			problems = append(problems, err)
+		}
+		return nil // one file does not spare the others
 	})
-	if errors.Is(walked, fs.ErrNotExist) {
-		walked = nil
-	}
-	if err := errors.Join(walked, os.RemoveAll(path)); err != nil {
+	if err := errors.Join(append(problems, os.RemoveAll(path))...); err != nil {
 		return fmt.Errorf("wiping what the extension wrote: %w", err)
 	}
 	return nil
 }
 
+// overwrite writes zeros where the file has something else, on the disk, too.
 func overwrite(path string) error {
 	file, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
@@ -155,7 +171,7 @@ func overwrite(path string) error {
 	if err == nil {
 		_, err = file.Write(make([]byte, min(info.Size(), mostWiped)))
 	}
-	return errors.Join(err, file.Close())
+	return errors.Join(err, file.Sync(), file.Close())
 }
 
 // isFileName reports whether name is one of a file, on any system, and not a hidden

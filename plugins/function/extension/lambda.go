@@ -39,9 +39,11 @@ type runtime struct {
 	id     string       // what Lambda calls the extension; "" before it is registered
 }
 
-// newRuntime returns the Lambda at address, host:port.
+// newRuntime returns the Lambda at address, host:port. It is asked without any proxy,
+// and cannot send the extension elsewhere.
 func newRuntime(address string) *runtime {
-	return &runtime{url: "http://" + address + apiPath, client: &http.Client{Transport: &http.Transport{}}} // without any proxy
+	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &runtime{url: "http://" + address + apiPath, client: &http.Client{Transport: &http.Transport{}, CheckRedirect: stay}}
 }
 
 // register makes the extension known by its name, that of its file. Lambda starts
@@ -72,7 +74,7 @@ func (r *runtime) next(ctx context.Context) (*event, error) {
 		return nil, err
 	}
 	var e event
-	if err := json.Unmarshal(body, &e); err != nil {
+	if err := json.Unmarshal(body, &e); err != nil || e.Type != invoke && e.Type != shutdown { // for none else it registered
 		return nil, exchange.Failf(exchange.Protocol, "", "%s: Lambda's answer is none", what)
 	}
 	return &e, nil

@@ -173,7 +173,7 @@ func (e *extension) get(ctx context.Context, name string) (*function.Credential,
 	select {
 	case <-e.started:
 	case <-timer.C:
-		return nil, errors.New("the extension has not started yet")
+		return nil, errors.New("the extension has not started yet; with SnapStart it does with the first invocation")
 	case <-ctx.Done():
 		return nil, function.ErrClosed
 	}

@@ -120,7 +120,7 @@ func endpointAt(variable, raw string) (string, error) {
 		return "", exchange.Failf(exchange.Misconfigured, "", "%s is not https://HOST[:PORT], or http on this machine", variable)
 	}
 	host := u.Host
-	if u.Port() == map[string]string{"https": "443", "http": "80"}[u.Scheme] { // it is not sent, and so not signed
+	if u.Scheme == "https" && u.Port() == "443" || u.Scheme == "http" && u.Port() == "80" { // it is not sent, and so not signed
 		host = strings.TrimSuffix(host, ":"+u.Port())
 	}
 	return u.Scheme + "://" + host + "/", nil

@@ -245,6 +245,7 @@ func TestSnapStartKeys(t *testing.T) {
 		"variable":      {more: []string{"AWS_CONTAINER_AUTHORIZATION_TOKEN", bearer}},
 		"file":          {more: []string{"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", file}},
 		"none":          {want: "answered 401"},
+		"two lines":     {more: []string{"AWS_CONTAINER_AUTHORIZATION_TOKEN", bearer + "\r\nX: y"}, want: "a character that no header has"},
 		"no file":       {more: []string{"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", file + "x"}, want: "it cannot be read"},
 		"elsewhere":     {more: []string{"AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://keys.example.com/"}, want: "plain http is for this machine only"},
 		"the extension": {more: []string{"AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:2774/aws/deploy"}, want: "names brevet's own endpoint"},
@@ -253,6 +254,9 @@ func TestSnapStartKeys(t *testing.T) {
 			got, err := token(t, env(append(base, test.more...)...))
 			if test.want == "" && (err != nil || got != jwtToken) || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 				t.Errorf("Token = %q, %v, want error %q", got, err, test.want)
+			}
+			if err != nil && strings.Contains(err.Error(), canary) {
+				t.Errorf("a secret in %q", err)
 			}
 		})
 	}
@@ -352,6 +356,29 @@ func TestXML(t *testing.T) {
 		if got != test.want || err != nil && !errors.Is(err, ststoken.ErrXML) {
 			t.Errorf("%s: %q, %v, want %q", name, got, err, test.want)
 		}
+	}
+}
+
+// TestLargeXML: a document that costs more to read than it is worth is none.
+func TestLargeXML(t *testing.T) {
+	for name, doc := range map[string]string{
+		"text and elements": "<a>" + strings.Repeat("xxxx<b/>", 120_000) + "</a>",
+		"elements":          "<a>" + strings.Repeat("<b></b>", 140_000) + "</a>",
+		"a long text":       "<a>" + strings.Repeat("x", 1<<20) + "</a>",
+		"a long name":       "<" + strings.Repeat("a", 1<<20) + ">",
+		"an open one":       strings.Repeat("<a>", 300_000),
+	} {
+		began := time.Now()
+		if got, err := ststoken.TextAt(doc, "a"); got != "" || err == nil {
+			t.Errorf("%s: %d bytes, %v", name, len(got), err)
+		}
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("%s: it took %v", name, took)
+		}
+	}
+	const doc = "<GetWebIdentityTokenResponse><GetWebIdentityTokenResult><WebIdentityToken>a.b<x/>.c</WebIdentityToken></GetWebIdentityTokenResult></GetWebIdentityTokenResponse>"
+	if got, err := ststoken.TextAt(doc, "GetWebIdentityTokenResponse", "GetWebIdentityTokenResult", "WebIdentityToken"); got != "" {
+		t.Errorf("a token with an element in it: %q, %v", got, err)
 	}
 }
 

@@ -132,13 +132,16 @@ func (k keys) check() error {
 // bearer returns what the endpoint for keys wants to see: from a file, which is read
 // again each time, or from the environment. Zero: nothing.
 func (i *identity) bearer() (api.Secret, error) {
-	path := i.getenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
-	if path == "" {
-		return api.NewSecret(i.getenv("AWS_CONTAINER_AUTHORIZATION_TOKEN")), nil
+	bearer := i.getenv("AWS_CONTAINER_AUTHORIZATION_TOKEN")
+	if path := i.getenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"); path != "" {
+		text, err := os.ReadFile(path)
+		if err != nil || len(text) > maxBearer {
+			return api.Secret{}, exchange.Failf(exchange.Misconfigured, "", "reading the file that AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE names: it cannot be read, or is too large")
+		}
+		bearer = strings.TrimSpace(string(text))
 	}
-	text, err := os.ReadFile(path)
-	if err != nil || len(text) > maxBearer {
-		return api.Secret{}, exchange.Failf(exchange.Misconfigured, "", "reading the file that AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE names: it cannot be read, or is too large")
+	if strings.ContainsFunc(bearer, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return api.Secret{}, exchange.Failf(exchange.Misconfigured, "", "what the endpoint for the role's keys wants to see has a character that no header has")
 	}
-	return api.NewSecret(strings.TrimSpace(string(text))), nil
+	return api.NewSecret(bearer), nil
 }

@@ -8,11 +8,16 @@ import (
 // errXML says that a document is none of those that STS answers with.
 var errXML = errors.New("not the XML that STS answers with")
 
-// maxDepth is more than STS has elements in one another.
-const maxDepth = 8
+const (
+	// maxDocument is more than STS answers with, in bytes: a token is the largest of it.
+	maxDocument = 64 << 10
+
+	// maxDepth is more than STS has elements in one another.
+	maxDepth = 8
+)
 
 // A node is an element of an XML document. Text between its children counts as its
-// own.
+// own; nobody reads that.
 type node struct {
 	name, text string
 	children   []node
@@ -22,6 +27,9 @@ type node struct {
 // xmlns. It refuses all else that XML has, so that there are no two readings of
 // what it accepts. encoding/xml would do, and is large.
 func parseXML(doc string) (*node, error) {
+	if len(doc) > maxDocument {
+		return nil, errXML
+	}
 	doc = strings.TrimSpace(doc)
 	if declaration, ok := strings.CutPrefix(doc, "<?xml "); ok {
 		_, doc, _ = strings.Cut(declaration, "?>")
@@ -85,8 +93,8 @@ func isNamespace(attribute string) bool {
 }
 
 // textAt returns the text of the one element at path; path[0] is n itself. "" if
-// there is none, or more than one, or a text with what stands for a character:
-// neither tokens nor codes have such.
+// there is none, or more than one, or one with elements in it, or a text with what
+// stands for a character: neither tokens nor codes have such.
 func (n *node) textAt(path ...string) string {
 	if n.name != path[0] {
 		return ""
@@ -106,7 +114,7 @@ func (n *node) textAt(path ...string) string {
 			return ""
 		}
 	}
-	if strings.ContainsRune(n.text, '&') {
+	if len(n.children) > 0 || strings.ContainsRune(n.text, '&') {
 		return ""
 	}
 	return n.text
