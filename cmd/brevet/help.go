@@ -6,21 +6,49 @@ import "io"
 func (p *program) help(args []string) (int, error) {
 	page := helpMain
 	if len(args) > 0 {
-		pages := map[string]string{
-			"exec": helpExec, "get": helpGet, "revoke": helpRevoke, "mask": helpMask, "scan": helpScan,
-			"encrypt": helpEncrypt, "decrypt": helpDecrypt,
-			"verify-trust": helpVerifyTrust, "claims": helpClaims, "agent": helpAgent, "helpers": helpHelpers, extensionCommand: helpExtension, "exit-codes": helpExitCodes,
+		page = helpOn(args[0])
+		if p.helperCommand(args[0]) != nil {
+			page = helpHelpers
 		}
-		for name := range p.helperCommands() {
-			pages[name] = helpHelpers
-		}
-		var ok bool
-		if page, ok = pages[args[0]]; !ok {
-			return exitUsage, usagef("no help on %q", args[0])
-		}
+	}
+	if page == "" {
+		return exitUsage, usagef("no help on %q", args[0])
 	}
 	_, err := io.WriteString(p.stdout, page)
 	return statusOf(err), err
+}
+
+// helpOn returns the page for a topic, "" if there is none.
+func helpOn(topic string) string {
+	switch topic {
+	case "exec":
+		return helpExec
+	case "get":
+		return helpGet
+	case "revoke":
+		return helpRevoke
+	case "mask":
+		return helpMask
+	case "scan":
+		return helpScan
+	case "encrypt":
+		return helpEncrypt
+	case "decrypt":
+		return helpDecrypt
+	case "verify-trust":
+		return helpVerifyTrust
+	case "claims":
+		return helpClaims
+	case "agent":
+		return helpAgent
+	case "helpers":
+		return helpHelpers
+	case extensionCommand:
+		return helpExtension
+	case "exit-codes":
+		return helpExitCodes
+	}
+	return ""
 }
 
 const helpMain = `brevet gets short-lived credentials for a CI job, and gives them back.

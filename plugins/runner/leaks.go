@@ -30,7 +30,8 @@ const (
 // never holds what was found. Its methods may be called at the same time.
 type Leaks struct {
 	mu     sync.Mutex
-	values map[*mask.Masker][]Sensitive
+	masker *mask.Masker // the latest, and
+	values []Sensitive  // those that it was made of
 	kinds  []*leakKind
 	urgent chan struct{} // gets a value when something urgent was found
 
@@ -48,22 +49,26 @@ type leakKind struct {
 
 // NewLeaks returns Leaks without any.
 func NewLeaks() *Leaks {
-	return &Leaks{urgent: make(chan struct{}, 1), values: map[*mask.Masker][]Sensitive{}}
+	return &Leaks{urgent: make(chan struct{}, 1)}
 }
 
-// Know says of which values m was made, in this order.
+// Know says of which values m was made, in this order. The Masker before it is not
+// asked for any more.
 func (l *Leaks) Know(m *mask.Masker, values []Sensitive) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.values[m] = values
+	l.masker, l.values = m, values
 }
 
 // Hits returns what counts the hits of m in an output called "stdout" or "stderr".
-// Those of values that are not known are not counted.
+// Those of a Masker that is not known are not counted.
 func (l *Leaks) Hits(m *mask.Masker, output string) func(mask.Hit) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	values := l.values[m]
+	var values []Sensitive
+	if m == l.masker {
+		values = l.values
+	}
 	return func(h mask.Hit) {
 		if h.Secret < len(values) {
 			l.add(values[h.Secret], output, h)
