@@ -8,7 +8,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/brevet-dev/brevet/plugins/runner/runnertest"
 )
@@ -137,23 +136,4 @@ func TestMemory(t *testing.T) {
 			t.Errorf("%s: brevet took %d KiB, the most is %d", name, used, maxMemory)
 		}
 	}
-}
-
-// BenchmarkExec reports what brevet takes over a bare command, in milliseconds:
-// the aim is 25.
-func BenchmarkExec(b *testing.B) {
-	brevet := job(b)
-	measure := func(cmd *exec.Cmd) time.Duration {
-		begin := time.Now()
-		if out, err := cmd.CombinedOutput(); err != nil {
-			b.Fatalf("%v\n%s", err, out)
-		}
-		return time.Since(begin)
-	}
-	var bare, with time.Duration
-	for b.Loop() {
-		bare += measure(exec.Command("true"))
-		with += measure(brevet("true"))
-	}
-	b.ReportMetric(float64((with-bare).Microseconds())/1000/float64(b.N), "ms-over-bare/op")
 }

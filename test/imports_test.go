@@ -33,7 +33,7 @@ var mayImport = map[string][]string{
 	"broker/mint":         {"broker", "broker/api", "broker/keys", "issuers", "policies/strictyaml"},
 	"broker/server":       {"broker", "broker/api"},
 	"plugins/runner/mask": {"broker/api"},
-	"plugins/runner":      {"broker/api", "plugins/exchange", "plugins/function", "issuers/strictjson", "plugins/runner/mask"},
+	"plugins/runner":      {"broker/api", "plugins/exchange", "plugins/function", "plugins/function/ststoken", "issuers/strictjson", "plugins/runner/mask"},
 	"cmd/brevet":          {"broker/api", "broker/keys/trust", "plugins/exchange", "plugins/function", "plugins/function/extension", "plugins/runner", "plugins/runner/agent", "plugins/runner/draft", "plugins/runner/mask"},
 
 	"plugins/runner/draft": {"issuers/presets"},
@@ -43,7 +43,8 @@ var mayImport = map[string][]string{
 	"plugins/function":             {"broker/api", "plugins/exchange"},
 	"plugins/function/awsidentity": {"broker/api", "plugins/exchange", "plugins/function"},
 	"plugins/function/awscreds":    {"plugins/exchange", "plugins/function"},
-	"plugins/function/extension":   {"broker/api", "plugins/exchange", "plugins/function"},
+	"plugins/function/ststoken":    {"broker/api", "plugins/exchange", "plugins/function"},
+	"plugins/function/extension":   {"broker/api", "plugins/exchange", "plugins/function", "plugins/function/ststoken"},
 
 	"examples/functions/lambda-go": {"plugins/function", "plugins/function/awsidentity"},
 

@@ -90,14 +90,15 @@ func (a *agentFlags) check(name string) error {
 }
 
 // listen makes the agent. Nothing is asked of the broker before a tool needs it.
-func (p *program) listen(a agentFlags, files *runner.Files, learn func(api.Lease) error) (*agent.Agent, error) {
+// w hears of what is handed out; nil: nobody.
+func (p *program) listen(a agentFlags, files *runner.Files, w *witness) (*agent.Agent, error) {
 	if err := runner.CheckBroker(a.o.Broker); err != nil {
 		return nil, err
 	}
 	return agent.Listen(agent.Options{
 		Credentials: a.o.Credentials, AWS: a.aws, Dir: a.dir, Env: p.env, Files: files, Ready: a.volume.ready,
 		Listen: a.volume.listen, TokenFile: a.volume.tokenFile, TokenMode: a.volume.mode,
-		Learn: learn, Wait: a.o.Timeout + 2*time.Second,
+		Learn: w.learn, Wait: a.o.Timeout + 2*time.Second,
 		Open: func(ctx context.Context, credential string) (*api.Lease, agent.Session, error) {
 			o := a.o
 			o.Credentials = []string{credential}
@@ -105,6 +106,7 @@ func (p *program) listen(a agentFlags, files *runner.Files, learn func(api.Lease
 			if session == nil {
 				return nil, nil, err
 			}
+			w.meet(session)
 			return &session.Answer.Leases[0], session, err
 		},
 		Tell: func(err error) { p.report("warning", err.Error()) },
@@ -285,32 +287,18 @@ func (p *program) agentRun(ctx context.Context, args []string) (status int, err 
 	}
 	signals := runner.Catch()
 	defer signals.Stop()
-	served, err := p.listen(a, nil, masking(command))
+	w := newWitness(command)
+	served, err := p.listen(a, nil, w)
 	if err != nil {
 		return statusOf(err), err
 	}
-	end := p.serveBeside(ctx, served)
+	end := p.serveBeside(ctx, served, w)
 	defer end()
 	command.Env = append(command.Env, served.Variables()...)
-	return p.runMasked(ctx, command, signals, end)
-}
-
-// masking returns a function that masks the values of leases, from then on, in
-// what command prints.
-func masking(command *runner.Command) func(api.Lease) error {
-	var mu sync.Mutex
-	var values []runner.Sensitive
-	return func(l api.Lease) error {
-		mu.Lock()
-		defer mu.Unlock()
-		values = append(values, runner.SensitiveValues([]api.Lease{l})...)
-		masker, err := newMasker(values, nil)
-		if err != nil {
-			return &runner.Failure{Kind: runner.Misconfigured, Err: err} // without its hint, which is for exec
-		}
-		command.Extend(masker)
-		return nil
-	}
+	status, err = p.runMasked(ctx, command, signals, end)
+	end()
+	p.tellLeaks(w.leaks, w.untold)
+	return status, err
 }
 
 // runMasked runs a command of which nothing is to be masked yet.
@@ -328,11 +316,14 @@ func (p *program) runMasked(ctx context.Context, command *runner.Command, signal
 }
 
 // serveBeside serves until end is called, which gives back what the agent has.
-func (p *program) serveBeside(ctx context.Context, served *agent.Agent) (end func()) {
+// Before that the broker is told of all leaks.
+func (p *program) serveBeside(ctx context.Context, served *agent.Agent, w *witness) (end func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() { done <- served.Serve(ctx) }()
+	go w.watch(ctx, func(err error) { p.report("warning", err.Error()) }) // nobody waits for it: whoever reads stderr may not
 	return sync.OnceFunc(func() {
+		w.report(ctx)
 		cancel()
 		p.tellRevoked(<-done)
 	})

@@ -79,14 +79,22 @@ func (p *program) exec(ctx context.Context, args []string) (status int, err erro
 // tellEnd tells what a command did that has ended, and of the credentials whose
 // leases were kept.
 func (k *keeper) tellEnd(kept []string) {
-	for _, line := range k.leaks.Describe() {
-		k.p.report("warning", line)
-	}
+	k.p.tellLeaks(k.leaks, k.untold)
 	if len(kept) > 0 {
 		k.p.report("note", "the leases of "+strings.Join(kept, ", ")+" are of scope run: they end by their TTL, or by brevet revoke --run")
 	}
 	if k.command.LeftBehind() {
 		k.p.report("note", "processes that the command left behind were ended, as their credentials are")
+	}
+}
+
+// tellLeaks tells what a command printed, and why the broker was not told of it.
+func (p *program) tellLeaks(leaks *runner.Leaks, untold error) {
+	if untold != nil {
+		p.report("warning", untold.Error())
+	}
+	for _, line := range leaks.Describe() {
+		p.report("warning", line)
 	}
 }
 

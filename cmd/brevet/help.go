@@ -6,24 +6,49 @@ import "io"
 func (p *program) help(args []string) (int, error) {
 	page := helpMain
 	if len(args) > 0 {
-		if page = p.page(args[0]); page == "" {
-			return exitUsage, usagef("no help on %q", args[0])
-		}
+		page = p.page(args[0])
+	}
+	if page == "" {
+		return exitUsage, usagef("no help on %q", args[0])
 	}
 	_, err := io.WriteString(p.stdout, page)
 	return statusOf(err), err
 }
 
-// page returns what help says on a topic, or "".
+// page returns what help says on a topic, "" if nothing.
 func (p *program) page(topic string) string {
-	if _, ok := p.helperCommands()[topic]; ok {
+	if p.helperCommand(topic) != nil {
 		return helpHelpers
 	}
-	return map[string]string{
-		"exec": helpExec, "get": helpGet, "revoke": helpRevoke, "mask": helpMask, "scan": helpScan,
-		"encrypt": helpEncrypt, "decrypt": helpDecrypt,
-		"verify-trust": helpVerifyTrust, "claims": helpClaims, "agent": helpAgent, "helpers": helpHelpers, extensionCommand: helpExtension, "exit-codes": helpExitCodes,
-	}[topic]
+	switch topic {
+	case "exec":
+		return helpExec
+	case "get":
+		return helpGet
+	case "revoke":
+		return helpRevoke
+	case "mask":
+		return helpMask
+	case "scan":
+		return helpScan
+	case "encrypt":
+		return helpEncrypt
+	case "decrypt":
+		return helpDecrypt
+	case "verify-trust":
+		return helpVerifyTrust
+	case "claims":
+		return helpClaims
+	case "agent":
+		return helpAgent
+	case "helpers":
+		return helpHelpers
+	case extensionCommand:
+		return helpExtension
+	case "exit-codes":
+		return helpExitCodes
+	}
+	return ""
 }
 
 const helpMain = `brevet gets short-lived credentials for a CI job, and gives them back.

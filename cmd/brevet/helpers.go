@@ -20,18 +20,33 @@ const (
 	gitName    = "git-credential-brevet"
 )
 
-// helperCommands are the commands that tools run to get a credential.
-func (p *program) helperCommands() map[string]func(context.Context, []string) (int, error) {
-	return map[string]func(context.Context, []string) (int, error){
-		"aws-credential-process": p.awsProcess, "docker-credential": p.dockerCredential, "git-credential": p.gitCredential,
-		"kube-credential": p.kubeCredential, "gcp-credential": p.gcpCredential,
+// helperCommand returns what a command does that tools run to get a credential; nil:
+// there is none of that name.
+func (p *program) helperCommand(name string) func(context.Context, []string) (int, error) {
+	switch name {
+	case "aws-credential-process":
+		return p.awsProcess
+	case "docker-credential":
+		return p.dockerCredential
+	case "git-credential":
+		return p.gitCredential
+	case "kube-credential":
+		return p.kubeCredential
+	case "gcp-credential":
+		return p.gcpCredential
 	}
+	return nil
 }
 
 // helperOf returns the command that name, which brevet was called by, stands for.
 func helperOf(name string) (command string, ok bool) {
-	command, ok = map[string]string{dockerName: "docker-credential", gitName: "git-credential"}[name]
-	return command, ok
+	switch name {
+	case dockerName:
+		return "docker-credential", true
+	case gitName:
+		return "git-credential", true
+	}
+	return "", false
 }
 
 // answerWait is what is added to the time of an exchange for the agent's answer.

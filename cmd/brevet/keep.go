@@ -25,6 +25,7 @@ type keeper struct {
 	leases  []api.Lease        // with the values of now
 	values  []runner.Sensitive // all that the command ever had
 	leaks   *runner.Leaks      // where the command printed one
+	untold  error              // why the broker does not know of all leaks; nil: it does
 
 	mu     sync.Mutex
 	failed error // what the command's status must tell of; nil: nothing
@@ -60,11 +61,10 @@ func (k *keeper) masker(leases []api.Lease) (*mask.Masker, error) {
 }
 
 // reportLeaks tells the broker what the command printed, before it gives the leases
-// back. That it could not is not the job's fault.
+// back. That it could not is not the job's fault, and is told after that: whoever
+// reads stderr may not.
 func (k *keeper) reportLeaks(ctx context.Context, session *runner.Session) {
-	if _, err := session.ReportLeaks(ctx, k.leaks); err != nil {
-		k.p.report("warning", err.Error())
-	}
+	_, k.untold = k.leaks.Report(ctx, session)
 }
 
 // start begins heartbeats, renewals, and the reports of what a policy wants to hear
@@ -77,7 +77,7 @@ func (k *keeper) start(ctx context.Context, session *runner.Session) (rest func(
 		session.KeepAlive(ctx, func(err error) { k.p.report("warning", err.Error()) })
 	})
 	running.Go(func() {
-		session.Watch(ctx, k.leaks, func(err error) { k.p.report("warning", err.Error()) })
+		k.leaks.Watch(ctx, func() []*runner.Session { return []*runner.Session{session} }, func(err error) { k.p.report("warning", err.Error()) })
 	})
 	if !k.o.noRenew {
 		running.Go(func() {

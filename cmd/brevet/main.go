@@ -12,7 +12,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -99,13 +98,7 @@ func (p *program) dispatch(ctx context.Context, args []string) (int, error) {
 	if len(args) == 0 {
 		return p.help(nil)
 	}
-	commands := map[string]func(context.Context, []string) (int, error){
-		"exec": p.exec, "get": p.get, "revoke": p.revoke, "mask": p.mask,
-		"encrypt": p.encrypt, "decrypt": p.decrypt, pluginName: p.agePlugin,
-		"verify-trust": p.verifyTrust, "claims": p.claims, "agent": p.agent, "scan": p.scan, extensionCommand: p.extension,
-	}
-	maps.Copy(commands, p.helperCommands())
-	if command, ok := commands[args[0]]; ok {
+	if command := p.command(args[0]); command != nil {
 		if asksHelp(args) {
 			return p.help(args[:1])
 		}
@@ -118,6 +111,37 @@ func (p *program) dispatch(ctx context.Context, args []string) (int, error) {
 		return p.printVersion()
 	}
 	return exitUsage, usagef("no command %q", args[0])
+}
+
+// command returns what a command does; nil: there is none of that name.
+func (p *program) command(name string) func(context.Context, []string) (int, error) {
+	switch name {
+	case "exec":
+		return p.exec
+	case "get":
+		return p.get
+	case "revoke":
+		return p.revoke
+	case "mask":
+		return p.mask
+	case "scan":
+		return p.scan
+	case "encrypt":
+		return p.encrypt
+	case "decrypt":
+		return p.decrypt
+	case pluginName:
+		return p.agePlugin
+	case "verify-trust":
+		return p.verifyTrust
+	case "claims":
+		return p.claims
+	case "agent":
+		return p.agent
+	case extensionCommand:
+		return p.extension
+	}
+	return p.helperCommand(name)
 }
 
 // asksHelp tells whether the first argument of a command, or of one of brevet

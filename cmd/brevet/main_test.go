@@ -290,6 +290,15 @@ func configure(ts *testscript.TestScript, _ bool, args []string) {
 		times, err := strconv.Atoi(args[3])
 		ts.Check(err)
 		b.SetTerms(args[1], runnertest.Terms{TTL: ttl, Times: times, Keeps: len(args) > 4})
+	case "renewed": // "broker renewed N FILE": make FILE when N more renewals were asked for
+		left, err := strconv.Atoi(args[1])
+		ts.Check(err)
+		b.OnRenewal(func(int) *api.Error {
+			if left--; left == 0 {
+				ts.Check(os.WriteFile(ts.MkAbs(args[2]), nil, 0o600))
+			}
+			return nil
+		})
 	case "refuse-renewal": // "broker refuse-renewal CODE [N]": that many times, or always
 		refuseRenewals(ts, b, args[1:])
 	case "of-run": // "broker of-run N": of N sessions what is of scope run lives

@@ -619,3 +619,33 @@ func TestHeadersAreBounded(t *testing.T) {
 		t.Error("a megabyte of headers was read")
 	}
 }
+
+// TestBrokenConnection: a try whose connection breaks is followed by one with a proof
+// of its own. net/http alone would send the same again: RFC 9449, section 11.1.
+func TestBrokenConnection(t *testing.T) {
+	var mu sync.Mutex
+	var proofs []string
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch proofs = append(proofs, r.Header.Get("DPoP")); len(proofs) {
+		case 1:
+			w.WriteHeader(http.StatusServiceUnavailable) // the connection stays
+		case 2:
+			conn, _, err := w.(http.Hijacker).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			conn.Close()
+		default:
+			w.WriteHeader(http.StatusBadRequest)
+			io.WriteString(w, `{"error": "invalid_request"}`)
+		}
+	}))
+	defer s.Close()
+	_, err := client(t, s.URL, "").Exchange(t.Context(), exchange.Request{SubjectToken: api.NewSecret("a.b.c"), Credentials: []string{"deploy"}})
+	if !exchange.IsKind(err, exchange.Denied) || len(proofs) != 3 || proofs[1] == proofs[2] {
+		t.Errorf("Exchange = %v, after %d tries, the last with a proof that was sent before: %t", err, len(proofs), len(proofs) == 3 && proofs[1] == proofs[2])
+	}
+}

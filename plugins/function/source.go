@@ -58,10 +58,14 @@ const AudienceVariable = "BREVET_AUDIENCE"
 
 // FindSource returns where a program beside functions, as a sidecar, finds the OIDC
 // token of its container, and the platform that this is; "" and no error on none. On
-// AWS it finds no source.
+// AWS it finds no source; package ststoken has one. A pod there may have a role and
+// no token of Kubernetes's for the broker.
 func FindSource(getenv func(string) string) (platform string, _ Source, err error) {
 	o := Options{Audience: getenv(AudienceVariable), host: host{getenv: getenv}.orReal()}
 	platform = o.detect()
+	if _, err := os.Stat(o.host.podToken); err != nil && platform == Kubernetes && getenv("AWS_CONTAINER_CREDENTIALS_FULL_URI") != "" {
+		platform = AWS
+	}
 	if platform == "" || platform == AWS {
 		return platform, nil, nil
 	}

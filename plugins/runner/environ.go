@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/brevet-dev/brevet/broker/api"
+	"github.com/brevet-dev/brevet/plugins/function/ststoken"
 )
 
 // Env is an environment as [os.Environ] returns it.
@@ -49,7 +50,7 @@ const agentSocket = "BREVET_AGENT"
 // is known by the folder that it has its socket in. Another endpoint is the
 // platform's.
 func (e Env) ofAgent(name string) bool {
-	const uri, file = "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"
+	const uri, file = ststoken.FullURI, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"
 	socket := e.Get(agentSocket)
 	return (name == uri || name == file) && socket != "" && filepath.Dir(e.Get(file)) == filepath.Dir(socket)
 }

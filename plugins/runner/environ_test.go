@@ -22,6 +22,26 @@ func TestForChild(t *testing.T) {
 	}
 }
 
+// TestWithheld: no command gets the means to an exchange of its own, or what speaks for
+// the whole job, unless it is asked for by name.
+func TestWithheld(t *testing.T) {
+	for _, name := range []string{
+		"ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN", "ACTIONS_RUNTIME_TOKEN",
+		"BREVET_ID_TOKEN", "CI_JOB_TOKEN", "CI_JOB_JWT", "CI_JOB_JWT_V1", "CI_JOB_JWT_V2", "CI_BUILD_TOKEN", "CI_REGISTRY_PASSWORD",
+		"CI_DEPENDENCY_PROXY_PASSWORD", "CI_REPOSITORY_URL", "BUILDKITE_AGENT_ACCESS_TOKEN", "BUILDKITE_AGENT_TOKEN", "BUILDKITE_AGENT_JOB_API_TOKEN",
+		"CIRCLE_OIDC_TOKEN", "CIRCLE_OIDC_TOKEN_V2", "BITBUCKET_STEP_OIDC_TOKEN", "SYSTEM_ACCESSTOKEN", "SEMAPHORE_OIDC_TOKEN", "SPACELIFT_OIDC_TOKEN",
+		"VERCEL_OIDC_TOKEN", "TFC_WORKLOAD_IDENTITY_TOKEN", "TFC_WORKLOAD_IDENTITY_TOKEN_AWS", "BREVET_TOKEN_FILE", "BREVET_SESSION", "BREVET_AGENT",
+	} {
+		env := runner.Env{name + "=x"}
+		if got, err := env.ForChild(nil, runner.Wishes{}); err != nil || len(got) > 0 {
+			t.Errorf("ForChild of %s = %v, %v", name, got, err)
+		}
+		if got, err := env.ForChild(nil, runner.Wishes{Pass: []string{name}}); err != nil || !slices.Equal(got, env) {
+			t.Errorf("ForChild of %s, which is asked for = %v, %v", name, got, err)
+		}
+	}
+}
+
 // TestForChildOfAgent withholds the agent's endpoint for AWS with its socket, and
 // leaves that of a platform.
 func TestForChildOfAgent(t *testing.T) {

@@ -30,7 +30,8 @@ const (
 // never holds what was found. Its methods may be called at the same time.
 type Leaks struct {
 	mu     sync.Mutex
-	values map[*mask.Masker][]Sensitive
+	masker *mask.Masker // the latest, and
+	values []Sensitive  // those that it was made of
 	kinds  []*leakKind
 	urgent chan struct{} // gets a value when something urgent was found
 
@@ -48,22 +49,26 @@ type leakKind struct {
 
 // NewLeaks returns Leaks without any.
 func NewLeaks() *Leaks {
-	return &Leaks{urgent: make(chan struct{}, 1), values: map[*mask.Masker][]Sensitive{}}
+	return &Leaks{urgent: make(chan struct{}, 1)}
 }
 
-// Know says of which values m was made, in this order.
+// Know says of which values m was made, in this order. The Masker before it is not
+// asked for any more.
 func (l *Leaks) Know(m *mask.Masker, values []Sensitive) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.values[m] = values
+	l.masker, l.values = m, values
 }
 
 // Hits returns what counts the hits of m in an output called "stdout" or "stderr".
-// Those of values that are not known are not counted.
+// Those of a Masker that is not known are not counted.
 func (l *Leaks) Hits(m *mask.Masker, output string) func(mask.Hit) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	values := l.values[m]
+	var values []Sensitive
+	if m == l.masker {
+		values = l.values
+	}
 	return func(h mask.Hit) {
 		if h.Secret < len(values) {
 			l.add(values[h.Secret], output, h)
@@ -185,40 +190,43 @@ func (l *Leaks) reported(leaks []api.Leak) {
 }
 
 // Watch reports leaks of leases whose policy wants to hear of them at once, until
-// ctx ends. tell hears that the session was ended because of one, or that a report
-// failed; then the next leak, or the end, is the next try.
-func (s *Session) Watch(ctx context.Context, l *Leaks, tell func(error)) {
+// ctx ends; sessions returns those that there are. tell hears that a session was
+// ended because of one, or that a report failed; then the next leak, or the end, is
+// the next try.
+func (l *Leaks) Watch(ctx context.Context, sessions func() []*Session, tell func(error)) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-l.urgent:
 		}
-		switch revoked, err := s.ReportLeaks(ctx, l); {
+		switch revoked, err := l.Report(ctx, sessions()...); {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
 			tell(err)
 		case revoked:
-			tell(failf(Denied, "", "%s; its policy (on_leak: revoke) ends the session: all leases are revoked, and the command goes on without them",
+			tell(failf(Denied, "", "%s; its policy (on_leak: revoke) ends the session: all its leases are revoked, and the command goes on without them",
 				strings.Join(l.Describe(), "; ")))
 		}
 	}
 }
 
-// ReportLeaks tells the broker of all that it does not know of yet, within
-// reportTimeout, also when ctx is over already. revoked: it ended a session because
-// of that. Its errors are Failures, and none of the job's.
-func (s *Session) ReportLeaks(ctx context.Context, l *Leaks) (revoked bool, err error) {
+// Report tells the broker of all that it does not know of yet, each session of its
+// own leases, within reportTimeout, also when ctx is over already. revoked: it ended
+// a session because of that. Its errors are Failures, and none of the job's.
+func (l *Leaks) Report(ctx context.Context, sessions ...*Session) (revoked bool, err error) {
 	l.sending.Lock()
 	defer l.sending.Unlock()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportTimeout)
 	defer cancel()
-	for _, one := range append([]*Session{s}, s.added()...) {
-		ended, err := one.reportOwn(ctx, l)
-		revoked = revoked || ended
-		if err != nil {
-			return revoked, failf(Unavailable, "", "telling the broker that values were in the output: %w", err)
+	for _, s := range sessions {
+		for _, one := range append([]*Session{s}, s.added()...) {
+			ended, err := one.reportOwn(ctx, l)
+			revoked = revoked || ended
+			if err != nil {
+				return revoked, failf(Unavailable, "", "telling the broker that values were in the output: %w", err)
+			}
 		}
 	}
 	return revoked, nil

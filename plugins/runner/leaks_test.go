@@ -62,7 +62,7 @@ func (j *leaking) print(t *testing.T, output, text string) {
 
 func (j *leaking) report(t *testing.T) bool {
 	t.Helper()
-	revoked, err := j.session.ReportLeaks(t.Context(), j.leaks)
+	revoked, err := j.leaks.Report(t.Context(), j.session)
 	if err != nil {
 		t.Error(err)
 	}
@@ -150,12 +150,12 @@ func TestLeakAtOnce(t *testing.T) {
 	told, ended := make(chan error, 9), make(chan struct{})
 	go func() {
 		defer close(ended)
-		j.session.Watch(ctx, j.leaks, func(err error) { told <- err })
+		j.leaks.Watch(ctx, func() []*runner.Session { return []*runner.Session{j.session} }, func(err error) { told <- err })
 	}()
 	j.print(t, "stdout", deployToken)
 	j.print(t, "stdout", "\n"+registryToken)
 	err := <-told
-	if want := "its policy (on_leak: revoke) ends the session: all leases are revoked"; !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "lease of registry was masked once: stdout line 2") {
+	if want := "its policy (on_leak: revoke) ends the session: all its leases are revoked"; !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "lease of registry was masked once: stdout line 2") {
 		t.Errorf("told %q, want %q", err, want)
 	}
 	if _, live, _ := j.broker.Counts(); live != 0 {
@@ -178,8 +178,8 @@ func TestLeaksUnreported(t *testing.T) {
 	j.print(t, "stdout", deployToken)
 	j.broker.FailLeaks(1000)
 	start := time.Now()
-	if _, err := j.session.ReportLeaks(t.Context(), j.leaks); err == nil || !strings.Contains(err.Error(), "telling the broker") || !runner.IsKind(err, runner.Unavailable) {
-		t.Errorf("ReportLeaks = %v", err)
+	if _, err := j.leaks.Report(t.Context(), j.session); err == nil || !strings.Contains(err.Error(), "telling the broker") || !runner.IsKind(err, runner.Unavailable) {
+		t.Errorf("Report = %v", err)
 	}
 	if took := time.Since(start); took > 3*time.Second {
 		t.Errorf("it took %s", took)
@@ -188,7 +188,7 @@ func TestLeaksUnreported(t *testing.T) {
 	j.print(t, "stdout", "\n"+deployToken)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel() // at the end all is over, and it is done nevertheless
-	if _, err := j.session.ReportLeaks(ctx, j.leaks); err != nil {
+	if _, err := j.leaks.Report(ctx, j.session); err != nil {
 		t.Error(err)
 	}
 	if got := j.broker.Leaks(); len(got) != 1 || got[0].Count != 2 {
@@ -201,7 +201,7 @@ func TestLeaksOfOthers(t *testing.T) {
 	j := newLeaking(t, runnertest.Lease("deploy", "DEPLOY", deployToken))
 	j.print(t, "stdout", deployToken)
 	other := newLeaking(t, runnertest.Lease("registry", "REGISTRY", registryToken))
-	if revoked, err := other.session.ReportLeaks(t.Context(), j.leaks); revoked || err != nil || len(other.broker.Leaks()) > 0 {
-		t.Errorf("ReportLeaks = %t, %v, and %d leaks at the broker", revoked, err, len(other.broker.Leaks()))
+	if revoked, err := j.leaks.Report(t.Context(), other.session); revoked || err != nil || len(other.broker.Leaks()) > 0 {
+		t.Errorf("Report = %t, %v, and %d leaks at the broker", revoked, err, len(other.broker.Leaks()))
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/brevet-dev/brevet/broker/api"
 	"github.com/brevet-dev/brevet/plugins/exchange"
 	"github.com/brevet-dev/brevet/plugins/function"
+	"github.com/brevet-dev/brevet/plugins/function/ststoken"
 )
 
 // The variables in which a job finds its token, or the means to get one.
@@ -66,13 +67,12 @@ func containerSource(env Env) (*Source, error) {
 		return nil, nil
 	}
 	platform, source, err := function.FindSource(env.Get)
-	switch {
-	case err != nil:
+	if err == nil && source == nil && ststoken.HasKeys(env.Get) && !env.ofAgent(ststoken.FullURI) {
+		platform = function.AWS
+		source, err = ststoken.New(env.Get, 0)
+	}
+	if err != nil || source == nil {
 		return nil, err
-	case platform == function.AWS:
-		return nil, failf(Misconfigured, fileHint, "this is a container on AWS, of which brevet does not get the token")
-	case source == nil:
-		return nil, nil
 	}
 	return &Source{platform, platform == function.Kubernetes, func(ctx context.Context, broker string) (string, error) {
 		token, err := source.Token(ctx, cmp.Or(env.Get(function.AudienceVariable), broker))

@@ -1,7 +1,9 @@
 package runner_test
 
 import (
+	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +14,7 @@ import (
 	"github.com/brevet-dev/brevet/plugins/runner"
 	"github.com/brevet-dev/brevet/plugins/runner/runnertest"
 	"github.com/brevet-dev/brevet/test/cloud"
+	"github.com/brevet-dev/brevet/test/sts"
 )
 
 func TestFindSource(t *testing.T) {
@@ -67,9 +70,8 @@ func TestContainerSource(t *testing.T) {
 		}
 	}
 	for want, env := range map[string]runner.Env{
-		"no OIDC token":      append(google, "CI=true"),
-		"BREVET_AUDIENCE":    azure,
-		"a container on AWS": {"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI=/v2/credentials/x"},
+		"no OIDC token":   append(google, "CI=true"),
+		"BREVET_AUDIENCE": azure,
 	} {
 		if source, err := runner.FindSource(env, nil); source != nil || !runner.IsKind(err, runner.Misconfigured) || !strings.Contains(err.Error(), want) {
 			t.Errorf("FindSource = %+v, %v; want %s", source, err, want)
@@ -81,6 +83,41 @@ func TestContainerSource(t *testing.T) {
 	}
 	if _, err := source.Token(t.Context(), "https://broker.example.com"); !runner.IsKind(err, runner.Misconfigured) || !strings.Contains(err.Error(), "reading the pod's token") {
 		t.Errorf("in a pod without a token: %v", err)
+	}
+}
+
+// TestContainerOnAWS has the keys of a task's role, or of a pod's that has no token of
+// Kubernetes's. Those that the job's agent hands out are not the platform's.
+func TestContainerOnAWS(t *testing.T) {
+	const role, id, secret = "arn:aws:iam::111122223333:user/task", "AKIATASK000000000000", canary + "/task"
+	mint := func(w sts.TokenWish) (string, error) { return runnertest.Token(w.Audience[0]), nil }
+	server, err := sts.Start(sts.Config{Users: []sts.User{{ARN: role, AccessKeyID: id, SecretAccessKey: secret}}, Outbound: &sts.Outbound{Allowed: []string{role}, Mint: mint}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	keys := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, `{"AccessKeyId":%q,"SecretAccessKey":%q,"Token":""}`, id, secret)
+	}))
+	defer keys.Close()
+	task := runner.Env{"AWS_REGION=eu-west-1", "AWS_ENDPOINT_URL_STS=" + server.URL, "AWS_CONTAINER_CREDENTIALS_FULL_URI=" + keys.URL + "/v1/credentials"}
+	for _, env := range []runner.Env{task, append(task, "KUBERNETES_SERVICE_HOST=10.0.0.1")} {
+		source, err := runner.FindSource(env, nil)
+		if err != nil || source.Platform != "aws" || source.KeepsToken {
+			t.Fatalf("FindSource = %+v, %v", source, err)
+		}
+		if token, err := source.Token(t.Context(), "https://broker.example.com"); err != nil || token.Reveal() != runnertest.Token("https://broker.example.com") {
+			t.Errorf("Token = %q, %v", token.Reveal(), err)
+		}
+	}
+	if source, err := runner.FindSource(runner.Env{"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI=/v2/credentials/x"}, nil); err != nil || source.Platform != "aws" {
+		t.Errorf("FindSource in a task of ECS = %+v, %v", source, err)
+	}
+	agents := append(task, "BREVET_AGENT=/tmp/a/agent.sock", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=/tmp/a/aws-token")
+	for _, env := range []runner.Env{agents, append(task, "CI=true"), {"AWS_LAMBDA_FUNCTION_NAME=x"}} {
+		if source, err := runner.FindSource(env, nil); source != nil || !runner.IsKind(err, runner.Misconfigured) || !strings.Contains(err.Error(), "no OIDC token") {
+			t.Errorf("FindSource = %+v, %v", source, err)
+		}
 	}
 }
 

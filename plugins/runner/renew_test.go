@@ -201,6 +201,26 @@ func testKeep(t *testing.T, b *renewer, mayAgain bool, values int, failed []stri
 	}
 }
 
+// TestKeepOfDataKey: another data key would not open what the first has sealed, so
+// there is none in its place.
+func TestKeepOfDataKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := (&renewer{max: 1}).session(t, "first", 0)
+		l := &s.Answer.Leases[0]
+		l.Kind, l.ExpiresAt = api.KindDataKey, time.Now().Add(ttl)
+		s.SetAgain(func(context.Context, string) (*runner.Session, error) {
+			t.Error("exchanged for again")
+			return nil, errors.New("no")
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		h := &heard{}
+		if s.Keep(ctx, h.renewals(true)); len(h.values)+len(h.failed) > 0 || ctx.Err() != nil {
+			t.Errorf("%d values, failed %q, %v", len(h.values), h.failed, ctx.Err())
+		}
+	})
+}
+
 // TestKeepOfPast has a machine whose clock is ahead, or a broker that says so: each
 // lease that comes has ended already. That must not become a flood of renewals.
 func TestKeepOfPast(t *testing.T) {

@@ -93,6 +93,7 @@ func sh(t testing.TB, dir, script string) {
 func TestScanOfRealTools(t *testing.T) {
 	const long = "a-name-of-more-than-a-hundred-characters-so-that-every-format-of-tar-needs-another-way-to-write-it-down/twice"
 	const plain = " plain deploy.token"
+	const unlisted = "zip: a member that is not in the directory; unpack the file first, with what finds it"
 	for _, tt := range []struct {
 		name, script string
 		found, gaps  []string
@@ -130,6 +131,31 @@ func TestScanOfRealTools(t *testing.T) {
 			nil, []string{"x/t!!app: a zip file after something else, within another archive; unpack that one first"}},
 		{"tar after tar", `(seq 2000; echo "$SOUGHT") | gzip >f; echo >e; tar cf a e; tar cf b f; cat a b >x/t`, []string{"x/t!f!:2001" + plain}, nil},
 		{"gzip after tar", `(seq 2000; echo "$SOUGHT") | gzip >f; echo >e; tar cf x/t e; cat f >>x/t`, nil, []string{"x/t: tar: something else after its end"}},
+		{"zip after zip", `(seq 2000; echo "$SOUGHT") >f; zip -q9 a f; echo e >e; zip -q b e; cat a.zip b.zip >x/z; (head -c 65526 /dev/zero; cat a.zip b.zip) >x/far`,
+			nil, []string{"x/far: " + unlisted, "x/z: " + unlisted}},
+		{"zip in the comment of a zip", `(seq 2000; echo "$SOUGHT") >f; zip -q9 a f; python3 -c 'import zipfile
+with zipfile.ZipFile("x/z", "w") as z:
+	z.comment = open("a.zip", "rb").read()[:2000]'`, nil, []string{"x/z: " + unlisted}},
+		{"what a zip does not list", `(seq 2000; echo "$SOUGHT") >f; python3 -c 'import zipfile
+for i in 0, 1, 2:
+	with zipfile.ZipFile(f"x/z{i}", "w", zipfile.ZIP_DEFLATED) as z:
+		for name in "a", "b":
+			z.writestr(name, "x" * 70000)
+		z.write("f")
+		z.writestr("d", "x")
+		z.filelist.insert(i, z.filelist.pop(2))
+		if i > 0:
+			z.filelist.pop(i)'`, []string{"x/z0!f:2001" + plain}, []string{"x/z1: " + unlisted, "x/z2: " + unlisted}},
+		{"what a zip lists otherwise", `(seq 2000; echo "$SOUGHT") >f; zip -q9 x/method f; zip -q9 x/size f; printf '\0' | dd of=x/method.zip bs=1 seek=8 conv=notrunc status=none; printf '\1\1' | dd of=x/size.zip bs=1 seek=18 conv=notrunc status=none`,
+			nil, []string{"x/method.zip!f: zip: what is before it says otherwise than the directory", "x/size.zip!f: zip: what is before it says otherwise than the directory"}},
+		{"more packed than a member has", `python3 -c 'import os, zipfile, zlib
+def packed(text):
+	c = zlib.compressobj(wbits=-15)
+	return c.compress(text.encode()) + c.flush()
+with zipfile.ZipFile("x/z", "w") as z:
+	z.writestr("f", packed("nothing") + packed("2000 " * 2000 + os.environ["SOUGHT"]))
+	z.filelist[0].compress_type, z.filelist[0].file_size, z.filelist[0].CRC = 8, 7, zlib.crc32(b"nothing")'; printf '\10' | dd of=x/z bs=1 seek=8 conv=notrunc status=none`,
+			nil, []string{"x/z!f: zip: it is not what was packed"}},
 		{"encrypted", `echo "$SOUGHT" >f; zip -qP secret x/z f`, nil, []string{"x/z.zip!f: encrypted"}},
 		{"cut off", `head -c 60000 /dev/urandom | base64 >f; echo "$SOUGHT" >>f; gzip -c f | head -c 9000 >x/g; zip -q z f; head -c 9000 z.zip >x/z; tar cf - f | head -c 9000 >x/t`, nil,
 			[]string{"x/g!: unexpected EOF", "x/t: unexpected EOF", "x/z: zip: not a valid zip file"}},

@@ -167,7 +167,7 @@ func (p *pass) top(name string, f source, size int64) {
 	if p.content(name, f, f, size, 0) == zipFile {
 		return
 	}
-	if _, _, _, err := zipDirectory(f, size); err == nil { // a program with a zip file at its end, say
+	if _, err := openZip(f, size); err == nil { // a program with a zip file at its end, say
 		p.stop(name, p.unzip(name, f, size, 0))
 	}
 }
@@ -193,25 +193,7 @@ func (p *pass) content(name string, r io.Reader, at io.ReaderAt, size int64, dep
 	if depth > 0 && k != zipFile {
 		tee = io.TeeReader(tee, &end)
 	}
-	switch k {
-	case gzipFile:
-		p.stop(name, p.gunzip(name, tee, depth))
-	case zlibFile:
-		p.stop(name, p.inflate(name, tee, depth))
-	case tarFile:
-		p.stop(name, p.untar(name, tee, depth))
-	case zipFile:
-		if at == nil {
-			held, err := p.hold(tee)
-			if err != nil {
-				p.stop(name, err)
-				break
-			}
-			at, size = bytes.NewReader(held), int64(len(held))
-			defer func() { p.held += size }()
-		}
-		p.stop(name, p.unzip(name, at, size, depth))
-	}
+	p.stop(name, p.unpack(name, k, tee, at, size, depth))
 	p.stop(name, errors.Join(p.drain(tee), raw.Close()))
 	if end.isZip() {
 		p.gap(name, "a zip file after something else, within another archive; unpack that one first")
@@ -222,6 +204,30 @@ func (p *pass) content(name string, r io.Reader, at io.ReaderAt, size int64, dep
 	}
 	p.keep(t, within)
 	return k
+}
+
+// unpack looks through what is packed in the content r, of a format k. at reads the
+// same; nil: it must be held for that.
+func (p *pass) unpack(name string, k format, r io.Reader, at io.ReaderAt, size int64, depth int) error {
+	switch k {
+	case gzipFile:
+		return p.gunzip(name, r, depth)
+	case zlibFile:
+		return p.inflate(name, r, depth)
+	case tarFile:
+		return p.untar(name, r, depth)
+	case zipFile:
+		if at == nil {
+			held, err := p.hold(r)
+			defer func() { p.held += int64(len(held)) }()
+			if err != nil {
+				return err
+			}
+			at, size = bytes.NewReader(held), int64(len(held))
+		}
+		return p.unzip(name, at, size, depth)
+	}
+	return nil
 }
 
 // copySize is how much is read at a time.
@@ -243,7 +249,7 @@ func (p *pass) drain(r io.Reader) error {
 	}
 }
 
-// hold reads r to its end into memory.
+// hold reads r to its end into memory, and takes what it returns from what may be held.
 func (p *pass) hold(r io.Reader) ([]byte, error) {
 	held, err := io.ReadAll(io.LimitReader(r, p.held+1))
 	if err == nil && int64(len(held)) > p.held {

@@ -3,6 +3,7 @@ package runner
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/flate"
 	"encoding/binary"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"hash/crc32"
 	"io"
 	"math"
+	"slices"
 )
 
 // Of a zip file its directory is read, which is at the end, and each member where
@@ -18,9 +20,11 @@ const (
 	zipEnd       = 22              // of the last record: section 4.3.16
 	zipTail      = zipEnd + 64<<10 // with a comment
 	zipHeader    = 46              // of a record of the directory: section 4.3.12
-	zipLocal     = 30              // of what is before a member: section 4.3.7
+	zipLocal     = 30              // of what is before a member, without names: section 4.3.7
 	zip64Locator = 20              // section 4.3.15
 	zip64End     = 56              // section 4.3.14
+
+	zipLocalMark = "PK\x03\x04" // begins what is before a member
 
 	// maxZipDirectory bounds a directory in bytes, which is held in memory.
 	maxZipDirectory = 64 << 20
@@ -37,61 +41,138 @@ type zipMember struct {
 	at            uint64 // of what is before it
 }
 
+// A zipArchive is a zip file and its directory.
+type zipArchive struct {
+	file    io.ReaderAt
+	size    int64
+	records []byte // of the directory
+	count   uint64 // how many they are; of a file without zip64 its 16 last bits
+	at      int64  // where the directory is
+	base    int64  // where the places begin that it names
+}
+
 // unzip looks through the members of a zip file, of which something else may be at
 // the beginning.
 func (p *pass) unzip(name string, file io.ReaderAt, size int64, depth int) error {
-	directory, base, count, err := zipDirectory(file, size)
+	z, err := openZip(file, size)
 	if err != nil {
 		return err
 	}
-	for ; len(directory) > 0; count-- {
-		m, n, err := parseZip(directory)
+	seen := []*extent{{z.at, z.at, z.at + int64(len(z.records))}}
+	for records := z.records; len(records) > 0; z.count-- {
+		m, n, err := parseZip(records)
 		if err != nil {
 			return err
 		}
-		directory = directory[n:]
+		records = records[n:]
 		if err := p.member(); err != nil {
 			return err
 		}
 		member := name + "!" + m.name
 		p.name(member, m.name)
 		p.name(member, m.comment)
-		p.stop(member, p.zipContent(member, m, file, base, depth))
+		where, err := z.locate(m)
+		if where != nil {
+			seen = append(seen, where)
+		}
+		if err == nil {
+			err = p.zipContent(member, m, z, where, depth)
+		}
+		p.stop(member, err)
 	}
-	if count&math.MaxUint16 != 0 { // all bits are there in a zip64 only
+	if z.count&math.MaxUint16 != 0 { // all bits are there in a zip64 only
 		return errZip
 	}
-	return nil
+	return p.between(z, seen)
+}
+
+// An extent is where a member is, or the directory.
+type extent struct{ begin, content, end int64 }
+
+// locate returns where m is, also with an error; nil: nowhere. What is before its content must say the same of it as
+// the directory does: some read that only.
+func (z *zipArchive) locate(m *zipMember) (*extent, error) {
+	local, size := make([]byte, zipLocal), uint64(z.size)
+	if m.at > size || m.packed > size {
+		return nil, errZip
+	}
+	begin := z.base + int64(m.at)
+	if _, err := z.file.ReadAt(local, begin); err != nil || !bytes.HasPrefix(local, []byte(zipLocalMark)) {
+		return nil, errZip
+	}
+	content := begin + zipLocal + int64(le16(local[26:])) + int64(le16(local[28:]))
+	where, packed := &extent{begin, content, content + int64(m.packed)}, le32(local[18:])
+	if le16(local[8:]) != m.method || m.flags&8 == 0 && packed != math.MaxUint32 && uint64(packed) != m.packed {
+		return where, errors.New("zip: what is before it says otherwise than the directory")
+	}
+	return where, nil
 }
 
 // zipContent looks through the content of a member.
-func (p *pass) zipContent(name string, m *zipMember, file io.ReaderAt, base int64, depth int) error {
+func (p *pass) zipContent(name string, m *zipMember, z *zipArchive, where *extent, depth int) error {
 	if m.flags&1 != 0 {
 		return errors.New("encrypted")
 	}
-	local := make([]byte, zipLocal)
-	at := base + int64(m.at)
-	if m.at > math.MaxInt64/2 || m.packed > math.MaxInt64/2 {
-		return errZip
-	}
-	if _, err := file.ReadAt(local, at); err != nil || !bytes.HasPrefix(local, []byte("PK\x03\x04")) {
-		return errZip
-	}
-	at += zipLocal + int64(le16(local[26:])) + int64(le16(local[28:]))
-	r := io.Reader(io.NewSectionReader(file, at, int64(m.packed)))
+	packed := bufio.NewReader(io.NewSectionReader(z.file, where.content, where.end-where.content))
+	r := io.Reader(packed)
 	switch m.method {
 	case 0:
 	case 8:
-		r = flate.NewReader(bufio.NewReader(r))
+		r = flate.NewReader(packed)
 	default:
 		return fmt.Errorf("zip: packed in a way that cannot be opened, number %d", m.method)
 	}
 	sum := &summed{r: &unpacked{p, r}}
 	p.content(name, sum, nil, 0, depth+1)
-	if sum.ended && (sum.sum != m.sum || sum.size != m.size) {
+	if _, err := packed.Peek(1); sum.ended && (sum.sum != m.sum || sum.size != m.size || err != io.EOF) {
 		return errors.New("zip: it is not what was packed")
 	}
 	return nil
+}
+
+// between looks at what is in none of seen for a member that the directory does not
+// have, as of a zip file with another one after it: some read all that they come by.
+func (p *pass) between(z *zipArchive, seen []*extent) error {
+	slices.SortFunc(seen, func(a, b *extent) int { return cmp.Compare(a.begin, b.begin) })
+	buf := make([]byte, copySize)
+	at := int64(0)
+	for _, e := range append(seen, &extent{begin: z.size}) {
+		if err := p.hidden(z.file, at, e.begin, buf); err != nil {
+			return err
+		}
+		at = max(at, e.end)
+	}
+	return nil
+}
+
+// hidden returns an error if there is the beginning of a member between two places.
+func (p *pass) hidden(file io.ReaderAt, at, end int64, buf []byte) error {
+	for end-at >= zipLocal {
+		if err := p.over(); err != nil {
+			return err
+		}
+		part := buf[:min(int64(len(buf)), end-at)]
+		if _, err := file.ReadAt(part, at); err != nil && err != io.EOF {
+			return err
+		}
+		for rest := part; len(rest) >= zipLocal; rest = rest[1:] {
+			i := bytes.Index(rest, []byte(zipLocalMark))
+			if i < 0 {
+				break
+			}
+			if rest = rest[i:]; isZipLocal(rest) {
+				return errors.New("zip: a member that is not in the directory; unpack the file first, with what finds it")
+			}
+		}
+		at += int64(len(part) - zipLocal + 1)
+	}
+	return nil
+}
+
+// isZipLocal reports whether what begins as a member does can be one, and is no
+// constant of a program: sections 4.4.3 and 4.4.5.
+func isZipLocal(b []byte) bool {
+	return len(b) >= zipLocal && b[4] <= 63 && le16(b[8:]) < 100 && le16(b[26:]) > 0
 }
 
 // A summed reader sums up what is read.
@@ -113,16 +194,15 @@ func le16(b []byte) uint16 { return binary.LittleEndian.Uint16(b) }
 func le32(b []byte) uint32 { return binary.LittleEndian.Uint32(b) }
 func le64(b []byte) uint64 { return binary.LittleEndian.Uint64(b) }
 
-// zipDirectory returns the directory of a zip file, how many records it has, and
-// where in the file the places begin that they name.
-func zipDirectory(file io.ReaderAt, size int64) (directory []byte, base int64, count uint64, err error) {
+// openZip finds the directory of a zip file.
+func openZip(file io.ReaderAt, size int64) (*zipArchive, error) {
 	tail := make([]byte, min(size, zipTail))
 	if _, err := file.ReadAt(tail, size-int64(len(tail))); err != nil && err != io.EOF {
-		return nil, 0, 0, err
+		return nil, err
 	}
 	i := lastRecord(tail)
 	if i < 0 {
-		return nil, 0, 0, errZip
+		return nil, errZip
 	}
 	end := tail[i:]
 	endAt := size - int64(len(end))
@@ -131,15 +211,16 @@ func zipDirectory(file io.ReaderAt, size int64) (directory []byte, base int64, c
 		count, length, at, endAt = c, l, a, where
 	}
 	if length > maxZipDirectory {
-		return nil, 0, 0, fmt.Errorf("zip: a directory of more than %d MiB", maxZipDirectory>>20)
+		return nil, fmt.Errorf("zip: a directory of more than %d MiB", maxZipDirectory>>20)
 	}
 	begin := endAt - int64(length)
-	if base = begin - int64(at); begin < 0 || at > math.MaxInt64/2 || base < 0 {
-		return nil, 0, 0, errZip
+	base := begin - int64(at)
+	if begin < 0 || at > math.MaxInt64/2 || base < 0 {
+		return nil, errZip
 	}
-	directory = make([]byte, length)
-	_, err = file.ReadAt(directory, begin)
-	return directory, base, count, err
+	z := &zipArchive{file: file, size: size, records: make([]byte, length), count: count, at: begin, base: base}
+	_, err := file.ReadAt(z.records, begin)
+	return z, err
 }
 
 // lastRecord returns where in the end of a file the last record of a zip file is;

@@ -67,11 +67,7 @@ func Open(ctx context.Context, o Options, env Env) (*Session, error) {
 	if err := o.Context.Validate(); err != nil {
 		return nil, failf(Misconfigured, "", "%w", err)
 	}
-	client, token, err := authorized(ctx, o, env)
-	if err != nil {
-		return nil, err
-	}
-	answer, err := client.Exchange(ctx, Request{token, o.Credentials, o.TTL, o.Context, o.DataKey})
+	client, answer, err := o.exchange(ctx, env)
 	if err != nil {
 		return nil, err
 	}
@@ -82,29 +78,37 @@ func Open(ctx context.Context, o Options, env Env) (*Session, error) {
 	}}, nil
 }
 
-// authorized returns a client with the job's key, and the job's token.
-func authorized(ctx context.Context, o Options, env Env) (*Client, api.Secret, error) {
+// exchange makes the exchange, with the job's key. The connection to the broker is
+// made while the platform is asked for the token.
+func (o Options) exchange(ctx context.Context, env Env) (*Client, *api.TokenResponse, error) {
 	hc, err := exchange.NewHTTPClient(o.CAFile)
 	if err != nil {
-		return nil, api.Secret{}, err
+		return nil, nil, err
 	}
-	if err := CheckBroker(o.Broker); err != nil { // before a token leaves the platform
-		return nil, api.Secret{}, err
+	keyless, err := NewClient(o.Broker, hc, nil) // refuses a URL before a token leaves the platform
+	if err != nil {
+		return nil, nil, err
 	}
 	source, err := FindSource(env, hc)
 	if err != nil {
-		return nil, api.Secret{}, err
+		return nil, nil, err
 	}
+	end := keyless.Connect(ctx)
+	defer end()
 	token, err := source.Token(ctx, o.Broker)
 	if err != nil {
-		return nil, api.Secret{}, err
+		return nil, nil, err
 	}
 	key, err := keyFor(env, token, source.KeepsToken)
 	if err != nil {
-		return nil, api.Secret{}, err
+		return nil, nil, err
 	}
 	client, err := NewClient(o.Broker, hc, key)
-	return client, token, err
+	if err != nil {
+		return nil, nil, err
+	}
+	answer, err := client.Exchange(ctx, Request{token, o.Credentials, o.TTL, o.Context, o.DataKey})
+	return client, answer, err
 }
 
 // CheckNames refuses names of credentials that cannot be asked for in one exchange.

@@ -96,29 +96,6 @@ func TestEventStorm(t *testing.T) {
 	}
 }
 
-// TestLargeXML: a document that costs more to read than it is worth is none.
-func TestLargeXML(t *testing.T) {
-	for name, doc := range map[string]string{
-		"text and elements": "<a>" + strings.Repeat("xxxx<b/>", 120_000) + "</a>",
-		"elements":          "<a>" + strings.Repeat("<b></b>", 140_000) + "</a>",
-		"a long text":       "<a>" + strings.Repeat("x", 1<<20) + "</a>",
-		"a long name":       "<" + strings.Repeat("a", 1<<20) + ">",
-		"an open one":       strings.Repeat("<a>", 300_000),
-	} {
-		began := time.Now()
-		if got, err := extension.TextAt(doc, "a"); got != "" || err == nil {
-			t.Errorf("%s: %d bytes, %v", name, len(got), err)
-		}
-		if took := time.Since(began); took > time.Second {
-			t.Errorf("%s: it took %v", name, took)
-		}
-	}
-	const doc = "<GetWebIdentityTokenResponse><GetWebIdentityTokenResult><WebIdentityToken>a.b<x/>.c</WebIdentityToken></GetWebIdentityTokenResult></GetWebIdentityTokenResponse>"
-	if got, err := extension.TextAt(doc, "GetWebIdentityTokenResponse", "GetWebIdentityTokenResult", "WebIdentityToken"); got != "" {
-		t.Errorf("a token with an element in it: %q, %v", got, err)
-	}
-}
-
 // files are options of an extension that writes files, and asks often. told returns
 // what it told.
 func (s *stub) files(w *world) (o extension.Options, told func() []string) {

@@ -9,8 +9,7 @@
 // and revokes.
 //
 // serve.go is what the function asks; folder.go what it may read instead;
-// lambda.go the Extensions API; identity.go, keys.go, sign.go and xml.go are one
-// request of STS, for which the AWS SDK is too large.
+// lambda.go the Extensions API. Package ststoken asks STS.
 package extension
 
 import (
@@ -27,6 +26,7 @@ import (
 	"github.com/brevet-dev/brevet/broker/api"
 	"github.com/brevet-dev/brevet/plugins/exchange"
 	"github.com/brevet-dev/brevet/plugins/function"
+	"github.com/brevet-dev/brevet/plugins/function/ststoken"
 )
 
 // DefaultPort is where the function finds the extension. AWS's own extensions are at
@@ -207,7 +207,7 @@ func (e *extension) source() (function.Source, error) {
 	if path := e.Getenv(function.TokenFileVariable); path != "" {
 		return function.TokenFile(path), nil
 	}
-	return newIdentity(e.Getenv, e.Port)
+	return ststoken.New(e.Getenv, e.Port)
 }
 
 // follow does what is due at each event, until the last.

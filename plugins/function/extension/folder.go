@@ -179,3 +179,5 @@ func overwrite(path string) error {
 func isFileName(name string) bool {
 	return name != "" && name[0] != '.' && len(name) <= 128 && strings.Trim(name, letters+"0123456789._-") == ""
 }
+
+const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"

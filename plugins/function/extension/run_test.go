@@ -24,6 +24,18 @@ import (
 	"github.com/brevet-dev/brevet/test/servers"
 )
 
+// canary is part of every secret here.
+const canary = "canary-31c7"
+
+// env is an environment.
+func env(pairs ...string) func(string) string {
+	all := map[string]string{}
+	for i := 0; i < len(pairs); i += 2 {
+		all[pairs[i]] = pairs[i+1]
+	}
+	return func(name string) string { return all[name] }
+}
+
 // A stub is an Extensions API for kinds of sandboxes that package test/lambda does
 // not have. It gives the events that it is told to.
 type stub struct {

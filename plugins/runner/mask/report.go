@@ -95,7 +95,14 @@ func (h hit) name(b []byte) string {
 	}
 	kind := "escapes"
 	if i := bytes.IndexAny(b[h.start:h.end], `%&\`); i >= 0 {
-		kind = map[byte]string{'%': "percent", '&': "entities", '\\': "backslashes"}[b[h.start+i]]
+		switch b[h.start+i] {
+		case '%':
+			kind = "percent"
+		case '&':
+			kind = "entities"
+		default:
+			kind = "backslashes"
+		}
 	}
 	if h.encoding == (encoding{}) {
 		return kind

@@ -85,7 +85,7 @@ func (w *Writer) Close() error {
 	w.pass(w.held, len(w.held))
 	w.tell(len(w.held))
 	w.hold(w.held, len(w.held))
-	w.scan.result, w.prev = result{}, '\n'
+	w.prev = '\n'
 	return w.err
 }
 

@@ -1,6 +1,12 @@
-package extension
+// Package ststoken gets the OIDC token of the role that a function or a container has
+// on AWS: its outbound identity federation, sts:GetWebIdentityToken. It is for
+// programs that must stay small: it signs the request itself (sign.go), with the keys
+// that the platform hands out (keys.go), and reads the answer (xml.go). Package
+// awsidentity does the same with the AWS SDK.
+package ststoken
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -30,19 +36,23 @@ const (
 	maxPause   = 2 * time.Second
 )
 
-// An identity gets the function's OIDC token from STS: outbound identity federation.
+// An identity gets the role's OIDC token from STS.
 type identity struct {
 	getenv func(string) string
 	client *http.Client
-	own    int // the port of the extension's own endpoint
+	near   *http.Client // for who hands out the keys
+	own    int
 }
 
-func newIdentity(getenv func(string) string, own int) (*identity, error) {
+// New returns a source that reads from an environment what AWS SDKs do: region,
+// keys, and who hands them out. own is the port of an endpoint of the caller's on
+// this machine, which has no keys of the role; 0: none.
+func New(getenv func(string) string, own int) (function.Source, error) {
 	client, err := exchange.NewHTTPClient("") // a private CA of the broker's has no say about STS
 	if err != nil {
 		return nil, err
 	}
-	return &identity{getenv, client, own}, nil
+	return &identity{getenv, client, nearClient(), own}, nil
 }
 
 // Token implements [function.Source].
@@ -54,7 +64,7 @@ func (i *identity) Token(ctx context.Context, audience string) (function.Secret,
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		reply, err := exchange.Send(ctx, i.client, build)
 		if err != nil {
-			return function.Secret{}, exchange.Failf(exchange.Unavailable, "check that the function may reach STS in its region", "asking STS for a token: %w", err)
+			return function.Secret{}, exchange.Failf(exchange.Unavailable, "check that STS in this region can be reached", "asking STS for a token: %w", err)
 		}
 		token, err := readToken(reply)
 		if !errors.Is(err, errThrottled) || !exchange.Pause(ctx, pause+rand.N(pause/2)) {
@@ -65,7 +75,7 @@ func (i *identity) Token(ctx context.Context, audience string) (function.Secret,
 
 // request returns what builds the request for a token, signed anew each time.
 func (i *identity) request(ctx context.Context, audience string) (func() (*http.Request, error), error) {
-	region := i.getenv("AWS_REGION")
+	region := cmp.Or(i.getenv("AWS_REGION"), i.getenv("AWS_DEFAULT_REGION"))
 	endpoint, err := i.endpoint(region)
 	if err != nil {
 		return nil, err
@@ -92,7 +102,7 @@ func (i *identity) request(ctx context.Context, audience string) (func() (*http.
 // instead, as AWS SDKs read it.
 func (i *identity) endpoint(region string) (string, error) {
 	if region == "" || strings.Trim(region, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || region == "aws-global" {
-		return "", exchange.Failf(exchange.Misconfigured, "Lambda sets AWS_REGION by itself; leave it", "AWS_REGION names no region, and STS gives tokens in a region only")
+		return "", exchange.Failf(exchange.Misconfigured, "AWS sets AWS_REGION in functions and most containers; leave it, or set it to the region", "AWS_REGION names no region, and STS gives tokens in a region only")
 	}
 	for _, name := range []string{"AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL"} {
 		if raw := i.getenv(name); raw != "" {
@@ -110,7 +120,7 @@ func endpointAt(variable, raw string) (string, error) {
 		return "", exchange.Failf(exchange.Misconfigured, "", "%s is not https://HOST[:PORT], or http on this machine", variable)
 	}
 	host := u.Host
-	if u.Port() == map[string]string{"https": "443", "http": "80"}[u.Scheme] { // it is not sent, and so not signed
+	if u.Scheme == "https" && u.Port() == "443" || u.Scheme == "http" && u.Port() == "80" { // it is not sent, and so not signed
 		host = strings.TrimSuffix(host, ":"+u.Port())
 	}
 	return u.Scheme + "://" + host + "/", nil

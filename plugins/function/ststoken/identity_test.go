@@ -1,4 +1,4 @@
-package extension_test
+package ststoken_test
 
 import (
 	"context"
@@ -22,7 +22,7 @@ import (
 
 	"github.com/brevet-dev/brevet/plugins/exchange"
 	"github.com/brevet-dev/brevet/plugins/function"
-	"github.com/brevet-dev/brevet/plugins/function/extension"
+	"github.com/brevet-dev/brevet/plugins/function/ststoken"
 	"github.com/brevet-dev/brevet/test/sts"
 )
 
@@ -66,7 +66,7 @@ func TestSign(t *testing.T) {
 			return req
 		}
 		got, want := build(), build()
-		extension.Sign(got, body, as.AccessKeyID, as.SecretAccessKey, as.SessionToken, region, at)
+		ststoken.Sign(got, body, as.AccessKeyID, as.SecretAccessKey, as.SessionToken, region, at)
 		hash := sha256.Sum256([]byte(body))
 		if err := v4.NewSigner().SignHTTP(t.Context(), as, want, hex.EncodeToString(hash[:]), "sts", region, at); err != nil {
 			t.Fatal(err)
@@ -91,7 +91,7 @@ func TestEndpoint(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := extension.Endpoint(region, env()); err != nil || got != want.URI.String()+"/" {
+		if got, err := ststoken.Endpoint(region, env()); err != nil || got != want.URI.String()+"/" {
 			t.Errorf("Endpoint(%s) = %s, %v, want %s", region, got, err, want.URI.String())
 		}
 	}
@@ -109,13 +109,13 @@ func TestEndpointConfigured(t *testing.T) {
 		{"AWS_ENDPOINT_URL_STS", "https://sts.example.com?query", ""},
 		{"AWS_ENDPOINT_URL_STS", "sts.example.com", ""},
 	} {
-		got, err := extension.Endpoint("eu-west-1", env(test.variable, test.value))
+		got, err := ststoken.Endpoint("eu-west-1", env(test.variable, test.value))
 		if got != test.want || (err == nil) != (test.want != "") {
 			t.Errorf("with %s=%s: %q, %v, want %q", test.variable, test.value, got, err, test.want)
 		}
 	}
 	for _, region := range []string{"", "aws-global", "eu-west-1.example.com/", "EU", "a b"} {
-		if got, err := extension.Endpoint(region, env()); !exchange.IsKind(err, exchange.Misconfigured) {
+		if got, err := ststoken.Endpoint(region, env()); !exchange.IsKind(err, exchange.Misconfigured) {
 			t.Errorf("in region %q: %q, %v; it is no region", region, got, err)
 		}
 	}
@@ -152,7 +152,7 @@ func mint(t *testing.T) func(sts.TokenWish) (string, error) {
 
 func token(t *testing.T, getenv func(string) string) (string, error) {
 	t.Helper()
-	source, err := extension.NewIdentity(getenv)
+	source, err := ststoken.New(getenv, 2774)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +190,7 @@ func TestIdentityWrong(t *testing.T) {
 		"not enabled":       {kind: exchange.Misconfigured, want: "outbound identity federation is not enabled in this account"},
 		"another key":       {out: allowed, change: []string{"AWS_SECRET_ACCESS_KEY", "other"}, kind: exchange.Misconfigured, want: "STS refused (SignatureDoesNotMatch)"},
 		"unknown key":       {out: allowed, change: []string{"AWS_ACCESS_KEY_ID", "AKIAOTHER"}, kind: exchange.Misconfigured, want: "STS refused (InvalidClientTokenId)"},
-		"no key":            {out: allowed, change: []string{"AWS_ACCESS_KEY_ID", ""}, kind: exchange.Misconfigured, want: "there are no keys of the function's role"},
+		"no key":            {out: allowed, change: []string{"AWS_ACCESS_KEY_ID", ""}, kind: exchange.Misconfigured, want: "there are no keys of a role"},
 		"no region":         {out: allowed, change: []string{"AWS_REGION", ""}, kind: exchange.Misconfigured, want: "AWS_REGION names no region"},
 		"cut short":         {out: allowed, fault: sts.Malformed, kind: exchange.Protocol, want: "not the XML that STS answers with"},
 		"no token":          {out: allowed, fault: sts.Empty, kind: exchange.Protocol, want: "STS answered without a token"},
@@ -248,7 +248,7 @@ func TestSnapStartKeys(t *testing.T) {
 		"two lines":     {more: []string{"AWS_CONTAINER_AUTHORIZATION_TOKEN", bearer + "\r\nX: y"}, want: "a character that no header has"},
 		"no file":       {more: []string{"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", file + "x"}, want: "it cannot be read"},
 		"elsewhere":     {more: []string{"AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://keys.example.com/"}, want: "plain http is for this machine only"},
-		"the extension": {more: []string{"AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:2774/aws/deploy"}, want: "names the extension's own endpoint"},
+		"the extension": {more: []string{"AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:2774/aws/deploy"}, want: "names brevet's own endpoint"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := token(t, env(append(base, test.more...)...))
@@ -263,6 +263,49 @@ func TestSnapStartKeys(t *testing.T) {
 	answer = `{"AccessKeyId": ""}`
 	if got, err := token(t, env(append(base, "AWS_CONTAINER_AUTHORIZATION_TOKEN", bearer)...)); !exchange.IsKind(err, exchange.Protocol) {
 		t.Errorf("Token with an endpoint that has no keys = %q, %v", got, err)
+	}
+}
+
+// TestContainerKeys has keys from the endpoints of ECS and EKS, at their addresses, and
+// from no other host; no proxy sees them.
+func TestContainerKeys(t *testing.T) {
+	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
+	server := startSTS(t, &sts.Outbound{Allowed: []string{roleARN}, Mint: mint(t)})
+	var asked string
+	platform := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = "http://" + r.Host + r.URL.Path + " " + r.Header.Get("Authorization")
+		if r.URL.Path == "/moved" {
+			http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusFound)
+		}
+		fmt.Fprintf(w, `{"AccessKeyId":%q,"SecretAccessKey":%q,"Token":""}`, keyID, secretKey)
+	}))
+	defer platform.Close()
+	for name, test := range map[string]struct {
+		more  []string
+		asked string
+		want  string // of the error
+	}{
+		"ECS":           {more: []string{"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/v2/credentials/x"}, asked: "http://169.254.170.2/v2/credentials/x "},
+		"EKS":           {more: []string{"AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://169.254.170.23/v1/credentials", "AWS_CONTAINER_AUTHORIZATION_TOKEN", "x"}, asked: "http://169.254.170.23/v1/credentials x"},
+		"EKS with IPv6": {more: []string{"AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://[fd00:ec2::23]/v1/credentials"}, asked: "http://[fd00:ec2::23]/v1/credentials "},
+		"both":          {more: []string{"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/a", "AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://169.254.170.23/b"}, asked: "http://169.254.170.2/a "},
+		"a host":        {more: []string{"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", ".example.com/"}, want: "is no path"},
+		"a port":        {more: []string{"AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://169.254.170.23:8080/"}, want: "plain http is for this machine only"},
+		"a neighbour":   {more: []string{"AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://169.254.169.254/"}, want: "plain http is for this machine only"},
+		"a user":        {more: []string{"AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://a@169.254.170.23/"}, want: "a user name in the URL"},
+		"a redirect":    {more: []string{"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/moved"}, asked: "http://169.254.170.2/moved ", want: "answered 302"},
+		"no region":     {more: []string{"AWS_DEFAULT_REGION", ""}, want: "AWS_REGION names no region"},
+	} {
+		asked = ""
+		source, err := ststoken.New(env(append([]string{"AWS_DEFAULT_REGION", "eu-west-1", "AWS_ENDPOINT_URL_STS", server.URL}, test.more...)...), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ststoken.At(source, platform.Listener.Addr().String())
+		got, err := source.Token(t.Context(), "https://broker.example.com")
+		if test.want == "" && (err != nil || got.Reveal() != jwtToken) || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) || asked != test.asked {
+			t.Errorf("%s: Token = %q, %v, want error %q; asked %q, want %q", name, got.Reveal(), err, test.want, asked, test.asked)
+		}
 	}
 }
 
@@ -309,10 +352,33 @@ func TestXML(t *testing.T) {
 		"JSON":              {`{"a": 1}`, path, ""},
 		"only a declaraion": {`<?xml version="1.0"?>`, path, ""},
 	} {
-		got, err := extension.TextAt(test.doc, test.path...)
-		if got != test.want || err != nil && !errors.Is(err, extension.ErrXML) {
+		got, err := ststoken.TextAt(test.doc, test.path...)
+		if got != test.want || err != nil && !errors.Is(err, ststoken.ErrXML) {
 			t.Errorf("%s: %q, %v, want %q", name, got, err, test.want)
 		}
+	}
+}
+
+// TestLargeXML: a document that costs more to read than it is worth is none.
+func TestLargeXML(t *testing.T) {
+	for name, doc := range map[string]string{
+		"text and elements": "<a>" + strings.Repeat("xxxx<b/>", 120_000) + "</a>",
+		"elements":          "<a>" + strings.Repeat("<b></b>", 140_000) + "</a>",
+		"a long text":       "<a>" + strings.Repeat("x", 1<<20) + "</a>",
+		"a long name":       "<" + strings.Repeat("a", 1<<20) + ">",
+		"an open one":       strings.Repeat("<a>", 300_000),
+	} {
+		began := time.Now()
+		if got, err := ststoken.TextAt(doc, "a"); got != "" || err == nil {
+			t.Errorf("%s: %d bytes, %v", name, len(got), err)
+		}
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("%s: it took %v", name, took)
+		}
+	}
+	const doc = "<GetWebIdentityTokenResponse><GetWebIdentityTokenResult><WebIdentityToken>a.b<x/>.c</WebIdentityToken></GetWebIdentityTokenResult></GetWebIdentityTokenResponse>"
+	if got, err := ststoken.TextAt(doc, "GetWebIdentityTokenResponse", "GetWebIdentityTokenResult", "WebIdentityToken"); got != "" {
+		t.Errorf("a token with an element in it: %q, %v", got, err)
 	}
 }
 
@@ -322,7 +388,7 @@ func FuzzXML(f *testing.F) {
 	f.Add(errorXML)
 	f.Add(`<?xml version="1.0"?><GetWebIdentityTokenResponse><GetWebIdentityTokenResult><WebIdentityToken>a</WebIdentityToken></GetWebIdentityTokenResult></GetWebIdentityTokenResponse>`)
 	f.Fuzz(func(t *testing.T, doc string) {
-		got, err := extension.TextAt(doc, "GetWebIdentityTokenResponse", "GetWebIdentityTokenResult", "WebIdentityToken")
+		got, err := ststoken.TextAt(doc, "GetWebIdentityTokenResponse", "GetWebIdentityTokenResult", "WebIdentityToken")
 		if err != nil && got != "" {
 			t.Fatalf("%q with %v", got, err)
 		}
