@@ -7,7 +7,7 @@ export GOFLAGS := -buildvcs=false
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -s -w -X main.version=$(VERSION)
-SMALL := -trimpath -tags=nethttpomithttp2 -gcflags=crypto/tls=-l # why: test/brevet_test.go
+SMALL := -trimpath -tags=nethttpomithttp2 -gcflags=crypto/tls=-l -gcflags=math/big=-l # why: test/brevet_test.go
 FUZZTIME ?= 20s
 CHAOSTIME ?= 1m
 

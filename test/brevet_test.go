@@ -19,11 +19,11 @@ const (
 )
 
 // releaseFlags build brevet as a release does: see the Makefile. It speaks with a
-// broker once or twice: it needs no HTTP/2, nor the 119 kB that calls inlined in
-// crypto/tls take. Functions begin at multiples of 16 bytes instead of 32, which
-// saves 70 kB more, and makes no difference to the mask
+// broker once or twice: it needs no HTTP/2, nor the 150 kB that calls inlined in
+// crypto/tls and math/big take. Functions begin at multiples of 16 bytes instead of
+// 32, which saves 70 kB more, and makes no difference to the mask
 // (go test -bench . -ldflags -funcalign=16 ./plugins/runner/mask).
-var releaseFlags = []string{"-trimpath", "-tags=nethttpomithttp2", "-gcflags=crypto/tls=-l", "-ldflags=-s -w -funcalign=16"}
+var releaseFlags = []string{"-trimpath", "-tags=nethttpomithttp2", "-gcflags=crypto/tls=-l", "-gcflags=math/big=-l", "-ldflags=-s -w -funcalign=16"}
 
 // buildBrevet returns the path of the program.
 func buildBrevet(tb testing.TB) string {
