@@ -321,7 +321,12 @@ func (p *program) serveBeside(ctx context.Context, served *agent.Agent, w *witne
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() { done <- served.Serve(ctx) }()
-	go w.watch(ctx, func(err error) { p.report("warning", err.Error()) }) // nobody waits for it: whoever reads stderr may not
+	go w.watch(ctx, func(err error) { // nobody waits for it: whoever reads stderr may not
+		for _, credential := range w.ended() {
+			served.Withdraw(credential, err)
+		}
+		p.report("warning", err.Error())
+	})
 	return sync.OnceFunc(func() {
 		w.report(ctx)
 		cancel()

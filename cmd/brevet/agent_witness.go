@@ -61,6 +61,18 @@ func (w *witness) met() []*runner.Session {
 	return slices.Clone(w.sessions)
 }
 
+// ended returns the credentials whose sessions the broker ended because of leaks.
+func (w *witness) ended() (credentials []string) {
+	for _, s := range w.met() {
+		if s.Leaked() {
+			for _, l := range s.Answer.Leases {
+				credentials = append(credentials, l.Credential)
+			}
+		}
+	}
+	return credentials
+}
+
 // watch reports at once what a policy wants to hear of at once, until ctx ends.
 func (w *witness) watch(ctx context.Context, tell func(error)) { w.leaks.Watch(ctx, w.met, tell) }
 

@@ -245,8 +245,17 @@ func (s *Session) reportOwn(ctx context.Context, l *Leaks) (revoked bool, err er
 			return revoked, err
 		}
 		l.reported(leaks)
+		if ended {
+			s.leaked.Store(true)
+		}
 		revoked = revoked || ended
 	}
+}
+
+// Leaked reports whether the broker has ended the session, or one that renewed it,
+// because of a leak that was reported.
+func (s *Session) Leaked() bool {
+	return s.leaked.Load() || slices.ContainsFunc(s.added(), (*Session).Leaked)
 }
 
 // added returns the other sessions of s.

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/brevet-dev/brevet/broker/api"
@@ -44,6 +45,8 @@ type Session struct {
 
 	// again makes another exchange for one credential; nil: it cannot.
 	again func(ctx context.Context, credential string) (*Session, error)
+
+	leaked atomic.Bool // the broker has ended it because of a leak
 
 	mu       sync.Mutex
 	ends     time.Time // the last that a renewal gave; zero: none did

@@ -395,6 +395,13 @@ func (a *Agent) pass() {
 	}
 }
 
+// Withdraw has a credential not handed out any more, because of err, a Failure.
+func (a *Agent) Withdraw(credential string, err error) {
+	if h, ok := a.holders[credential]; ok {
+		h.withdraw(err)
+	}
+}
+
 // lease returns the lease of a credential, with time left.
 func (a *Agent) lease(ctx context.Context, credential string) (*api.Lease, error) {
 	h, ok := a.holders[credential]

@@ -194,6 +194,14 @@ func (h *holder) trouble(l api.Lease, err error, lost bool) {
 	h.land(nil, err)
 }
 
+// withdraw ends what is handed out, for good.
+func (h *holder) withdraw(err error) {
+	h.mu.Lock()
+	h.held, h.over = nil, err
+	h.mu.Unlock()
+	h.land(nil, err)
+}
+
 // lostAt returns when the values of l end, if that cannot be renewed any more; else
 // zero.
 func (h *holder) lostAt(l api.Lease) time.Time {
