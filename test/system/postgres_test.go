@@ -323,7 +323,7 @@ func TestReconcileByCommand(t *testing.T) {
 	})
 	d.exchange(d.form(d.token(nil), "db"))
 	role := d.pg.Roles()[0]
-	mark := role[:strings.LastIndex(role, "_l")]
+	mark := strings.Join(strings.Split(role, "_")[:2], "_") // brevet_FLEET, before _LEASE
 	orphan := mark + "_l17_nbswy3dpeb3w64tmmqqq2lkmfrggzdfm"
 	d.pg.Exec("app", "CREATE ROLE "+orphan+" LOGIN", "CREATE ROLE brevet_of_another_fleet")
 
