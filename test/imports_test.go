@@ -37,7 +37,7 @@ var mayImport = map[string][]string{
 	"cmd/brevet":          {"broker/api", "broker/keys/trust", "plugins/exchange", "plugins/function", "plugins/function/extension", "plugins/runner", "plugins/runner/agent", "plugins/runner/draft", "plugins/runner/mask"},
 
 	"plugins/runner/draft": {"issuers/presets"},
-	"plugins/runner/agent": {"broker/api", "plugins/runner"},
+	"plugins/runner/agent": {"broker/api", "plugins/exchange", "plugins/runner"},
 
 	"plugins/exchange":             {"broker/api"},
 	"plugins/function":             {"broker/api", "plugins/exchange"},

@@ -5,7 +5,8 @@ package extension
 import (
 	"fmt"
 	"os"
-	"syscall"
+
+	"github.com/brevet-dev/brevet/plugins/exchange"
 )
 
 // checkPrivate refuses a folder that another user owns or may enter.
@@ -14,14 +15,8 @@ func checkPrivate(dir string) error {
 	if err != nil {
 		return err
 	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	switch {
-	case !info.IsDir():
+	if !info.IsDir() {
 		return fmt.Errorf("%s is not a folder", dir)
-	case !ok || int(stat.Uid) != os.Getuid():
-		return fmt.Errorf("%s belongs to another user", dir)
-	case info.Mode().Perm()&0o077 != 0:
-		return fmt.Errorf("%s is open to other users: mode %04o", dir, info.Mode().Perm())
 	}
-	return nil
+	return exchange.CheckPrivate(info, dir)
 }

@@ -9,6 +9,8 @@ import (
 	"net"
 	"os"
 	"syscall"
+
+	"github.com/brevet-dev/brevet/plugins/exchange"
 )
 
 // checkPrivate refuses a folder that another user owns or may enter.
@@ -17,16 +19,10 @@ func checkPrivate(dir string) error {
 	if err != nil {
 		return fmt.Errorf("looking at the agent's folder: %w", err)
 	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	switch {
-	case !info.IsDir():
+	if !info.IsDir() {
 		return fmt.Errorf("%s for the agent is not a folder", dir)
-	case !ok || int(stat.Uid) != os.Getuid():
-		return fmt.Errorf("%s belongs to another user", dir)
-	case info.Mode().Perm()&0o077 != 0:
-		return fmt.Errorf("%s is open to other users: mode %04o", dir, info.Mode().Perm())
 	}
-	return nil
+	return exchange.CheckPrivate(info, dir)
 }
 
 // checkPeer refuses another user at the other end of a connection.
